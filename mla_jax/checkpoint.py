@@ -1,0 +1,131 @@
+"""Checkpoints: the training state and the run's progress, saved together; only this file knows
+orbax.
+
+A checkpoint holds the state (orbax, asynchronous), the progress as JSON (what the loop needs to
+go on as if nothing had happened) and a checksum of the state: a damaged one is noticed, whatever
+was damaged, and the one before it is used.
+"""
+
+import contextlib
+import json
+import logging
+import pathlib
+import warnings
+import zlib
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import numpy as np
+from orbax.checkpoint import v1 as ocp
+
+from mla_jax import distributed
+from mla_jax.errors import UserError
+from mla_jax.state import TrainState
+
+
+class Checkpoints:
+    """The checkpoints under one directory, the newest ``keep`` of them."""
+
+    def __init__(self, directory: pathlib.Path, keep: int = 2):
+        self._directory = directory.absolute()
+        policies = ocp.training
+        with _quiet():
+            self._checkpointer = ocp.training.Checkpointer(
+                self._directory,
+                save_decision_policy=policies.save_decision_policies.FixedIntervalPolicy(1),
+                preservation_policy=policies.preservation_policies.LatestN(keep),
+                cleanup_tmp_directories=True,
+            )
+
+    def save(self, step: int, state: TrainState, progress: dict[str, Any]) -> None:
+        """Saves in the background; the arrays may be donated as soon as this returns."""
+        progress = {**progress, "checksum": checksum(state)}
+        text = np.frombuffer(json.dumps(progress).encode(), np.uint8)
+        with _quiet():
+            self._checkpointer.save_checkpointables_async(
+                step, {"state": state, "progress": {"json": text}}, overwrite=True
+            )
+
+    @property
+    def steps(self) -> list[int]:
+        """The saved steps, newest first."""
+        with _quiet():
+            return sorted((c.step for c in self._checkpointer.checkpoints), reverse=True)
+
+    def restore(self, like: TrainState, damaged: Any = print) -> tuple[TrainState, dict] | None:
+        """The newest sound checkpoint, laid out like ``like``; None if there is none at all.
+
+        Damaged ones are moved aside, to ``damaged-<step>`` beside the directory, and reported by
+        one call of ``damaged(line)`` each.
+
+        Raises:
+          UserError: there are checkpoints, and all of them are damaged.
+        """
+        abstract = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), like
+        )
+        steps = self.steps
+        for step in steps:
+            try:
+                return self._load(step, abstract)
+            except Exception as error:
+                reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
+            aside = self._set_aside(step)
+            damaged(f"checkpoint {step} is damaged ({reason}); moved to {aside}")
+        if steps:
+            raise UserError(
+                f"all checkpoints of {self._directory} are damaged: start in another --workdir"
+            )
+        return None
+
+    def _load(self, step: int, abstract: Any) -> tuple[TrainState, dict]:
+        with _quiet():
+            loaded = self._checkpointer.load_checkpointables(
+                step, {"state": abstract, "progress": None}
+            )
+        progress = json.loads(np.asarray(loaded["progress"]["json"]).tobytes())
+        if checksum(loaded["state"]) != progress.pop("checksum"):
+            raise ValueError("its checksum does not match")
+        return loaded["state"], progress
+
+    def _set_aside(self, step: int) -> pathlib.Path:
+        source = self._directory / str(step)
+        aside = self._directory.with_name(f"damaged-{step}")
+        while aside.exists():
+            aside = aside.with_name(aside.name + "-again")
+        if distributed.is_main():
+            source.rename(aside)
+        distributed.barrier(f"set aside {step}")
+        with _quiet():
+            self._checkpointer.reload()
+        return aside
+
+    def close(self) -> None:
+        """Waits for the save in flight."""
+        with _quiet():
+            self._checkpointer.close()
+
+
+def checksum(state: TrainState) -> int:
+    """A CRC-32 over the bytes of every array, in tree order; replicated arrays only."""
+    crc = 0
+    for leaf in jax.tree.leaves(state):
+        crc = zlib.crc32(np.ascontiguousarray(leaf.addressable_data(0)), crc)
+    return crc
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps orbax's own messages off the terminal: ours say what a user can act on."""
+    loggers = [logging.getLogger(name) for name in ("absl", "asyncio", "orbax")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

@@ -1,0 +1,49 @@
+"""What a data set is to the rest of the program: named splits that yield batches by index."""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from mla_jax.state import Batch
+
+
+class ArraySplit(NamedTuple):
+    """A split held in memory; row i of every array is example i."""
+
+    inputs: Mapping[str, np.ndarray]
+    """``{modality: [N, ...]}`` in the order of the configuration's modalities."""
+    label: np.ndarray
+    """``int32[N]``."""
+    present: np.ndarray
+    """``bool[N, M]``."""
+
+    @property
+    def examples(self) -> int:
+        return len(self.label)
+
+    def fetch(self, index: np.ndarray) -> Batch:
+        """The batch of examples ``index: int[B]``, all valid."""
+        index = np.asarray(index, np.int32)
+        return {
+            "inputs": {m: array[index] for m, array in self.inputs.items()},
+            "present": self.present[index],
+            "label": self.label[index],
+            "index": index,
+            "valid": np.ones(index.shape, bool),
+        }
+
+
+class Dataset(NamedTuple):
+    """Splits ``train``, ``test`` and, where there is one, ``validation``."""
+
+    name: str
+    modalities: tuple[str, ...]
+    class_names: Sequence[str]
+    splits: Mapping[str, ArraySplit]
+    fingerprint: str
+    """Names the data and the recipe; a checkpoint of another one is not resumed."""
+
+    @property
+    def classes(self) -> int:
+        return len(self.class_names)

@@ -1,0 +1,161 @@
+"""digits: handwritten digits, spoken digits and number words, embedded in the package.
+
+3000 MNIST images, 3000 recordings of the Free Spoken Digit Dataset as 13 MFCC a 25 ms frame, and
+1030 number words of 87 languages (Unicode CLDR); see ``NOTICE`` beside this file.
+
+The three are *paired by class*, not recorded together: an example is an image of a seven, someone
+saying "seven" and the word "sju".  Within a split a recording and an image occur once.  Speakers
+of the test split (two of six) are never heard in training, those of the validation split are.
+"""
+
+import hashlib
+import pathlib
+import unicodedata
+import zipfile
+import zlib
+from typing import Any
+
+import numpy as np
+
+from mla_jax.datasets.base import ArraySplit, Dataset
+from mla_jax.errors import UserError, check_choice
+
+FILE = pathlib.Path(__file__).with_name("digits.npz")
+MODALITIES = ("image", "audio", "text")
+PER_CLASS = {"train": 170, "validation": 25, "test": 95}
+TEST_SPEAKERS = (3, 4)
+FRAMES = 32
+NGRAMS, VOCABULARY = 24, 1024
+RECIPE = "image14-mfcc32-ngram24-speaker34"
+
+ARRAYS = {
+    "image": (np.uint8, 3),
+    "image_y": (np.uint8, 1),
+    "audio": (np.float16, 2),
+    "audio_len": (np.uint8, 1),
+    "audio_y": (np.uint8, 1),
+    "audio_group": (np.uint8, 1),
+    "word": (np.bytes_, 1),
+    "word_y": (np.uint8, 1),
+    "word_lang": (np.bytes_, 1),
+}
+
+
+def load(config: Any, modalities: tuple[str, ...] = ("image", "audio")) -> Dataset:
+    """Any subset and order of image ``[14, 14, 1]``, audio ``[32, 13]`` and text ``int32[24]``.
+
+    ``config.path`` names another copy of the file (default: the embedded one), and
+    ``config.split_seed`` draws other splits and other pairs.
+
+    Raises:
+      UserError: an unknown modality, or a file that is missing, damaged or something else.
+    """
+    for modality in modalities:
+        check_choice("modality of dataset 'digits'", modality, MODALITIES)
+    path = pathlib.Path(config.path) if config.path else FILE
+    raw, digest = _read(path)
+    makers = {"image": _images, "audio": _recordings, "text": _words}
+    features = {m: makers[m](raw) for m in modalities}
+    splits = {}
+    for split, (chosen, label) in _draw(raw, config.split_seed).items():
+        inputs = {m: features[m][chosen[m]] for m in modalities}
+        present = np.ones((len(label), len(modalities)), bool)
+        splits[split] = ArraySplit(inputs, label, present)
+    if "audio" in modalities:  # each coefficient to mean 0 and deviation 1 over the training split
+        train = splits["train"].inputs["audio"]
+        mean, deviation = train.mean((0, 1)), train.std((0, 1))
+        for split in splits.values():
+            split.inputs["audio"][:] = (split.inputs["audio"] - mean) / deviation
+    names = tuple("zero one two three four five six seven eight nine".split())
+    fingerprint = f"digits-{digest}-{RECIPE}-seed{config.split_seed}"
+    return Dataset("digits", modalities, names, splits, fingerprint)
+
+
+def _read(path: pathlib.Path) -> tuple[dict[str, np.ndarray], str]:
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise UserError(
+            f"cannot read the digits file {path} ({error.strerror}): leave dataset.path empty to "
+            "use the embedded one"
+        ) from error
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            raw = {name: archive[name] for name in ARRAYS}
+    except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise UserError(
+            f"the digits file {path} is damaged or is something else ({_first_line(error)}): "
+            "reinstall the package, or build the file again with "
+            "python -m mla_jax.datasets.digits.build"
+        ) from error
+    for name, (kind, rank) in ARRAYS.items():
+        array = raw[name]
+        if array.ndim != rank or not np.issubdtype(array.dtype, kind):
+            raise UserError(
+                f"array '{name}' of {path} is {array.dtype} of rank {array.ndim}, expected "
+                f"{np.dtype(kind).name} of rank {rank}: build the file again"
+            )
+    return raw, hashlib.sha256(content).hexdigest()[:12]
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def _images(raw: dict[str, np.ndarray]) -> np.ndarray:
+    """28x28 bytes -> means of 2x2 pixels in [0, 1], ``float32[N, 14, 14, 1]``."""
+    scaled = raw["image"].astype(np.float32) / 255
+    return scaled.reshape(-1, 14, 2, 14, 2).mean((2, 4))[..., None]
+
+
+def _recordings(raw: dict[str, np.ndarray]) -> np.ndarray:
+    """MFCC -> ``float32[N, 32, 13]``, time first, cut or padded with zeros.
+
+    Each recording is brought to mean 0 and deviation 1 first; without that, unseen speakers are
+    out of reach.
+    """
+    frames = np.split(raw["audio"].astype(np.float32), np.cumsum(raw["audio_len"].astype(int))[:-1])
+    out = np.zeros((len(frames), FRAMES, frames[0].shape[1]), np.float32)
+    for row, recording in zip(out, frames, strict=True):
+        normal = (recording - recording.mean(0)) / (recording.std(0) + 1e-3)
+        row[: len(normal)] = normal[:FRAMES]
+    return out
+
+
+def _words(raw: dict[str, np.ndarray]) -> np.ndarray:
+    return np.stack([ngram_ids(word.decode()) for word in raw["word"]])
+
+
+def ngram_ids(word: str) -> np.ndarray:
+    """Hashes of the 1-, 2- and 3-grams of ``<word>`` without accents, ``int32[24]``, 0-padded."""
+    letters = unicodedata.normalize("NFKD", word.lower())
+    text = "<" + "".join(c for c in letters if not unicodedata.combining(c)) + ">"
+    grams = [text[i : i + n] for n in (1, 2, 3) for i in range(len(text) - n + 1)][:NGRAMS]
+    ids = [1 + zlib.crc32(gram.encode()) % (VOCABULARY - 1) for gram in grams]
+    return np.array(ids + [0] * (NGRAMS - len(ids)), np.int32)
+
+
+def _draw(raw: dict[str, np.ndarray], seed: int) -> dict[str, tuple[dict[str, np.ndarray], Any]]:
+    """For each split the rows of each modality and the labels, class by class."""
+    rng = np.random.default_rng(seed)
+    held_out = np.isin(raw["audio_group"], TEST_SPEAKERS)
+    train, validation, test = PER_CLASS.values()
+    rows: dict[str, dict[str, list]] = {s: {m: [] for m in MODALITIES} for s in PER_CLASS}
+    for digit in range(10):
+        heard = rng.permutation(np.flatnonzero((raw["audio_y"] == digit) & ~held_out))
+        unheard = rng.permutation(np.flatnonzero((raw["audio_y"] == digit) & held_out))
+        images = rng.permutation(np.flatnonzero(raw["image_y"] == digit))
+        words = rng.permutation(np.flatnonzero(raw["word_y"] == digit))
+        recordings = [*np.split(heard[: train + validation], [train]), unheard[:test]]
+        images = np.split(images[: train + validation + test], [train, train + validation])
+        words = np.split(words, [int(0.6 * len(words)), int(0.75 * len(words))])
+        for split, a, i, w in zip(PER_CLASS, recordings, images, words, strict=True):
+            if not len(a) == len(i) == PER_CLASS[split]:
+                raise UserError(f"digit {digit}: {len(a)} recordings and {len(i)} images in {split}")
+            rows[split]["audio"].append(a)
+            rows[split]["image"].append(i)
+            rows[split]["text"].append(rng.choice(w, PER_CLASS[split]))
+    labels = {s: np.repeat(np.arange(10, dtype=np.int32), n) for s, n in PER_CLASS.items()}
+    return {
+        s: ({m: np.concatenate(r) for m, r in rows[s].items()}, labels[s]) for s in PER_CLASS
+    }

@@ -1,0 +1,140 @@
+"""Processes, devices and signals; the only file that knows how many of them there are.
+
+One process and many run the same code: the batch is sharded over a mesh of one axis, ``data``,
+and the state is replicated.
+"""
+
+import os
+import signal
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from mla_jax.errors import UserError, check_choice
+from mla_jax.state import Batch
+
+MODES = ("auto", "on", "off")
+
+
+def initialize(
+    mode: str = "auto",
+    coordinator_address: str | None = None,
+    num_processes: int | None = None,
+    process_id: int | None = None,
+) -> None:
+    """Connects the processes of a run; call it before anything touches a device.
+
+    ``auto`` asks the environment (Cloud TPU, SLURM, MPI, Kubernetes) and runs alone where there is
+    none; ``on`` insists; ``off`` never asks.  The other arguments say it outright.
+    """
+    check_choice("--distributed", mode, MODES)
+    explicit = coordinator_address is not None
+    if mode == "off" or jax.distributed.is_initialized():
+        return
+    try:
+        jax.distributed.initialize(coordinator_address, num_processes, process_id)
+    except (ValueError, RuntimeError) as error:
+        if mode == "on" or explicit:
+            raise UserError(
+                f"cannot connect the processes ({str(error).splitlines()[0]}): give "
+                "--coordinator_address=HOST:PORT --num_processes=N --process_id=I to every "
+                "process, or use --distributed=off"
+            ) from error
+
+
+def process() -> tuple[int, int]:
+    """``(index, count)`` of this process."""
+    return jax.process_index(), jax.process_count()
+
+
+def is_main() -> bool:
+    """Whether this is process 0, the only one that prints and writes."""
+    return jax.process_index() == 0
+
+
+def barrier(name: str) -> None:
+    """Waits until every process has come here."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(name)
+
+
+class Layout(NamedTuple):
+    """Where arrays live: ``replicated`` for the state, ``sharded`` along the batch."""
+
+    replicated: NamedSharding
+    sharded: NamedSharding
+
+    @property
+    def device_count(self) -> int:
+        return self.replicated.mesh.size
+
+    def replicate(self, tree: Any) -> Any:
+        """Puts the same host or device values on every device of every process."""
+        return jax.device_put(tree, self.replicated)
+
+    def shard(self, batch: Batch) -> Batch:
+        """Joins the processes' shares of a batch into one global, sharded batch."""
+        return jax.tree.map(
+            lambda x: jax.make_array_from_process_local_data(self.sharded, x), batch
+        )
+
+
+def create_layout(batch_size: int, devices: Sequence[jax.Device] | None = None) -> Layout:
+    """A mesh of one axis over all devices.
+
+    Raises:
+      UserError: the batch does not divide among the devices.
+    """
+    devices = np.array(devices or jax.devices())
+    if batch_size % len(devices):
+        raise UserError(f"batch_size={batch_size} does not divide among {len(devices)} devices")
+    mesh = Mesh(devices, ("data",))
+    return Layout(
+        NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("data"))
+    )
+
+
+class StopSignal:
+    """Turns Ctrl-C and SIGTERM into "save and stop after this batch", on all processes at once.
+
+    A second Ctrl-C kills.  With several processes the runtime's own notice of SIGTERM is used: it
+    makes every process stop after the same batch, whichever of them was signalled.
+    """
+
+    def __init__(self) -> None:
+        self.received: int | None = None
+        self._previous: dict[int, Any] = {}
+
+    def __enter__(self) -> "StopSignal":
+        self._synchronized = jax.distributed.is_initialized()
+        signals = (signal.SIGINT,) if self._synchronized else (signal.SIGINT, signal.SIGTERM)
+        for number in signals:
+            try:
+                self._previous[number] = signal.signal(number, self._note)
+            except ValueError:  # not the main thread: leave signals to whoever owns it
+                break
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, frame: Any) -> None:
+        del frame
+        self.received = number
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        if self._synchronized:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    def __call__(self, step: int) -> bool:
+        """Whether to stop after ``step``; the same answer on all processes, asked every step."""
+        if not self._synchronized:
+            return self.received is not None
+        if multihost_utils.reached_preemption_sync_point(step):
+            self.received = self.received or signal.SIGTERM
+            return True
+        return False

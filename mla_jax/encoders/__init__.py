@@ -1,0 +1,81 @@
+"""Encoders: raw modality input -> features ``[B, D]``, one per modality, all of one width D."""
+
+import inspect
+import zlib
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from mla_jax.encoders import small
+from mla_jax.errors import UserError, check_choice
+
+REGISTRY: dict[str, type[nn.Module]] = {
+    "conv1d": small.Conv1D,
+    "conv2d": small.Conv2D,
+    "mlp": small.Mlp,
+    "ngram_bag": small.NgramBag,
+}
+
+
+class Encoders(NamedTuple):
+    """One Linen module a modality, behind two pure functions."""
+
+    modules: Mapping[str, nn.Module]
+    feature_dim: int
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        return tuple(self.modules)
+
+    def key(self, rng: jax.Array, modality: str) -> jax.Array:
+        """A key that depends on ``rng`` and the modality's name, not on its company or place."""
+        return jax.random.fold_in(rng, zlib.crc32(modality.encode()) & 0x7FFFFFFF)
+
+    def init(self, rng: jax.Array, inputs: Mapping[str, jax.Array]) -> tuple[dict, dict]:
+        """``(params, batch_stats)`` keyed by modality.
+
+        The same audio encoder starts a unimodal run and a trimodal one (``key``).
+        """
+        params, batch_stats = {}, {}
+        for modality, module in self.modules.items():
+            variables = module.init(self.key(rng, modality), jnp.asarray(inputs[modality][:1]))
+            params[modality] = variables["params"]
+            batch_stats[modality] = variables.get("batch_stats", {})
+        return params, batch_stats
+
+    def apply(
+        self, modality: str, params: Any, batch_stats: Any, inputs: jax.Array, train: bool
+    ) -> tuple[jax.Array, Any]:
+        """Features ``float32[B, D]`` and the new running statistics of one modality."""
+        module = self.modules[modality]
+        variables = {"params": params, "batch_stats": batch_stats}
+        if not train:
+            return module.apply(variables, inputs, train=False).astype(jnp.float32), batch_stats
+        features, updated = module.apply(variables, inputs, train=True, mutable=["batch_stats"])
+        return features.astype(jnp.float32), updated.get("batch_stats", batch_stats)
+
+
+def create_encoders(
+    configs: Mapping[str, Any], modalities: tuple[str, ...], feature_dim: int, dtype: jnp.dtype
+) -> Encoders:
+    """Builds ``config.encoders``: per modality a ``name`` of ``REGISTRY`` and the module's fields.
+
+    Raises:
+      UserError: a modality without an encoder, an unknown encoder, or an unknown field.
+    """
+    modules = {}
+    for modality in modalities:
+        check_choice("modality (it has no config.encoders entry)", modality, configs)
+        options = dict(configs[modality])
+        name = options.pop("name")
+        check_choice(f"encoders.{modality}.name", name, REGISTRY)
+        known = set(inspect.signature(REGISTRY[name]).parameters) - {"parent", "name", "dtype"}
+        for field in options:
+            check_choice(f"field of encoder '{name}'", field, known)
+        modules[modality] = REGISTRY[name](feature_dim=feature_dim, dtype=dtype, **options)
+    if not modules:
+        raise UserError("config.modalities is empty: name at least one modality")
+    return Encoders(modules, feature_dim)

@@ -1,0 +1,81 @@
+"""Small encoders for the embedded data and for tests: a second on a laptop's core."""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from mla_jax.encoders.norm import BatchNorm
+
+conv_init = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+
+
+class Conv2D(nn.Module):
+    """Three 3x3 convolutions with batch normalisation: ``[B, H, W, 1]`` -> ``[B, D]``."""
+
+    feature_dim: int
+    widths: Sequence[int] = (16, 32)
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+        return _convolutions(self, x, train, kernel=(3, 3))
+
+
+class Conv1D(nn.Module):
+    """Three convolutions of length 5 along time: ``[B, T, F]`` -> ``[B, D]``."""
+
+    feature_dim: int
+    widths: Sequence[int] = (16, 32)
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+        return _convolutions(self, x, train, kernel=(5,))
+
+
+def _convolutions(module: Conv2D | Conv1D, x: jax.Array, train: bool, kernel) -> jax.Array:
+    """Convolution, normalisation, ReLU, max-pooling by 2 between blocks; mean over positions."""
+    two = (2,) * len(kernel)
+    x = x.astype(module.dtype)
+    for i, width in enumerate((*module.widths, module.feature_dim)):
+        if i:
+            x = nn.max_pool(x, two, strides=two)
+        x = nn.Conv(width, kernel, use_bias=False, dtype=module.dtype, kernel_init=conv_init)(x)
+        x = nn.relu(BatchNorm(dtype=module.dtype)(x, train))
+    return x.mean(tuple(range(1, x.ndim - 1)))
+
+
+class NgramBag(nn.Module):
+    """Mean of character n-gram embeddings: ids ``int32[B, L]`` (0 is padding) -> ``[B, D]``."""
+
+    feature_dim: int
+    vocabulary: int = 1024
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, ids: jax.Array, train: bool = False) -> jax.Array:
+        del train
+        table = nn.Embed(
+            self.vocabulary,
+            self.feature_dim,
+            embedding_init=nn.initializers.normal(1.0),
+            dtype=self.dtype,
+        )
+        mask = (ids > 0)[..., None].astype(self.dtype)
+        return (table(ids) * mask).sum(1) / jnp.maximum(mask.sum(1), 1)
+
+
+class Mlp(nn.Module):
+    """Two dense layers on vectors: ``[B, F]`` -> ``[B, D]``; the cheapest encoder, for tests."""
+
+    feature_dim: int
+    hidden: int = 32
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+        x = x.reshape(len(x), -1).astype(self.dtype)
+        x = nn.relu(BatchNorm(dtype=self.dtype)(nn.Dense(self.hidden, dtype=self.dtype)(x), train))
+        return nn.relu(nn.Dense(self.feature_dim, dtype=self.dtype)(x))

@@ -1,0 +1,78 @@
+"""Test-time fusion rules: how much each modality's logits count for each example.
+
+Every rule maps ``logits: float[M, B, C]`` and ``present: bool[B, M]`` to weights ``float32[B, M]``.
+A missing modality weighs exactly 0 and an example without any modality has only zeros.
+"""
+
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+
+from mla_jax.errors import UserError
+
+Weights = Callable[[jax.Array, jax.Array], jax.Array]
+
+
+def combine(weights: jax.Array, logits: jax.Array) -> jax.Array:
+    """Fused logits ``float32[B, C]``: the weighted sum over modalities of ``logits: [M, B, C]``.
+
+    A modality of weight 0 contributes nothing even where its logits are not finite.
+    """
+    weights = weights.T[:, :, None]
+    return jnp.where(weights == 0, 0, weights * logits).sum(0)
+
+
+def entropy(logits: jax.Array) -> jax.Array:
+    """Entropy in nats of ``softmax(logits)`` over the last axis; safe for logits of any size."""
+    log_p = jax.nn.log_softmax(logits)
+    return -(jnp.exp(log_p) * log_p).sum(-1)
+
+
+def entropy_weights(logits: jax.Array, present: jax.Array) -> jax.Array:
+    """MLA's dynamic fusion (section 3.3): a softmax over modalities of minus the entropy.
+
+    The paper writes ``exp(max_k e_k - e_m)``; the maximum cancels.  Each example stands alone.
+    """
+    score = jnp.where(present, -entropy(logits).T, -jnp.inf)
+    best = jnp.max(score, axis=1, keepdims=True, initial=-jnp.log(logits.shape[-1]) - 1.0)
+    raw = jnp.where(present, jnp.exp(score - best), 0)
+    return raw / jnp.where(present.any(1, keepdims=True), raw.sum(1, keepdims=True), 1)
+
+
+def fixed_weights(weights: Sequence[float]) -> Weights:
+    """Constant weights, one a modality; those of missing modalities go to the present ones."""
+
+    def rule(logits: jax.Array, present: jax.Array) -> jax.Array:
+        if len(weights) != len(logits):
+            raise UserError(f"{len(weights)} fusion weights for {len(logits)} modalities")
+        constant = jnp.asarray(weights, jnp.float32)
+        raw = jnp.where(present, constant, 0)
+        kept = raw.sum(1, keepdims=True)
+        return raw * jnp.where(kept > 0, constant.sum() / jnp.where(kept > 0, kept, 1), 0)
+
+    return rule
+
+
+def equal_weights(logits: jax.Array, present: jax.Array) -> jax.Array:
+    """The mean over the modalities that are present."""
+    return fixed_weights((1.0 / len(logits),) * len(logits))(logits, present)
+
+
+def batch_entropy_weights(logits: jax.Array, present: jax.Array) -> jax.Array:
+    """The released rule (``main.py:65-106``, quirks Q5 and Q6): one weight a modality a *batch*.
+
+    The softmax runs over the batch axis, so an example's prediction depends on its neighbours, on
+    the batch size and on the order of the list; and like the original it overflows to NaN when
+    the entropies differ by more than 88.7 nats.  Kept for comparison only.  Examples without the
+    modality, padding among them, take no part in its softmax.
+    """
+    mask = present.T[:, :, None]
+    q = jax.nn.softmax(jnp.where(mask, logits, -jnp.inf), axis=1)
+    entropies = -jnp.where(mask, q * jnp.log(q), 0).sum((1, 2))
+    raw = jnp.exp(jnp.max(entropies) - entropies)
+    return jnp.where(present, raw / raw.sum(), 0)
+
+
+RELEASED_FIXED_WEIGHTS = {2: (0.55, 0.45), 3: (0.35, 0.25, 0.40)}
+"""``main.py:968`` (quirk Q11) and the defaults of ``--a_alpha --v_alpha --t_alpha``."""

@@ -1,0 +1,141 @@
+"""Running means, the watch for non-finite losses, and the metrics file."""
+
+import importlib.util
+import json
+import math
+import pathlib
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from mla_jax.state import Metrics
+
+
+class NonFiniteLossError(Exception):
+    """A phase's loss is not finite; ``report`` says where, as JSON values."""
+
+    def __init__(self, report: dict[str, Any]):
+        self.report = report
+        examples = report["examples"]
+        shown = ", ".join(map(str, examples[:8])) + (", ..." if len(examples) > 8 else "")
+        super().__init__(
+            f"the loss of '{report['phase']}' is {report['loss']} at batch {report['step']} (epoch "
+            f"{report['epoch']}), on training examples {shown}: look at these examples, or lower "
+            "optimizer.learning_rate"
+        )
+
+
+class _Pending(NamedTuple):
+    step: int
+    epoch: int
+    phase: str
+    metrics: Metrics
+    index: np.ndarray
+
+
+class RunningMeans:
+    """Means over an epoch of what the phases report, read from the devices in few, late visits."""
+
+    def __init__(self, sums: dict[str, list[float]] | None = None):
+        self.sums = dict(sums or {})
+        """``{"phase/metric": [sum, count]}``: plain numbers, so that a checkpoint can hold them."""
+        self._pending: list[_Pending] = []
+
+    def add(self, step: int, epoch: int, phase: str, metrics: Metrics, index: np.ndarray) -> None:
+        """Notes what a phase reported for the examples ``index`` of this process; reads nothing."""
+        self._pending.append(_Pending(step, epoch, phase, metrics, index))
+
+    def drain(self) -> None:
+        """Reads all that is pending.
+
+        Raises:
+          NonFiniteLossError: at the first loss that is not a number.
+        """
+        scalars = [{k: v for k, v in p.metrics.items() if not v.ndim} for p in self._pending]
+        for pending, values in zip(self._pending, jax.device_get(scalars), strict=True):
+            if not math.isfinite(values["loss"]):
+                raise NonFiniteLossError(_non_finite(pending, float(values["loss"])))
+            for name, value in values.items():
+                entry = self.sums.setdefault(f"{pending.phase}/{name}", [0.0, 0])
+                entry[0] += float(value)
+                entry[1] += 1
+        self._pending.clear()
+
+    def means(self) -> dict[str, float]:
+        """The means so far."""
+        return {name: total / count for name, (total, count) in self.sums.items()}
+
+
+def _non_finite(pending: _Pending, loss: float) -> dict[str, Any]:
+    shards = pending.metrics["example_loss"].addressable_shards
+    rows = {s.index[0].start or 0: np.asarray(s.data) for s in shards}
+    losses = np.concatenate([rows[start] for start in sorted(rows)])
+    guilty = ~np.isfinite(losses)
+    if len(losses) != len(pending.index) or not guilty.any():
+        guilty = np.ones(len(pending.index), bool)
+    return {
+        "step": pending.step,
+        "epoch": pending.epoch,
+        "phase": pending.phase,
+        "loss": repr(loss),
+        "examples": pending.index[guilty].tolist(),
+    }
+
+
+class MetricsFile:
+    """``metrics.jsonl``: one JSON object a line, each with ``step``, timing apart in ``time``.
+
+    Its scalars also go to TensorBoard where tensorboardX is installed.
+    """
+
+    def __init__(self, path: pathlib.Path, resume_at: int):
+        """Drops the lines past step ``resume_at``: what came after the checkpoint happens again."""
+        kept = [line for line in _complete_lines(path) if json.loads(line)["step"] <= resume_at]
+        temporary = path.with_suffix(".tmp")
+        temporary.write_text("".join(line + "\n" for line in kept))
+        temporary.replace(path)
+        self._file = path.open("a")
+        self._board = _tensorboard(path.with_name("tensorboard"), resume_at)
+
+    def write(self, line: dict[str, Any]) -> None:
+        """Appends one line and flushes it."""
+        self._file.write(json.dumps(line) + "\n")
+        self._file.flush()
+        if self._board:
+            for name, value in _scalars(line):
+                self._board.add_scalar(name, value, line["step"])
+
+    def close(self) -> None:
+        self._file.close()
+        if self._board:
+            self._board.close()
+
+
+def read_lines(path: pathlib.Path) -> list[dict[str, Any]]:
+    """The objects of a metrics file; a line cut short by a crash is left out."""
+    return [json.loads(line) for line in _complete_lines(path)]
+
+
+def _complete_lines(path: pathlib.Path) -> list[str]:
+    if not path.exists():
+        return []
+    return path.read_text().split("\n")[:-1]
+
+
+def _tensorboard(directory: pathlib.Path, resume_at: int) -> Any:
+    if importlib.util.find_spec("tensorboardX") is None:
+        return None
+    import tensorboardX
+
+    return tensorboardX.SummaryWriter(str(directory), purge_step=resume_at + 1)
+
+
+def _scalars(line: dict[str, Any], prefix: str = "") -> list[tuple[str, float]]:
+    found = []
+    for name, value in line.items():
+        if isinstance(value, dict) and name != "confusion":
+            found += _scalars(value, f"{prefix}{name}/")
+        elif isinstance(value, int | float):
+            found.append((prefix + name, value))
+    return found

@@ -1,0 +1,91 @@
+"""Optimisers with PyTorch's order of operations, and learning rates read from the clock.
+
+A transform here yields a direction; the learning rate is applied last, ``p - lr(clock) * u``, as
+``torch.optim`` does: decay is added to the gradient, momentum accumulates the sum.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from mla_jax.errors import UserError, check_choice
+from mla_jax.state import Clock
+
+
+class Optimizer(NamedTuple):
+    """A direction and a learning rate; one ``opt_state`` per encoder and one per head."""
+
+    transform: optax.GradientTransformationExtraArgs
+    learning_rate: Callable[[Clock], jax.Array]
+
+    def init(self, params: Any) -> Any:
+        """The optimiser state of one encoder or one head."""
+        return self.transform.init(params)
+
+    def step(
+        self, gradients: Any, opt_state: Any, params: Any, clock: Clock, **extra: Any
+    ) -> tuple[Any, Any]:
+        """One update: ``(params, opt_state)``.  ``extra`` reaches the transform (projection)."""
+        updates, opt_state = self.transform.update(gradients, opt_state, params, **extra)
+        rate = self.learning_rate(clock)
+        return jax.tree.map(lambda p, u: p - rate * u, params, updates), opt_state
+
+    def after(self, transform: optax.GradientTransformation) -> "Optimizer":
+        """The same optimiser on gradients that first went through ``transform``."""
+        chained = optax.chain(transform, self.transform)
+        return Optimizer(optax.with_extra_args_support(chained), self.learning_rate)
+
+
+def create_optimizer(config: Any, epochs: int) -> Optimizer:
+    """Builds the optimiser of ``config.optimizer``; ``epochs`` is the horizon of ``cosine``."""
+    check_choice("optimizer.name", config.name, TRANSFORMS)
+    transform = optax.with_extra_args_support(TRANSFORMS[config.name](config))
+    return Optimizer(transform, learning_rate_schedule(config, epochs))
+
+
+def _sgd(config: Any) -> optax.GradientTransformation:
+    """``torch.optim.SGD``: weight decay first, then the momentum buffer, no dampening."""
+    momentum = (
+        optax.trace(config.momentum, config.nesterov) if config.momentum else optax.identity()
+    )
+    return optax.chain(optax.add_decayed_weights(config.weight_decay), momentum)
+
+
+def _adam(config: Any) -> optax.GradientTransformation:
+    """``torch.optim.Adam``: the decay is part of the gradient."""
+    return optax.chain(optax.add_decayed_weights(config.weight_decay), optax.scale_by_adam())
+
+
+def _adamw(config: Any) -> optax.GradientTransformation:
+    """``torch.optim.AdamW``: the decay is apart from the gradient."""
+    return optax.chain(optax.scale_by_adam(), optax.add_decayed_weights(config.weight_decay))
+
+
+TRANSFORMS = {"sgd": _sgd, "adam": _adam, "adamw": _adamw}
+
+
+def learning_rate_schedule(config: Any, epochs: int) -> Callable[[Clock], jax.Array]:
+    """``constant``, ``step`` (``torch.optim.lr_scheduler.StepLR``, per epoch) or ``cosine``.
+
+    ``config.warmup_epochs`` scales the rate up linearly, batch by batch, before any of them.
+    """
+    check_choice("optimizer.schedule", config.schedule, ("constant", "step", "cosine"))
+    if config.schedule == "step" and config.decay_every < 1:
+        raise UserError("optimizer.decay_every must be at least 1 epoch with schedule=step")
+
+    def rate(clock: Clock) -> jax.Array:
+        epoch = jnp.asarray(clock.epoch, jnp.float32)
+        elapsed = epoch + jnp.asarray(clock.batch_index, jnp.float32) / clock.batches_per_epoch
+        value = jnp.asarray(config.learning_rate, jnp.float32)
+        if config.schedule == "step":
+            value = value * config.decay_rate ** jnp.floor(epoch / config.decay_every)
+        elif config.schedule == "cosine":
+            value = value * 0.5 * (1 + jnp.cos(jnp.pi * jnp.minimum(elapsed / epochs, 1)))
+        if config.warmup_epochs:
+            value = value * jnp.minimum(elapsed / config.warmup_epochs, 1)
+        return value
+
+    return rate

@@ -1,0 +1,58 @@
+"""The data types that cross module borders: a batch, a clock, a training state, a prediction."""
+
+from typing import Any, NamedTuple
+
+import jax
+from flax import struct
+
+Batch = dict[str, Any]
+"""One batch, as a plain dictionary so that data loaders need nothing of ours.
+
+``inputs``: ``{modality: array[B, ...]}``; ``present``: ``bool[B, M]``, False where a modality is
+missing; ``label``: ``int32[B]``; ``index``: ``int32[B]``, the example's number within its split;
+``valid``: ``bool[B]``, False on the padding of an evaluation batch.
+"""
+
+Metrics = dict[str, jax.Array]
+"""What a phase reports: ``loss`` and other scalars, and ``example_loss: float32[B]``."""
+
+
+class Clock(NamedTuple):
+    """Where training stands.  Learning rates and MLA's alpha are read from here and from nowhere
+    else: the shared head is stepped M times a batch, so an optimiser's own count would run ahead.
+    """
+
+    epoch: Any
+    """Epoch within the stage, from 0."""
+    batch_index: Any
+    """Batch within the epoch, from 0."""
+    batches_per_epoch: Any
+
+
+@struct.dataclass
+class TrainState:
+    """Everything a phase may read or write; float32 throughout, replicated on every device."""
+
+    params: dict[str, Any]
+    """``{"encoder": {modality: tree}, "head": {name: {"kernel": [D, C], "bias": [C]}}}``."""
+    batch_stats: dict[str, Any]
+    """``{modality: tree}``: running means and variances."""
+    opt_state: dict[str, Any]
+    """Keyed like ``params``: one optimiser state per encoder and one per head."""
+    method_state: Any = ()
+    """Whatever else a method keeps between batches."""
+
+    @property
+    def variables(self) -> dict[str, Any]:
+        """What prediction needs: the parameters and the running statistics."""
+        return {"params": self.params, "batch_stats": self.batch_stats}
+
+
+@struct.dataclass
+class Prediction:
+    """The logits of one batch, before any fusion."""
+
+    unimodal: jax.Array
+    """``float32[M, B, C]``, in the order of the method's modalities."""
+    joint: jax.Array | None = None
+    """``float32[B, C]`` where the method has a joint head."""

@@ -1,0 +1,352 @@
+"""The one training loop: every method, one process or many, fresh or resumed."""
+
+import pathlib
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tqdm
+from ml_collections import ConfigDict, FrozenConfigDict
+
+import mla_jax
+from mla_jax import configuration, distributed, report
+from mla_jax.checkpoint import Checkpoints
+from mla_jax.data import pipeline
+from mla_jax.datasets import Dataset, load_dataset
+from mla_jax.dispatch import Dispatch
+from mla_jax.encoders import create_encoders
+from mla_jax.errors import UserError
+from mla_jax.evaluate import Evaluator
+from mla_jax.methods import Method, Problem, create_method
+from mla_jax.methods.base import Stage
+from mla_jax.metrics import MetricsFile, NonFiniteLossError, RunningMeans
+from mla_jax.optim import Optimizer, create_optimizer
+from mla_jax.state import Clock, TrainState
+from mla_jax.workdir import Workdir
+
+
+class Interrupted(Exception):  # noqa: N818 - it is an outcome, not an error
+    """The run stopped at a signal, with a checkpoint; ``signal`` is the signal's number."""
+
+    def __init__(self, signal: int, batches: int):
+        super().__init__(f"stopped after batch {batches}, checkpoint saved: same command resumes")
+        self.signal = signal
+
+
+class Program(NamedTuple):
+    """What is compiled: it depends on the configuration but not on the seed."""
+
+    method: Method
+    optimizer: Optimizer
+    dispatches: dict[str, Dispatch]
+    """``{stage name: its phases}``."""
+    evaluator: Evaluator
+    layout: distributed.Layout
+
+
+def build_program(
+    config: FrozenConfigDict, dataset: Dataset, devices: Sequence[jax.Device] | None = None
+) -> Program:
+    """The method of a resolved configuration, on all devices or on the ones given."""
+    layout = distributed.create_layout(config.batch_size, devices)
+    encoders = create_encoders(
+        config.encoders, config.modalities, config.feature_dim, compute_dtype(config.compute_dtype)
+    )
+    optimizer = create_optimizer(config.optimizer, config.epochs)
+    problem = Problem(dataset.classes, config.epochs)
+    method = create_method(config.method, encoders, optimizer, problem)
+    dispatches = {s.name: Dispatch([p.update for p in s.phases]) for s in method.stages}
+    return Program(method, optimizer, dispatches, Evaluator(method, devices), layout)
+
+
+def compute_dtype(name: str) -> jnp.dtype:
+    """``auto``: bfloat16 where there is an accelerator, float32 on CPU (where bfloat16 is slow)."""
+    if name == "auto":
+        name = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+    return jnp.dtype(name)
+
+
+def initial_state(program: Program, dataset: Dataset, seed: int) -> TrainState:
+    """A fresh state, on every device."""
+    sample = dataset.splits["train"].fetch(np.arange(1))
+    state = program.method.init(jax.random.key(seed), sample)
+    return program.layout.replicate(state)
+
+
+def run(
+    config: ConfigDict | FrozenConfigDict,
+    path: str | pathlib.Path,
+    program: Program | None = None,
+    devices: Sequence[jax.Device] | None = None,
+    say: Callable[[str], None] = print,
+) -> dict[str, Any]:
+    """Trains to the end, resuming what ``path`` holds, and returns the content of ``result.json``.
+
+    Args:
+      config: a configuration (``configuration.base_config``).
+      path: the run's directory; one that holds a finished run returns its result.
+      program: that of an equal configuration but for the seed, to spare its compilation.
+      devices: train and evaluate on these only (default: all).
+      say: takes each line meant for a person.
+
+    Raises:
+      UserError: the configuration, the data or the directory cannot be used.
+      NonFiniteLossError: the loss became infinite or NaN; metrics and checkpoints are kept.
+      Interrupted: a signal came; the checkpoint is saved.
+    """
+    # ---- What was asked for, and whether this directory can hold it ---------------------------
+    started = time.perf_counter()
+    config = configuration.resolve(config)
+    say = say if distributed.is_main() else lambda line: None
+    dataset = load_dataset(config.dataset, config.modalities)
+    identity = {"config": configuration.to_json(config), "data": dataset.fingerprint}
+    workdir = Workdir(path)
+    workdir.check(identity)
+    if finished := workdir.result():
+        say(f"{workdir.path} holds a finished run; its result:")
+        say(report.result_table(finished))
+        return finished
+
+    # ---- Program, state, data ----------------------------------------------------------------
+    program = program or build_program(config, dataset, devices)
+    train_split = dataset.splits["train"]
+    per_epoch = pipeline.batches_per_epoch(train_split, config.batch_size)
+    calendar = [(stage, e) for stage in program.method.stages for e in range(stage.epochs)]
+    total = per_epoch * len(calendar)
+    state = initial_state(program, dataset, config.seed)
+    if distributed.is_main():
+        workdir.create(identity)
+    distributed.barrier("workdir")
+    checkpoints = Checkpoints(workdir.checkpoints, config.checkpoint.keep)
+    progress = {"batches": 0, "sums": {}, "chosen": None, "seconds": {}}
+    if restored := checkpoints.restore(state, damaged=say):
+        state, progress = restored
+        say(f"resuming {workdir.path} after batch {progress['batches']} of {total}")
+    else:
+        say(report.run_header(config, dataset))
+        say(report.parameter_table(state.params))
+    means = RunningMeans(progress["sums"])
+    seconds = Stopwatch(progress["seconds"])
+    file = MetricsFile(workdir.metrics, progress["batches"]) if distributed.is_main() else None
+    selector = Selector(config, dataset, progress["chosen"])
+    best = Checkpoints(workdir.best, keep=1) if selector.rule != "last" else None
+    batches = pipeline.training_batches(
+        train_split, config.batch_size, config.seed, progress["batches"], *distributed.process()
+    )
+    seconds.add("setup", time.perf_counter() - started)
+
+    def snapshot(done: int) -> dict[str, Any]:
+        chosen, spent = selector.chosen, seconds.spent
+        return {"batches": done, "sums": means.sums, "chosen": chosen, "seconds": spent}
+
+    # ---- The loop ----------------------------------------------------------------------------
+    bar = progress_bar(total, progress["batches"])
+    try:
+        with distributed.StopSignal() as stopping, bar:
+            for number in range(progress["batches"], total):
+                epoch, index = divmod(number, per_epoch)
+                stage, stage_epoch = calendar[epoch]
+                dispatch = program.dispatches[stage.name]
+                done, epoch_ends = number + 1, index + 1 == per_epoch
+                compiling = dispatch.compile_seconds
+                with seconds("train"):
+                    if index == 0 and stage.on_epoch:
+                        state = stage.on_epoch(state, stage_epoch)
+                    local = next(batches)
+                    batch = program.layout.shard(local)
+                    clock = Clock(*map(np.int32, (stage_epoch, index, per_epoch)))
+                    for i, phase in enumerate(stage.phases):
+                        state, metrics = dispatch(i, state, batch, clock)
+                        means.add(done, epoch + 1, phase.name, metrics, local["index"])
+                    if epoch_ends or done % config.log_every_steps == 0:
+                        means.drain()
+                seconds.move("train", "compile", dispatch.compile_seconds - compiling)
+
+                improved = False
+                if epoch_ends:
+                    line = {"step": done, "epoch": epoch + 1, "stage": stage.name}
+                    line["learning_rate"] = float(program.optimizer.learning_rate(clock))
+                    line["train"] = means.means()
+                    means.sums.clear()
+                    if evaluation_due(config, epoch + 1, len(calendar)):
+                        with seconds("evaluate"):
+                            scores = evaluate_all(program, state, dataset, config)
+                        line |= scores
+                        improved = selector.offer(epoch + 1, scores)
+                    line["time"] = dict(seconds.spent)
+                    if file:
+                        file.write(line)
+                    bar.write_line(report.epoch_line(line, len(calendar)), say)
+                bar.update(1)
+
+                with seconds("checkpoint"):
+                    stop = stopping(done)
+                    if improved and best:
+                        best.save(done, state, snapshot(done))
+                    if stop or done == total or checkpoint_due(config, done, epoch, epoch_ends):
+                        means.drain()
+                        checkpoints.save(done, state, snapshot(done))
+                if stop and done < total:
+                    raise Interrupted(stopping.received, done)
+    except NonFiniteLossError as error:
+        if file:
+            file.write({"event": "non-finite loss", **error.report})
+        raise
+    finally:
+        for resource in (checkpoints, best, file):
+            if resource:
+                resource.close()
+
+    # ---- The result --------------------------------------------------------------------------
+    result = summarize(config, dataset, program.method.stages, selector, seconds, per_epoch)
+    if distributed.is_main():
+        report.write_report(workdir.path, result, identity)
+        workdir.finish(result)
+    distributed.barrier("result")
+    say(report.result_table(result))
+    return result
+
+
+class Selector:
+    """Chooses the epoch whose test figures are the result, by the rule of the configuration."""
+
+    def __init__(self, config: FrozenConfigDict, dataset: Dataset, chosen: dict | None):
+        self.rule = config.selection
+        validated = "validation" in dataset.splits
+        if self.rule == "auto":
+            self.rule = "validation" if validated else "last"
+            self.rule = "best_test" if config.protocol == "paper" else self.rule
+        if self.rule == "validation" and not validated:
+            raise UserError(f"dataset {dataset.name} has no validation split: set selection=last")
+        self.chosen = chosen
+        """``{"epoch", "score", <split>: figures}`` of the best epoch so far."""
+
+    def offer(self, epoch: int, scores: dict[str, dict[str, Any]]) -> bool:
+        """Notes an epoch's figures; returns whether it is now the chosen one."""
+        split = "test" if self.rule == "best_test" else "validation"
+        score = epoch if self.rule == "last" else scores[split]["fused"]
+        if self.chosen and score <= self.chosen["score"]:
+            return False
+        self.chosen = {"epoch": epoch, "score": score, **scores}
+        return True
+
+
+class Stopwatch:
+    """Seconds spent by kind of work, carried over by checkpoints: ``with watch("train"): ...``."""
+
+    def __init__(self, spent: dict[str, float]):
+        kinds = ("setup", "compile", "train", "evaluate", "checkpoint")
+        self.spent = {kind: spent.get(kind, 0.0) for kind in kinds}
+
+    def add(self, kind: str, seconds: float) -> None:
+        self.spent[kind] += seconds
+
+    def move(self, source: str, target: str, seconds: float) -> None:
+        self.add(source, -seconds)
+        self.add(target, seconds)
+
+    def __call__(self, kind: str) -> "Stopwatch":
+        self._kind = kind
+        return self
+
+    def __enter__(self) -> None:
+        self._started = time.perf_counter()
+
+    def __exit__(self, *_: Any) -> None:
+        self.add(self._kind, time.perf_counter() - self._started)
+
+
+class progress_bar(tqdm.tqdm):  # noqa: N801 - a factory in spirit
+    """A bar on a terminal, nothing elsewhere; lines are printed above it."""
+
+    def __init__(self, total: int, initial: int):
+        hidden = not (sys.stderr.isatty() and distributed.is_main())
+        super().__init__(
+            total=total, initial=initial, unit="batch", disable=hidden, leave=False, mininterval=0.2
+        )
+
+    def write_line(self, line: str, say: Callable[[str], None]) -> None:
+        self.clear()
+        say(line)
+        self.refresh()
+
+
+def evaluation_due(config: FrozenConfigDict, epoch: int, epochs: int) -> bool:
+    """Whether to evaluate after epoch number ``epoch`` (from 1); always after the last."""
+    return epoch == epochs or epoch % config.evaluation.every_epochs == 0
+
+
+def checkpoint_due(config: FrozenConfigDict, done: int, epoch: int, epoch_ends: bool) -> bool:
+    """Whether to save after ``done`` batches, in epoch ``epoch`` (from 0)."""
+    every_steps, every_epochs = config.checkpoint.every_steps, config.checkpoint.every_epochs
+    if every_steps and done % every_steps == 0:
+        return True
+    return bool(epoch_ends and every_epochs and (epoch + 1) % every_epochs == 0)
+
+
+def evaluate_all(
+    program: Program, state: TrainState, dataset: Dataset, config: FrozenConfigDict
+) -> dict[str, dict[str, Any]]:
+    """The figures of every split but the training split."""
+    return {
+        name: program.evaluator(state, split, config.evaluation.batch_size)
+        for name, split in dataset.splits.items()
+        if name != "train"
+    }
+
+
+def summarize(
+    config: FrozenConfigDict,
+    dataset: Dataset,
+    stages: Sequence[Stage],
+    selector: Selector,
+    seconds: Stopwatch,
+    per_epoch: int,
+) -> dict[str, Any]:
+    """The content of ``result.json``."""
+    epochs = sum(stage.epochs for stage in stages)
+    examples = epochs * per_epoch * config.batch_size
+    return {
+        "dataset": dataset.name,
+        "method": config.method.name,
+        "fidelity": config.method.fidelity,
+        "protocol": config.protocol,
+        "seed": config.seed,
+        "modalities": list(config.modalities),
+        "selection": {"rule": selector.rule, "epoch": selector.chosen["epoch"]},
+        **{split: selector.chosen[split] for split in dataset.splits if split != "train"},
+        "train": {
+            "epochs": epochs,
+            "batches": epochs * per_epoch,
+            "steps": sum(s.epochs * len(s.phases) for s in stages) * per_epoch,
+            "seconds": round(seconds.spent["train"], 3),
+            "examples_per_second": round(examples / max(seconds.spent["train"], 1e-9), 1),
+            "compile_seconds": round(seconds.spent["compile"], 3),
+            "evaluate_seconds": round(seconds.spent["evaluate"], 3),
+            "checkpoint_seconds": round(seconds.spent["checkpoint"], 3),
+        },
+        "versions": {
+            "mla_jax": mla_jax.__version__,
+            "jax": jax.__version__,
+            "python": platform.python_version(),
+        },
+        "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
+        "commit": source_commit(),
+    }
+
+
+def source_commit() -> str:
+    """The commit of the source this runs from; empty where it was installed without git."""
+    command = ["git", "rev-parse", "--short", "HEAD"]
+    folder = pathlib.Path(__file__).parent
+    try:
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+    return done.stdout.strip()
