@@ -3,7 +3,6 @@
 import pathlib
 import platform
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -11,7 +10,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tqdm
 from ml_collections import ConfigDict, FrozenConfigDict
 
 import mla_jax
@@ -21,12 +19,13 @@ from mla_jax.data import pipeline
 from mla_jax.datasets import Dataset, load_dataset
 from mla_jax.dispatch import Dispatch
 from mla_jax.encoders import create_encoders
-from mla_jax.errors import UserError
 from mla_jax.evaluate import Evaluator
 from mla_jax.methods import Method, Problem, create_method
 from mla_jax.methods.base import Stage
 from mla_jax.metrics import MetricsFile, NonFiniteLossError, RunningMeans
 from mla_jax.optim import Optimizer, create_optimizer
+from mla_jax.progress import ProgressBar, Stopwatch
+from mla_jax.selection import Selector
 from mla_jax.state import Clock, TrainState
 from mla_jax.workdir import Workdir
 
@@ -146,7 +145,7 @@ def run(
         return {"batches": done, "sums": means.sums, "chosen": chosen, "seconds": spent}
 
     # ---- The loop ----------------------------------------------------------------------------
-    bar = progress_bar(total, progress["batches"])
+    bar = ProgressBar(total, progress["batches"])
     try:
         with distributed.StopSignal() as stopping, bar:
             for number in range(progress["batches"], total):
@@ -211,70 +210,6 @@ def run(
     distributed.barrier("result")
     say(report.result_table(result))
     return result
-
-
-class Selector:
-    """Chooses the epoch whose test figures are the result, by the rule of the configuration."""
-
-    def __init__(self, config: FrozenConfigDict, dataset: Dataset, chosen: dict | None):
-        self.rule = config.selection
-        validated = "validation" in dataset.splits
-        if self.rule == "auto":
-            self.rule = "validation" if validated else "last"
-            self.rule = "best_test" if config.protocol == "paper" else self.rule
-        if self.rule == "validation" and not validated:
-            raise UserError(f"dataset {dataset.name} has no validation split: set selection=last")
-        self.chosen = chosen
-        """``{"epoch", "score", <split>: figures}`` of the best epoch so far."""
-
-    def offer(self, epoch: int, scores: dict[str, dict[str, Any]]) -> bool:
-        """Notes an epoch's figures; returns whether it is now the chosen one."""
-        split = "test" if self.rule == "best_test" else "validation"
-        score = epoch if self.rule == "last" else scores[split]["fused"]
-        if self.chosen and score <= self.chosen["score"]:
-            return False
-        self.chosen = {"epoch": epoch, "score": score, **scores}
-        return True
-
-
-class Stopwatch:
-    """Seconds spent by kind of work, carried over by checkpoints: ``with watch("train"): ...``."""
-
-    def __init__(self, spent: dict[str, float]):
-        kinds = ("setup", "compile", "train", "evaluate", "checkpoint")
-        self.spent = {kind: spent.get(kind, 0.0) for kind in kinds}
-
-    def add(self, kind: str, seconds: float) -> None:
-        self.spent[kind] += seconds
-
-    def move(self, source: str, target: str, seconds: float) -> None:
-        self.add(source, -seconds)
-        self.add(target, seconds)
-
-    def __call__(self, kind: str) -> "Stopwatch":
-        self._kind = kind
-        return self
-
-    def __enter__(self) -> None:
-        self._started = time.perf_counter()
-
-    def __exit__(self, *_: Any) -> None:
-        self.add(self._kind, time.perf_counter() - self._started)
-
-
-class progress_bar(tqdm.tqdm):  # noqa: N801 - a factory in spirit
-    """A bar on a terminal, nothing elsewhere; lines are printed above it."""
-
-    def __init__(self, total: int, initial: int):
-        hidden = not (sys.stderr.isatty() and distributed.is_main())
-        super().__init__(
-            total=total, initial=initial, unit="batch", disable=hidden, leave=False, mininterval=0.2
-        )
-
-    def write_line(self, line: str, say: Callable[[str], None]) -> None:
-        self.clear()
-        say(line)
-        self.refresh()
 
 
 def evaluation_due(config: FrozenConfigDict, epoch: int, epochs: int) -> bool:
