@@ -7,6 +7,7 @@ was damaged, and the one before it is used.
 """
 
 import contextlib
+import gc
 import json
 import logging
 import pathlib
@@ -71,6 +72,8 @@ class Checkpoints:
                 return self._load(step, abstract)
             except Exception as error:
                 reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
+            with _quiet():
+                gc.collect()  # orbax leaves coroutines behind that complain when collected
             aside = self._set_aside(step)
             damaged(f"checkpoint {step} is damaged ({reason}); moved to {aside}")
         if steps:

@@ -78,6 +78,8 @@ class Layout(NamedTuple):
 
     def shard(self, batch: Batch) -> Batch:
         """Joins the processes' shares of a batch into one global, sharded batch."""
+        if jax.process_count() == 1:
+            return jax.device_put(batch, self.sharded)
         return jax.tree.map(
             lambda x: jax.make_array_from_process_local_data(self.sharded, x), batch
         )

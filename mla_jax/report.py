@@ -1,5 +1,6 @@
 """What a person reads: lines on the terminal, ``report.md`` and its plots."""
 
+import json
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -79,11 +80,20 @@ def result_table(result: Mapping[str, Any]) -> str:
     return "\n".join(rows)
 
 
-def write_report(path: pathlib.Path, result: Mapping[str, Any], identity: Mapping[str, Any]) -> None:
-    """Writes ``report.md``, ``curves.png`` and ``confusion.png`` into a run's directory."""
+def write_report(
+    path: pathlib.Path,
+    result: Mapping[str, Any],
+    identity: Mapping[str, Any],
+    confusion: Mapping[str, Sequence],
+) -> None:
+    """Writes ``report.md``, ``confusion.json`` and the plots into a run's directory.
+
+    ``confusion``: counts of the test split, ``{"fused" or modality: [C, C]}``, label by row.
+    """
+    (path / "confusion.json").write_text(json.dumps(confusion) + "\n")
     lines = [line for line in read_lines(path / "metrics.jsonl") if "test" in line]
     plot_curves(path / "curves.png", lines, result["selection"]["epoch"])
-    plot_confusion(path / "confusion.png", result["test"]["confusion"])
+    plot_confusion(path / "confusion.png", confusion)
     test = result["test"]
     rows = [(n, f"{test[n]:.4f}", f"{test['macro_f1'][n]:.4f}") for n in test["macro_f1"]]
     fields = configuration.flatten(identity["config"])

@@ -130,7 +130,7 @@ def run(
     else:
         say(report.run_header(config, dataset))
         say(report.parameter_table(state.params))
-    means = RunningMeans(progress["sums"])
+    means = RunningMeans(progress["sums"], train_split.fetch)
     seconds = Stopwatch(progress["seconds"])
     file = MetricsFile(workdir.metrics, progress["batches"]) if distributed.is_main() else None
     selector = Selector(config, dataset, progress["chosen"])
@@ -176,7 +176,7 @@ def run(
                     if evaluation_due(config, epoch + 1, len(calendar)):
                         with seconds("evaluate"):
                             scores = evaluate_all(program, state, dataset, config)
-                        line |= scores
+                        line |= {split: without_counts(scores[split]) for split in scores}
                         improved = selector.offer(epoch + 1, scores)
                     line["time"] = dict(seconds.spent)
                     if file:
@@ -205,7 +205,7 @@ def run(
     # ---- The result --------------------------------------------------------------------------
     result = summarize(config, dataset, program.method.stages, selector, seconds, per_epoch)
     if distributed.is_main():
-        report.write_report(workdir.path, result, identity)
+        report.write_report(workdir.path, result, identity, selector.chosen["test"]["confusion"])
         workdir.finish(result)
     distributed.barrier("result")
     say(report.result_table(result))
@@ -236,6 +236,11 @@ def evaluate_all(
     }
 
 
+def without_counts(figures: dict[str, Any]) -> dict[str, Any]:
+    """The figures of one split less the confusion counts, which go to ``confusion.json``."""
+    return {key: value for key, value in figures.items() if key != "confusion"}
+
+
 def summarize(
     config: FrozenConfigDict,
     dataset: Dataset,
@@ -255,7 +260,7 @@ def summarize(
         "seed": config.seed,
         "modalities": list(config.modalities),
         "selection": {"rule": selector.rule, "epoch": selector.chosen["epoch"]},
-        **{split: selector.chosen[split] for split in dataset.splits if split != "train"},
+        **{s: without_counts(selector.chosen[s]) for s in dataset.splits if s != "train"},
         "train": {
             "epochs": epochs,
             "batches": epochs * per_epoch,
