@@ -1,5 +1,6 @@
 """What the commands share: the ``--config`` flag, start-up, and errors of one sentence."""
 
+import importlib.machinery
 import importlib.util
 import os
 import pathlib
@@ -57,8 +58,11 @@ def run_command(main: Callable[[], None]) -> None:
 
     def parse(argv: Sequence[str]) -> list[str]:
         try:
-            return flags.FLAGS(argv)
-        except (flags.Error, AttributeError, OSError, TypeError) as error:
+            arguments = flags.FLAGS(argv)
+            if flags.FLAGS.config is not None:
+                flags.FLAGS.config.to_dict()  # OSError if the file could not be loaded
+            return arguments
+        except (flags.Error, AttributeError, OSError, SyntaxError, TypeError) as error:
             explain_config_flags(argv)
             raise UserError(f"{str(error).splitlines()[0]} (--help lists the options)") from error
 
@@ -124,9 +128,14 @@ def load_config(
         folder = pathlib.Path(path).parent
         there = ", ".join(sorted(p.name for p in folder.glob("*.py"))) or "nothing"
         raise UserError(f"there is no configuration file {path} (in {folder}: {there})")
-    spec = importlib.util.spec_from_file_location("mla_jax_config", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    loader = importlib.machinery.SourceFileLoader("mla_jax_config", path)
+    module = importlib.util.module_from_spec(
+        importlib.util.spec_from_loader(loader.name, loader)
+    )
+    try:
+        loader.exec_module(module)
+    except (SyntaxError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is no configuration file: it is not Python ({error})") from error
     if not hasattr(module, "get_config"):
         raise UserError(f"{path} is no configuration file: it has no function get_config")
     items = dict(item.partition("=")[::2] for item in filter(None, text.split(",")))

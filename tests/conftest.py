@@ -39,10 +39,12 @@ def build_dataset(
     ``missing`` is the probability that an example lacks a modality (its input is then zeros).
     """
     rng = np.random.default_rng(seed)
-    centres = {m: rng.normal(size=(CLASSES, FEATURES)) * 2 / (1 + i) for i, m in enumerate(modalities)}
+    centres = {
+        m: rng.normal(size=(CLASSES, FEATURES)) * 2 / (1 + i) for i, m in enumerate(modalities)
+    }
     sizes = {"train": train, "validation": validation, "test": test}
     splits = {name: build_split(rng, centres, n, missing) for name, n in sizes.items()}
-    names = tuple("one two three".split())
+    names = tuple(["one", "two", "three"])
     return Dataset("synthetic", tuple(modalities), names, splits, f"synthetic-{seed}-{missing}")
 
 

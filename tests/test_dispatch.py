@@ -54,7 +54,9 @@ CASES = [(name, None) for name in methods.REGISTRY] + [("mla", CONV)]
 @pytest.mark.parametrize(("method", "encoder"), CASES)
 def test_compiled_without_conditional_and_with_the_state_aliased(prepared, method, encoder):
     modalities = ("a",) if method == "unimodal" else ("a", "b")
-    dispatch, state, batch = prepared(method, modalities, **({"encoder": encoder} if encoder else {}))
+    dispatch, state, batch = prepared(
+        method, modalities, **({"encoder": encoder} if encoder else {})
+    )
     size = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
     phases = len(modalities) if method == "mla" else 1
     for index in range(phases):
@@ -130,8 +132,7 @@ def parts(state, modality):
     return state.params["encoder"][modality], state.opt_state["encoder"][modality]
 
 
-@pytest.mark.parametrize("drift", [False, True])
-@pytest.mark.parametrize("encoder", [None, CONV])
+@pytest.mark.parametrize(("drift", "encoder"), [(False, None), (True, None), (False, CONV)])
 def test_a_phase_leaves_the_other_encoders_alone(prepared, drift, encoder):
     options = {"encoder": encoder} if encoder else {}
     modalities = ("a", "b", "c") if encoder is None else ("a", "b")
@@ -145,7 +146,9 @@ def test_a_phase_leaves_the_other_encoders_alone(prepared, drift, encoder):
         after = copied(state)
         assert not same(before.params["head"], after.params["head"])
         for position, other in enumerate(modalities):
-            unmoved = [same(*pair) for pair in zip(parts(before, other), parts(after, other), strict=True)]
+            unmoved = [
+                same(*pair) for pair in zip(parts(before, other), parts(after, other), strict=True)
+            ]
             drifts = drift and position < index
             expected = [False, False] if other == trained or drifts else [True, True]
             assert unmoved == expected, (trained, other)

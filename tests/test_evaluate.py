@@ -85,7 +85,9 @@ def test_the_case_is_not_trivial(mla):
     assert 0 < (mla.fused == mla.split.label).mean() < 1
 
 
-def test_batch_entropy_sees_the_same_neighbours_on_any_number_of_devices(make_dataset, make_program):
+def test_batch_entropy_sees_the_same_neighbours_on_any_number_of_devices(
+    make_dataset, make_program
+):
     options = {"method.fusion": "batch_entropy"}
     case = Case(make_dataset, make_program, method="mla", **options)
     batch_size, examples = 4, 67

@@ -103,7 +103,9 @@ def test_each_example_stands_alone(rule, seed, modalities, scale):
     logits, present = random_case(seed, modalities, scale=scale)
     w = weights(rule, logits, present)
     order = np.random.default_rng(seed).permutation(len(w))
-    np.testing.assert_allclose(weights(rule, logits[:, order], present[order]), w[order], atol=EXACT)
+    np.testing.assert_allclose(
+        weights(rule, logits[:, order], present[order]), w[order], atol=EXACT
+    )
     rows = [weights(rule, logits[:, [i]], present[[i]])[0] for i in range(len(w))]
     np.testing.assert_allclose(rows, w, atol=EXACT)
 

@@ -24,8 +24,9 @@ BAG = {"name": "ngram_bag", "vocabulary": 20}  # no batch statistics: examples c
 
 
 def updates_of(method):
-    (stage,) = method.stages
-    return [jax.jit(phase.update) for phase in stage.phases]
+    """The jitted phases, compiled in haste: here the results count, not the speed."""
+    haste = {"xla_backend_optimization_level": 0}
+    return [jax.jit(phase.update, compiler_options=haste) for phase in method.stages[0].phases]
 
 
 def one_batch(updates, state, batch, clock):
@@ -43,8 +44,8 @@ def assert_trees(a, b, **tolerance):
 
 @pytest.fixture(scope="module")
 def prepare(make_dataset, make_program):
-    def build(name, modalities, missing=0.0, **options):
-        dataset = make_dataset(modalities, missing=missing)
+    def build(name, modalities, missing=0.0, dataset=None, **options):
+        dataset = dataset or make_dataset(modalities, missing=missing)
         program = make_program(dataset, method=name, **options)
         return program.method, train.initial_state(program, dataset, seed=0), dataset
 
@@ -65,7 +66,7 @@ def test_shapes(make_dataset, make_program, name, modalities):
     assert heads == {
         "concat": {"joint": ((len(modalities) * D, CLASSES), (CLASSES,))},
         "mla": {"shared": one},
-    }.get(name, {m: one for m in modalities})
+    }.get(name, dict.fromkeys(modalities, one))
     assert {k: set(v) for k, v in state.opt_state.items()} == {
         k: set(v) for k, v in state.params.items()
     }
@@ -145,13 +146,14 @@ def test_fused_logits_ignore_what_is_absent(prepare, name, options):
 
 
 @pytest.mark.parametrize("name", FUSING)
-def test_training_ignores_what_is_absent(prepare, name):
+def test_training_ignores_what_is_absent(prepare, make_dataset, name):
     """With an encoder without batch statistics; through those, garbage would be felt."""
-    method, state, dataset = prepare(name, NAMES[:2], missing=0.4, encoder=BAG)
+    dataset = make_dataset(NAMES[:2], missing=0.4)
     rng = np.random.default_rng(0)
     split = dataset.splits["train"]
     ids = {m: rng.integers(1, 10, (split.examples, 4)).astype(np.int32) for m in NAMES[:2]}
     dataset = dataset._replace(splits={"train": split._replace(inputs=ids)})
+    method, state, _ = prepare(name, NAMES[:2], dataset=dataset, encoder=BAG)
     updates = updates_of(method)
     states = []
     for garbage in (0, 15):  # id 15 is nobody's: its embedding moves by decay alone
@@ -160,8 +162,8 @@ def test_training_ignores_what_is_absent(prepare, name):
             new, _ = one_batch(updates, new, absent_batch(dataset, garbage), Clock(0, step, 6))
         states.append(new)
     assert_trees(states[0], states[1], rtol=0, atol=0)
-    moved = jax.tree.map(lambda x, y: float(np.abs(x - y).max()), state.params, states[0].params)
-    assert min(jax.tree.leaves(moved)) > 0
+    moved = jax.tree.map(lambda x, y: np.abs(x - y).max() > 0, state.params, states[0].params)
+    assert all(jax.tree.leaves(moved))
 
 
 @pytest.mark.parametrize("name", FUSING)
