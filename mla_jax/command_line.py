@@ -5,6 +5,7 @@ import importlib.util
 import os
 import pathlib
 import sys
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -51,9 +52,7 @@ def run_command(main: Callable[[], None]) -> None:
             cache = pathlib.Path(F.compilation_cache).expanduser()
             jax.config.update("jax_compilation_cache_dir", str(cache))
             jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-        distributed.initialize(
-            F.distributed, F.coordinator_address, F.num_processes, F.process_id
-        )
+        distributed.initialize(F.distributed, F.coordinator_address, F.num_processes, F.process_id)
         main()
 
     def parse(argv: Sequence[str]) -> list[str]:
@@ -74,6 +73,10 @@ def run_command(main: Callable[[], None]) -> None:
         status, message = NON_FINITE, f"error: {error}"
     except Interrupted as interruption:
         status, message = 128 + interruption.signal, str(interruption)
+    except Exception:
+        if not jax.distributed.is_initialized():
+            raise
+        status, message = 1, traceback.format_exc()
     print(message, file=sys.stderr, flush=True)
     _leave(status)
 
@@ -81,7 +84,7 @@ def run_command(main: Callable[[], None]) -> None:
 def _leave(status: int) -> None:
     """Exits; with several processes at once, since the others may be waiting for this one."""
     sys.stdout.flush()
-    if jax.distributed.is_initialized() and status in (USAGE_ERROR, NON_FINITE):
+    if jax.distributed.is_initialized() and status < 128:
         os._exit(status)
     sys.exit(status)
 
@@ -129,9 +132,7 @@ def load_config(
         there = ", ".join(sorted(p.name for p in folder.glob("*.py"))) or "nothing"
         raise UserError(f"there is no configuration file {path} (in {folder}: {there})")
     loader = importlib.machinery.SourceFileLoader("mla_jax_config", path)
-    module = importlib.util.module_from_spec(
-        importlib.util.spec_from_loader(loader.name, loader)
-    )
+    module = importlib.util.module_from_spec(importlib.util.spec_from_loader(loader.name, loader))
     try:
         loader.exec_module(module)
     except (SyntaxError, UnicodeDecodeError) as error:

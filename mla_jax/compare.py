@@ -44,7 +44,9 @@ def main() -> None:
             "command": shlex.join(["python", "-m", "mla_jax.compare", *sys.argv[1:]]),
             "date": datetime.date.today().isoformat(),
             "seeds": seeds,
-            "rows": [summarize_method(name, runs) for name, runs in zip(names, results, strict=True)],
+            "rows": [
+                summarize_method(name, runs) for name, runs in zip(names, results, strict=True)
+            ],
             "about": about(results[0][0][0]),
         }
         print("\n" + write_comparison(workdir, comparison))
@@ -170,7 +172,9 @@ def plot_comparison(path: pathlib.Path, rows: Sequence[dict], figures: Sequence[
     for ax, figure in zip(axes, figures, strict=True):
         shown = [row for row in rows if figure in row["test"]]
         means = [np.mean(row["test"][figure]) for row in shown]
-        errors = [np.std(row["test"][figure], ddof=min(1, len(row["test"][figure]) - 1)) for row in shown]
+        errors = [
+            np.std(row["test"][figure], ddof=min(1, len(row["test"][figure]) - 1)) for row in shown
+        ]
         bars = ax.bar([row["method"] for row in shown], means, yerr=errors, capsize=3, color="C0")
         ax.bar_label(bars, [f"{mean:.3f}" for mean in means], label_type="center", color="white")
         if figure in alone:

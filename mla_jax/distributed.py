@@ -95,9 +95,7 @@ def create_layout(batch_size: int, devices: Sequence[jax.Device] | None = None) 
     if batch_size % len(devices):
         raise UserError(f"batch_size={batch_size} does not divide among {len(devices)} devices")
     mesh = Mesh(devices, ("data",))
-    return Layout(
-        NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("data"))
-    )
+    return Layout(NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("data")))
 
 
 class StopSignal:

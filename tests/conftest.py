@@ -1,4 +1,4 @@
-"""Eight simulated devices, a compile cache that outlives the run, and tiny data and configurations."""
+"""Eight simulated devices, a compile cache that outlives the run, tiny data and configurations."""
 
 import jax
 import numpy as np
@@ -44,7 +44,7 @@ def build_dataset(
     }
     sizes = {"train": train, "validation": validation, "test": test}
     splits = {name: build_split(rng, centres, n, missing) for name, n in sizes.items()}
-    names = tuple(["one", "two", "three"])
+    names = ("one", "two", "three")
     return Dataset("synthetic", tuple(modalities), names, splits, f"synthetic-{seed}-{missing}")
 
 
@@ -76,7 +76,7 @@ def make_config():
 
 @pytest.fixture(scope="session")
 def make_program():
-    """``make_program(dataset, method=..., ...)``: the compiled parts of a tiny run on one device."""
+    """``make_program(dataset, method=..., ...)``: the program of a tiny run, on one device."""
 
     def build(dataset: Dataset, **options) -> train.Program:
         config = configuration.resolve(build_config(dataset.modalities, **options))

@@ -30,6 +30,7 @@ MISTAKES = {
     "stray_argument": ([f"--config={TINY}", "image"], "unexpected argument 'image'"),
     "not_a_config": (["--config=setup.cfg"], "setup.cfg"),
 }  # fmt: skip
+# ruff: noqa: E501
 
 
 @pytest.fixture(scope="module")

@@ -149,7 +149,7 @@ def test_a_switch_keeps_its_type(field, value):
 
 
 def test_unknown_method_block():
-    with pytest.raises(UserError, match="method 'conkat'.*'concat'"):
+    with pytest.raises(UserError, match=r"method 'conkat'.*'concat'"):
         method_block("conkat")
 
 

@@ -164,7 +164,7 @@ def test_another_file_has_another_fingerprint(dataset, raw, tmp_path):
 
 
 def test_unknown_modality():
-    with pytest.raises(UserError, match="'imge'.*'image'"):
+    with pytest.raises(UserError, match=r"'imge'.*'image'"):
         load("imge")
 
 

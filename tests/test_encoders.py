@@ -64,12 +64,11 @@ def test_parameters_statistics_and_features_are_float32(name, dtype):
     assert ("bf16" in inner) == (dtype == "bfloat16"), "compute does not follow the dtype"
 
 
-@pytest.mark.parametrize("name", ["conv2d", "mlp"])
-def test_bfloat16_is_close_to_float32(name):
-    fields, example, _ = ROWS[name]
+def test_bfloat16_is_close_to_float32():
+    fields, example, _ = ROWS["mlp"]
     results = []
     for dtype in (jnp.float32, jnp.bfloat16):
-        encoders = build(name, dtype, feature_dim=8, **fields)
+        encoders = build("mlp", dtype, feature_dim=8, **fields)
 
         @jax.jit
         def features(x, encoders=encoders):
@@ -129,7 +128,7 @@ def test_a_modality_starts_the_same_in_any_company():
 
     def start(*modalities):
         encoders = create_encoders(configs, modalities, 8, jnp.float32)
-        return encoders.init(jax.random.key(3), inputs)[0]
+        return jax.jit(encoders.init)(jax.random.key(3), inputs)[0]
 
     alone, pair, reverse = start("a"), start("a", "b"), start("c", "b", "a")
     jax.tree.map(np.testing.assert_array_equal, alone["a"], pair["a"])

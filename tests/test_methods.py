@@ -252,7 +252,7 @@ def test_mla_fidelities_are_those_of_the_specification():
 
 
 OTHER_VALUES = {
-    **{field: values for field, values in methods.mla.CHOICES.items()},
+    **methods.mla.CHOICES,
     "projection.enabled": (False, True),
     "projection.skip_first": (False, True),
     "projection.alpha": (0.0, 0.05),

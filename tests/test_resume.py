@@ -181,7 +181,7 @@ def test_all_checkpoints_damaged(interrupted):
     for file in (interrupted / "checkpoints").rglob("*"):
         if file.is_file():
             file.write_bytes(b"")
-    with pytest.raises(UserError, match="all checkpoints of .* are damaged: start in another"):
+    with pytest.raises(UserError, match=r"all checkpoints of .* are damaged: start in another"):
         run(tiny("mla"), interrupted)
 
 

@@ -70,7 +70,7 @@ def test_non_finite_input_names_modality_and_example(run, tmp_path):
 
 def test_diverging_loss_stops_after_flushing_the_metrics(run, tmp_path):
     config = build_config(**{"optimizer.learning_rate": 1e25, "epochs": 20})
-    with pytest.raises(metrics.NonFiniteLossError, match="lower optimizer.learning_rate"):
+    with pytest.raises(metrics.NonFiniteLossError, match=r"lower optimizer.learning_rate"):
         run(config)
     lines = metrics.read_lines(tmp_path / "run" / "metrics.jsonl")
     assert lines[-1]["event"] == "non-finite loss" and lines[-1]["examples"]

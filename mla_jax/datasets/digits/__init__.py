@@ -66,7 +66,7 @@ def load(config: Any, modalities: tuple[str, ...] = ("image", "audio")) -> Datas
         mean, deviation = train.mean((0, 1)), train.std((0, 1))
         for split in splits.values():
             split.inputs["audio"][:] = (split.inputs["audio"] - mean) / deviation
-    names = tuple("zero one two three four five six seven eight nine".split())
+    names = tuple(["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"])
     fingerprint = f"digits-{digest}-{RECIPE}-seed{config.split_seed}"
     return Dataset("digits", modalities, names, splits, fingerprint)
 
@@ -151,11 +151,11 @@ def _draw(raw: dict[str, np.ndarray], seed: int) -> dict[str, tuple[dict[str, np
         words = np.split(words, [int(0.6 * len(words)), int(0.75 * len(words))])
         for split, a, i, w in zip(PER_CLASS, recordings, images, words, strict=True):
             if not len(a) == len(i) == PER_CLASS[split]:
-                raise UserError(f"digit {digit}: {len(a)} recordings and {len(i)} images in {split}")
+                raise UserError(
+                    f"digit {digit}: {len(a)} recordings and {len(i)} images in {split}"
+                )
             rows[split]["audio"].append(a)
             rows[split]["image"].append(i)
             rows[split]["text"].append(rng.choice(w, PER_CLASS[split]))
     labels = {s: np.repeat(np.arange(10, dtype=np.int32), n) for s, n in PER_CLASS.items()}
-    return {
-        s: ({m: np.concatenate(r) for m, r in rows[s].items()}, labels[s]) for s in PER_CLASS
-    }
+    return {s: ({m: np.concatenate(r) for m, r in rows[s].items()}, labels[s]) for s in PER_CLASS}

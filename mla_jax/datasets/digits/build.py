@@ -62,9 +62,7 @@ def speaker_groups(recordings: list[np.ndarray], label: np.ndarray) -> np.ndarra
     described = np.array([np.concatenate([r.mean(0), r.std(0)]) for r in recordings])
     for digit in range(10):
         described[label == digit] -= described[label == digit].mean(0)
-    clusters = KMeans(SPEAKERS, n_init=10, random_state=0).fit_predict(
-        described / described.std(0)
-    )
+    clusters = KMeans(SPEAKERS, n_init=10, random_state=0).fit_predict(described / described.std(0))
     _, first = np.unique(clusters, return_index=True)
     rank = np.argsort(np.argsort(first))
     return rank[clusters].astype(np.uint8)
