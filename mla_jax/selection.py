@@ -20,13 +20,18 @@ class Selector:
         if self.rule == "validation" and not validated:
             raise UserError(f"dataset {dataset.name} has no validation split: set selection=last")
         self.chosen = chosen
-        """``{"epoch", "score", <split>: figures}`` of the best epoch so far."""
+        """``{"epoch", "step", "score", <split>: figures}`` of the best epoch so far."""
 
-    def offer(self, epoch: int, scores: dict[str, dict[str, Any]]) -> bool:
+    @property
+    def keeps_best(self) -> bool:
+        """Whether the chosen epoch's checkpoint must outlive the newer ones."""
+        return self.rule != "last"
+
+    def offer(self, epoch: int, step: int, scores: dict[str, dict[str, Any]]) -> bool:
         """Notes an epoch's figures; returns whether it is now the chosen one."""
         split = "test" if self.rule == "best_test" else "validation"
         score = epoch if self.rule == "last" else scores[split]["fused"]
         if self.chosen and score <= self.chosen["score"]:
             return False
-        self.chosen = {"epoch": epoch, "score": score, **scores}
+        self.chosen = {"epoch": epoch, "step": step, "score": score, **scores}
         return True

@@ -134,7 +134,8 @@ def run(
     seconds = Stopwatch(progress["seconds"])
     file = MetricsFile(workdir.metrics, progress["batches"]) if distributed.is_main() else None
     selector = Selector(config, dataset, progress["chosen"])
-    best = Checkpoints(workdir.best, keep=1) if selector.rule != "last" else None
+    if selector.keeps_best and selector.chosen:
+        checkpoints.pin(selector.chosen["step"])
     batches = pipeline.training_batches(
         train_split, config.batch_size, config.seed, progress["batches"], *distributed.process()
     )
@@ -177,7 +178,7 @@ def run(
                         with seconds("evaluate"):
                             scores = evaluate_all(program, state, dataset, config)
                         line |= {split: without_counts(scores[split]) for split in scores}
-                        improved = selector.offer(epoch + 1, scores)
+                        improved = selector.offer(epoch + 1, done, scores)
                     line["time"] = dict(seconds.spent)
                     if file:
                         file.write(line)
@@ -186,9 +187,10 @@ def run(
 
                 with seconds("checkpoint"):
                     stop = stopping(done)
-                    if improved and best:
-                        best.save(done, state, snapshot(done))
-                    if stop or done == total or checkpoint_due(config, done, epoch, epoch_ends):
+                    if keep := improved and selector.keeps_best:
+                        checkpoints.pin(done)
+                    due = checkpoint_due(config, done, epoch, epoch_ends)
+                    if stop or keep or due or done == total:
                         means.drain()
                         checkpoints.save(done, state, snapshot(done))
                 if stop and done < total:
@@ -198,9 +200,9 @@ def run(
             file.write({"event": "non-finite loss", **error.report})
         raise
     finally:
-        for resource in (checkpoints, best, file):
-            if resource:
-                resource.close()
+        checkpoints.close()
+        if file:
+            file.close()
 
     # ---- The result --------------------------------------------------------------------------
     result = summarize(config, dataset, program.method.stages, selector, seconds, per_epoch)
@@ -259,7 +261,7 @@ def summarize(
         "protocol": config.protocol,
         "seed": config.seed,
         "modalities": list(config.modalities),
-        "selection": {"rule": selector.rule, "epoch": selector.chosen["epoch"]},
+        "selection": {"rule": selector.rule, **{k: selector.chosen[k] for k in ("epoch", "step")}},
         **{s: without_counts(selector.chosen[s]) for s in dataset.splits if s != "train"},
         "train": {
             "epochs": epochs,

@@ -82,13 +82,15 @@ def test_a_batch_larger_than_the_split(run):
 
 
 def test_selection_on_validation_keeps_the_best_epoch(run, tmp_path):
-    result = run(build_config(selection="validation", epochs=4))
+    config = build_config(selection="validation", epochs=4)
+    result = run(config, build_dataset(seed=3))
     lines = metrics.read_lines(tmp_path / "run" / "metrics.jsonl")
     scores = [line["validation"]["fused"] for line in lines]
     best = int(np.argmax(scores))  # the earliest of equals
-    assert result["selection"] == {"rule": "validation", "epoch": best + 1}
+    assert result["selection"] == {"rule": "validation", "epoch": best + 1, "step": 6 * (best + 1)}
     assert result["test"] == lines[best]["test"]
-    assert [p.name for p in (tmp_path / "run" / "best").iterdir()] == [str(6 * (best + 1))]
+    kept = {int(p.name) for p in (tmp_path / "run" / "checkpoints").iterdir()}
+    assert kept == {18, 24, 6 * (best + 1)}
 
 
 @pytest.mark.parametrize(
@@ -106,7 +108,9 @@ def test_selection_rules(protocol, asked, rule):
     assert selector.rule == rule
     scores = [(0.5, 0.7), (0.9, 0.6), (0.9, 0.9), (0.8, 0.8)]  # validation, test
     for epoch, (validation, test) in enumerate(scores, 1):
-        selector.offer(epoch, {"validation": {"fused": validation}, "test": {"fused": test}})
+        selector.offer(
+            epoch, epoch * 10, {"validation": {"fused": validation}, "test": {"fused": test}}
+        )
     assert selector.chosen["epoch"] == {"validation": 2, "last": 4, "best_test": 3}[rule]
 
 

@@ -66,7 +66,7 @@ def load(config: Any, modalities: tuple[str, ...] = ("image", "audio")) -> Datas
         mean, deviation = train.mean((0, 1)), train.std((0, 1))
         for split in splits.values():
             split.inputs["audio"][:] = (split.inputs["audio"] - mean) / deviation
-    names = tuple(["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"])
+    names = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
     fingerprint = f"digits-{digest}-{RECIPE}-seed{config.split_seed}"
     return Dataset("digits", modalities, names, splits, fingerprint)
 
