@@ -37,7 +37,7 @@ def start(workdir: pathlib.Path, *options: str) -> subprocess.Popen:
 def pair(tmp_path_factory):
     """The same run in one process and in two, three epochs, the first loss of each apart."""
     folder = tmp_path_factory.mktemp("pair")
-    process = start(folder / "two", "--config.epochs=3", "--config.checkpoint.every_steps=1")
+    process = start(folder / "two", "--config.epochs=3")
     config = command_line.load_config(str(ROOT / TINY), {}, {"epochs": 3})
     train.run(config, folder / "one", devices=jax.devices()[:1], say=lambda line: None)
     output, _ = process.communicate(timeout=300)
