@@ -183,7 +183,10 @@ def test_batch_entropy_without_a_modality_is_that_of_the_others(classes):
     present[:, 1] = False  # nobody in the batch has it
     w = weights("batch_entropy", logits, present)
     np.testing.assert_array_equal(w[:, 1], 0)
-    np.testing.assert_allclose(w[:, [0, 2]], weights("batch_entropy", logits[[0, 2]]), atol=EXACT)
+    # Entropies over the batch reach C ln B, 280 nats for 101 classes: float32 keeps 3e-5 of them.
+    rounding = classes * np.log(16) * np.finfo(np.float32).eps
+    alone = weights("batch_entropy", logits[[0, 2]])
+    np.testing.assert_allclose(w[:, [0, 2]], alone, atol=max(EXACT, rounding))
 
 
 def test_fixed_weights_are_exact_when_all_are_present():
