@@ -35,7 +35,9 @@ def define_flags() -> None:
     flags.DEFINE_integer("num_processes", None, "how many processes the run has")
     flags.DEFINE_integer("process_id", None, "the number of this one, from 0")
     flags.DEFINE_string(
-        "compilation_cache", "~/.cache/mla_jax/xla", "keeps compiled programs; empty: none"
+        "compilation_cache",
+        "~/.cache/mla_jax/xla",
+        "keeps compiled programs; empty: none (JAX_COMPILATION_CACHE_DIR goes first)",
     )
     flags.mark_flag_as_required("config")
 
@@ -48,7 +50,7 @@ def run_command(main: Callable[[], None]) -> None:
             raise UserError(f"unexpected argument '{argv[1]}': options are written --name=value")
         logging.set_verbosity(logging.ERROR)  # app.run turns on the chatter of every library
         F = flags.FLAGS
-        if F.compilation_cache:
+        if F.compilation_cache and "JAX_COMPILATION_CACHE_DIR" not in os.environ:
             cache = pathlib.Path(F.compilation_cache).expanduser()
             jax.config.update("jax_compilation_cache_dir", str(cache))
             jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)

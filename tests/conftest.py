@@ -1,5 +1,7 @@
 """Eight simulated devices, a compile cache that outlives the run, tiny data and configurations."""
 
+import os
+
 import jax
 import numpy as np
 import pytest
@@ -16,7 +18,10 @@ FEATURES, CLASSES, FEATURE_DIM, BATCH = 6, 3, 8, 16
 
 def pytest_configure(config: pytest.Config) -> None:
     if config.pluginmanager.hasplugin("cacheprovider"):
-        jax.config.update("jax_compilation_cache_dir", str(config.cache.mkdir("xla")))
+        cache = str(config.cache.mkdir("xla"))
+        jax.config.update("jax_compilation_cache_dir", cache)
+        os.environ["JAX_COMPILATION_CACHE_DIR"] = cache  # for the processes that tests start
+        os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
         jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
 

@@ -76,7 +76,11 @@ def test_damaged_arrays(tmp_path):
         [*command, f"--workdir={tmp_path / 'run'}"], cwd=ROOT, capture_output=True, text=True
     )
     assert done.returncode == 2
-    assert "array 'image' of" in done.stderr and "float32[3000, 28, 28]" in done.stderr and done.stderr.count("\n") == 1
+    assert (
+        "array 'image' of" in done.stderr
+        and "float32[3000, 28, 28]" in done.stderr
+        and done.stderr.count("\n") == 1
+    )
     assert not (tmp_path / "run").exists()
 
 
