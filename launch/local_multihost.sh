@@ -21,6 +21,10 @@ for argument in "$@"; do
         --processes=*) processes="${argument#*=}" ;;
         --devices=*) devices="${argument#*=}" ;;
         --port=*) port="${argument#*=}" ;;
+        --workdir | --processes | --devices | --port)
+            echo "error: write $argument=VALUE (see --help)" >&2
+            exit 2
+            ;;
         --workdir=*) workdir="${argument#*=}" ;;
         *) options+=("$argument") ;;
     esac

@@ -8,7 +8,7 @@ Runs mla_jax on a Cloud TPU pod slice, the same command on every worker.
 
 commands: create  asks for the slice (a queued resource; set SPOT=1 for a spot one)
           setup   copies this repository to every worker and installs it there
-          run     starts or resumes the run on every worker; needs -- --config=... --workdir=gs://...
+          run     starts or resumes the run on every worker; needs -- --config=... --workdir=...
           stop    sends SIGTERM to every worker: the run saves a checkpoint and ends
           delete  gives the slice back
 --dry-run prints the commands instead of running them.
@@ -20,7 +20,9 @@ environment: TPU_NAME, ZONE      name and zone (required)
 
 example: export TPU_NAME=mla ZONE=us-west4-a
          launch/tpu_pod.sh create && launch/tpu_pod.sh setup
-         launch/tpu_pod.sh run -- --config=configs/digits.py --workdir=gs://bucket/run
+         launch/tpu_pod.sh run -- --config=configs/digits.py --workdir=/mnt/shared/run
+
+--workdir must lie on a file system that all workers share: a bucket mounted with gcsfuse, or NFS.
 TEXT
 }
 command="${1:-}"

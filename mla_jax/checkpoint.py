@@ -2,8 +2,8 @@
 orbax.
 
 A checkpoint holds the state (orbax, asynchronous), the progress as JSON (what the loop needs to
-go on as if nothing had happened) and a checksum of the state: a damaged one is noticed, whatever
-was damaged, and the one before it is used.
+go on as if nothing had happened, and which run it belongs to) and a checksum of the state: a
+damaged one is noticed, down to a flipped bit in an array, and the one before it is used.
 """
 
 import contextlib
@@ -23,6 +23,10 @@ from orbax.checkpoint import v1 as ocp
 from mla_jax import distributed
 from mla_jax.errors import UserError
 from mla_jax.state import TrainState
+
+
+class ChecksumError(Exception):
+    """The arrays of a checkpoint are not those that were saved."""
 
 
 class Checkpoints:
@@ -70,17 +74,21 @@ class Checkpoints:
         abstract = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), like
         )
-        steps = self.steps
-        for step in steps:
+        unsound = {}
+        for step in self.steps:
             try:
-                return self._load(step, abstract)
+                loaded = self._load(step, abstract)
+            except (MemoryError, PermissionError):
+                raise
             except Exception as error:
-                reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
+                unsound[step] = "bad checksum" if isinstance(error, ChecksumError) else "unreadable"
+                continue
             with _quiet():
                 gc.collect()  # orbax leaves coroutines behind that complain when collected
-            aside = self._set_aside(step)
-            damaged(f"checkpoint {step} is damaged ({reason}); moved to {aside}")
-        if steps:
+            for bad, reason in unsound.items():
+                damaged(f"checkpoint {bad} is damaged ({reason}); moved to {self._set_aside(bad)}")
+            return loaded
+        if unsound:
             raise UserError(
                 f"all checkpoints of {self._directory} are damaged: start in another --workdir"
             )
@@ -93,7 +101,7 @@ class Checkpoints:
             )
         progress = json.loads(np.asarray(loaded["progress"]["json"]).tobytes())
         if checksum(loaded["state"]) != progress.pop("checksum"):
-            raise ValueError("its checksum does not match")
+            raise ChecksumError
         return loaded["state"], progress
 
     def _set_aside(self, step: int) -> pathlib.Path:

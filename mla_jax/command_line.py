@@ -39,7 +39,6 @@ def define_flags() -> None:
         "~/.cache/mla_jax/xla",
         "keeps compiled programs; empty: none (JAX_COMPILATION_CACHE_DIR goes first)",
     )
-    flags.mark_flag_as_required("config")
 
 
 def run_command(main: Callable[[], None]) -> None:
@@ -60,8 +59,9 @@ def run_command(main: Callable[[], None]) -> None:
     def parse(argv: Sequence[str]) -> list[str]:
         try:
             arguments = flags.FLAGS(argv)
-            if flags.FLAGS.config is not None:
-                flags.FLAGS.config.to_dict()  # OSError if the file could not be loaded
+            if flags.FLAGS.config is None:
+                raise UserError("give --config=FILE, for example --config=configs/digits.py")
+            flags.FLAGS.config.to_dict()  # OSError if the file could not be loaded
             return arguments
         except (flags.Error, AttributeError, OSError, SyntaxError, TypeError) as error:
             explain_config_flags(argv)
@@ -75,6 +75,8 @@ def run_command(main: Callable[[], None]) -> None:
         status, message = NON_FINITE, f"error: {error}"
     except Interrupted as interruption:
         status, message = 128 + interruption.signal, str(interruption)
+    except KeyboardInterrupt:
+        status, message = 130, "stopped; the same command goes on from the last checkpoint"
     except Exception:
         if not jax.distributed.is_initialized():
             raise
@@ -100,6 +102,8 @@ def explain_config_flags(argv: Sequence[str]) -> None:
     for argument in argv:
         if argument.startswith("--config."):
             field = argument.removeprefix("--config.").split("=", 1)[0]
+            if any(name.startswith(field + ".") for name in known):
+                raise UserError(f"configuration field '{field}' is a group: set one of its fields")
             check_choice("configuration field", field, known)
 
 

@@ -1,11 +1,12 @@
 """The configuration: its fields, its arguments, and the checks that turn it into a fixed one."""
 
-import ast
 import copy
 import json
+import math
 from collections.abc import Mapping
 from typing import Any
 
+import jax
 from ml_collections import ConfigDict, FrozenConfigDict, config_dict
 
 from mla_jax import methods
@@ -38,7 +39,7 @@ def base_config() -> ConfigDict:
                     "nesterov": False,
                     "weight_decay": 1e-4,  # on every parameter, as the reference does
                     "schedule": "step",  # constant, step, cosine
-                    "decay_every": 70,  # epochs between the steps of schedule=step
+                    "decay_every": 70,  # epochs between steps of schedule=step; 0: 70 % of epochs
                     "decay_rate": 0.1,
                     "warmup_epochs": 0,
                 }
@@ -108,7 +109,8 @@ def resolve(config: ConfigDict) -> FrozenConfigDict:
       UserError: a value that no part of the program would accept.
     """
     config = ConfigDict(copy.deepcopy(config.to_dict()))
-    config.modalities = tuple(config.modalities)
+    names = [config.modalities] if isinstance(config.modalities, str) else config.modalities
+    config.modalities = tuple(m for name in names for m in str(name).replace("+", ",").split(","))
     check_choice("protocol", config.protocol, PROTOCOLS)
     check_choice("selection", config.selection, SELECTIONS)
     check_choice("compute_dtype", config.compute_dtype, COMPUTE_DTYPES)
@@ -117,6 +119,18 @@ def resolve(config: ConfigDict) -> FrozenConfigDict:
     _require_positive("evaluation.batch_size", config.evaluation.batch_size)
     _require_positive("evaluation.every_epochs", config.evaluation.every_epochs)
     _require_positive("checkpoint.keep", config.checkpoint.keep)
+    for field in ("seed", "dataset.split_seed"):
+        _require_range(field, flatten(config.to_dict())[field], 0, 2**31 - 1)
+    optimizer = config.optimizer
+    _require_range("optimizer.learning_rate", optimizer.learning_rate, 0, math.inf)
+    _require_range("optimizer.momentum", optimizer.momentum, 0, 1)
+    _require_range("optimizer.weight_decay", optimizer.weight_decay, 0, math.inf)
+    _require_range("optimizer.decay_every", optimizer.decay_every, 0, math.inf)
+    _require_range("optimizer.decay_rate", optimizer.decay_rate, 0, math.inf)
+    _require_range("optimizer.warmup_epochs", optimizer.warmup_epochs, 0, math.inf)
+    if config.compute_dtype == "auto":  # bfloat16 gains nothing on CPU, and loses much
+        on_cpu = jax.default_backend() == "cpu"
+        config.compute_dtype = "float32" if on_cpu else "bfloat16"
     if len(set(config.modalities)) != len(config.modalities):
         raise UserError(f"modalities name one twice: {'+'.join(config.modalities)}")
     if config.selection == "best_test" and config.protocol != "paper":
@@ -130,6 +144,8 @@ def resolve(config: ConfigDict) -> FrozenConfigDict:
 
 def resolve_switches(block: Mapping[str, Any]) -> dict[str, Any]:
     """``config.method`` with every unset switch at its fidelity's value, and all values checked."""
+    if not isinstance(block, Mapping):
+        raise UserError(f"config.method is a group of switches: choose one with :method={block}")
     name, fidelity = block["name"], block["fidelity"]
     module = methods.get(name)
     check_choice(f"fidelity of method '{name}'", fidelity, module.FIDELITY)
@@ -180,17 +196,15 @@ def differing_fields(saved: Mapping[str, Any], current: Mapping[str, Any]) -> li
     ]
 
 
-def parse_value(text: str) -> Any:
-    """A Python literal where ``text`` is one, else the text itself."""
-    try:
-        return ast.literal_eval(text)
-    except (SyntaxError, ValueError):
-        return text
-
-
 def _require_positive(field: str, value: int) -> None:
     if value < 1:
         raise UserError(f"{field} must be at least 1, not {value}")
+
+
+def _require_range(field: str, value: float, low: float, high: float) -> None:
+    if not low <= value <= high:
+        end = f"and at most {high}" if math.isfinite(high) else ""
+        raise UserError(f"{field} must be at least {low} {end}".rstrip() + f", not {value}")
 
 
 def _merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

@@ -32,13 +32,20 @@ def initialize(
     none; ``on`` insists; ``off`` never asks.  The other arguments say it outright.
     """
     check_choice("--distributed", mode, MODES)
-    explicit = coordinator_address is not None
+    given = [coordinator_address, num_processes, process_id]
+    explicit = any(value is not None for value in given)
+    if explicit and (mode == "off" or any(value is None for value in given)):
+        raise UserError(
+            "--coordinator_address, --num_processes and --process_id go together, and not with "
+            "--distributed=off: give all three or none"
+        )
     if mode == "off" or jax.distributed.is_initialized():
         return
     try:
         jax.distributed.initialize(coordinator_address, num_processes, process_id)
     except (ValueError, RuntimeError) as error:
-        if mode == "on" or explicit:
+        alone = isinstance(error, ValueError)  # no cluster was detected
+        if mode == "on" or explicit or not alone:
             raise UserError(
                 f"cannot connect the processes ({str(error).splitlines()[0]}): give "
                 "--coordinator_address=HOST:PORT --num_processes=N --process_id=I to every "
@@ -62,15 +69,19 @@ def barrier(name: str) -> None:
         multihost_utils.sync_global_devices(name)
 
 
+def check_agreement(value: int, otherwise: str) -> None:
+    """Raises ``UserError(otherwise)`` on every process unless all of them give the same value."""
+    if jax.process_count() > 1:
+        values = multihost_utils.process_allgather(np.int32(value))
+        if len(np.unique(values)) > 1:
+            raise UserError(otherwise)
+
+
 class Layout(NamedTuple):
     """Where arrays live: ``replicated`` for the state, ``sharded`` along the batch."""
 
     replicated: NamedSharding
     sharded: NamedSharding
-
-    @property
-    def device_count(self) -> int:
-        return self.replicated.mesh.size
 
     def replicate(self, tree: Any) -> Any:
         """Puts the same host or device values on every device of every process."""

@@ -4,12 +4,15 @@ import importlib.util
 import json
 import math
 import pathlib
+import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple
+from unittest import mock
 
 import jax
 import numpy as np
 
+from mla_jax.errors import UserError
 from mla_jax.state import Batch, Metrics
 
 
@@ -21,6 +24,8 @@ class NonFiniteLossError(Exception):
         examples = report["examples"]
         shown = ", ".join(map(str, examples[:8])) + (", ..." if len(examples) > 8 else "")
         remedy = "lower optimizer.learning_rate, or look at these examples"
+        if report["step"] == 1:
+            remedy = "it is the first batch, so look at the encoder's fields and at these examples"
         if report["inputs"]:
             shown += f" (their {' and '.join(report['inputs'])} holds NaN or infinity)"
             remedy = "mend or remove these examples"
@@ -111,7 +116,7 @@ class MetricsFile:
 
     def __init__(self, path: pathlib.Path, resume_at: int):
         """Drops the lines past step ``resume_at``: what came after the checkpoint happens again."""
-        kept = [line for line in _complete_lines(path) if json.loads(line)["step"] <= resume_at]
+        kept = [json.dumps(line) for line in read_lines(path) if line["step"] <= resume_at]
         temporary = path.with_suffix(".tmp")
         temporary.write_text("".join(line + "\n" for line in kept))
         temporary.replace(path)
@@ -133,20 +138,27 @@ class MetricsFile:
 
 
 def read_lines(path: pathlib.Path) -> list[dict[str, Any]]:
-    """The objects of a metrics file; a line cut short by a crash is left out."""
-    return [json.loads(line) for line in _complete_lines(path)]
+    """The objects of a metrics file; a last line cut short by a crash is left out.
 
-
-def _complete_lines(path: pathlib.Path) -> list[str]:
-    if not path.exists():
-        return []
-    return path.read_text().split("\n")[:-1]
+    Raises:
+      UserError: another line is not one of ours.
+    """
+    lines = path.read_text().split("\n")[:-1] if path.exists() else []
+    objects = []
+    for number, line in enumerate(lines, 1):
+        try:
+            objects.append(json.loads(line))
+            objects[-1]["step"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{path}, line {number} is damaged: give another --workdir") from error
+    return objects
 
 
 def _tensorboard(directory: pathlib.Path, resume_at: int) -> Any:
     if importlib.util.find_spec("tensorboardX") is None:
         return None
-    import tensorboardX
+    with mock.patch.dict(sys.modules, {"torch": None}):  # it would import torch where there is one
+        import tensorboardX
 
     return tensorboardX.SummaryWriter(str(directory), purge_step=resume_at + 1)
 

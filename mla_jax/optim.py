@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from mla_jax.errors import UserError, check_choice
+from mla_jax.errors import check_choice
 from mla_jax.state import Clock
 
 
@@ -40,7 +40,7 @@ class Optimizer(NamedTuple):
 
 
 def create_optimizer(config: Any, epochs: int) -> Optimizer:
-    """Builds the optimiser of ``config.optimizer``; ``epochs`` is the horizon of ``cosine``."""
+    """Builds the optimiser of ``config.optimizer``; ``epochs`` is the length of the run."""
     check_choice("optimizer.name", config.name, TRANSFORMS)
     transform = optax.with_extra_args_support(TRANSFORMS[config.name](config))
     return Optimizer(transform, learning_rate_schedule(config, epochs))
@@ -73,19 +73,19 @@ def learning_rate_schedule(config: Any, epochs: int) -> Callable[[Clock], jax.Ar
     ``config.warmup_epochs`` scales the rate up linearly, batch by batch, before any of them.
     """
     check_choice("optimizer.schedule", config.schedule, ("constant", "step", "cosine"))
-    if config.schedule == "step" and config.decay_every < 1:
-        raise UserError("optimizer.decay_every must be at least 1 epoch with schedule=step")
+    decay_every = config.decay_every or max(1, round(0.7 * epochs))
 
     def rate(clock: Clock) -> jax.Array:
         epoch = jnp.asarray(clock.epoch, jnp.float32)
         elapsed = epoch + jnp.asarray(clock.batch_index, jnp.float32) / clock.batches_per_epoch
         value = jnp.asarray(config.learning_rate, jnp.float32)
         if config.schedule == "step":
-            value = value * config.decay_rate ** jnp.floor(epoch / config.decay_every)
+            value = value * config.decay_rate ** jnp.floor(epoch / decay_every)
         elif config.schedule == "cosine":
             value = value * 0.5 * (1 + jnp.cos(jnp.pi * jnp.minimum(elapsed / epochs, 1)))
         if config.warmup_epochs:
-            value = value * jnp.minimum(elapsed / config.warmup_epochs, 1)
+            reached = elapsed + 1 / clock.batches_per_epoch  # the first batch is not lost on rate 0
+            value = value * jnp.minimum(reached / config.warmup_epochs, 1)
         return value
 
     return rate

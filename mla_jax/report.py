@@ -92,7 +92,8 @@ def write_report(
     """
     (path / "confusion.json").write_text(json.dumps(confusion) + "\n")
     lines = [line for line in read_lines(path / "metrics.jsonl") if "test" in line]
-    plot_curves(path / "curves.png", lines, result["selection"]["epoch"])
+    if lines:  # unless somebody removed the metrics
+        plot_curves(path / "curves.png", lines, result["selection"]["epoch"])
     plot_confusion(path / "confusion.png", confusion)
     test = result["test"]
     rows = [(n, f"{test[n]:.4f}", f"{test['macro_f1'][n]:.4f}") for n in test["macro_f1"]]

@@ -11,15 +11,15 @@ from mla_jax.errors import UserError
 class Selector:
     """Chooses the epoch whose test figures are the result, by the rule of the configuration."""
 
-    def __init__(self, config: FrozenConfigDict, dataset: Dataset, chosen: dict | None):
+    def __init__(self, config: FrozenConfigDict, dataset: Dataset):
         self.rule = config.selection
         validated = "validation" in dataset.splits
         if self.rule == "auto":
-            self.rule = "validation" if validated else "last"
+            self.rule = "validation" if validated and dataset.select_on_validation else "last"
             self.rule = "best_test" if config.protocol == "paper" else self.rule
         if self.rule == "validation" and not validated:
             raise UserError(f"dataset {dataset.name} has no validation split: set selection=last")
-        self.chosen = chosen
+        self.chosen: dict[str, Any] | None = None
         """``{"epoch", "step", "score", <split>: figures}`` of the best epoch so far."""
 
     @property

@@ -55,20 +55,13 @@ def build_program(
     """The method of a resolved configuration, on all devices or on the ones given."""
     layout = distributed.create_layout(config.batch_size, devices)
     encoders = create_encoders(
-        config.encoders, config.modalities, config.feature_dim, compute_dtype(config.compute_dtype)
+        config.encoders, config.modalities, config.feature_dim, jnp.dtype(config.compute_dtype)
     )
     optimizer = create_optimizer(config.optimizer, config.epochs)
     problem = Problem(dataset.classes, config.epochs)
     method = create_method(config.method, encoders, optimizer, problem)
     dispatches = {s.name: Dispatch([p.update for p in s.phases]) for s in method.stages}
     return Program(method, optimizer, dispatches, Evaluator(method, devices), layout)
-
-
-def compute_dtype(name: str) -> jnp.dtype:
-    """``auto``: bfloat16 where there is an accelerator, float32 on CPU (where bfloat16 is slow)."""
-    if name == "auto":
-        name = "float32" if jax.default_backend() == "cpu" else "bfloat16"
-    return jnp.dtype(name)
 
 
 def initial_state(program: Program, dataset: Dataset, seed: int) -> TrainState:
@@ -107,7 +100,13 @@ def run(
     identity = {"config": configuration.to_json(config), "data": dataset.fingerprint}
     workdir = Workdir(path)
     workdir.check(identity)
-    if finished := workdir.result():
+    finished = workdir.result()
+    distributed.check_agreement(
+        -1 if finished else workdir.newest_checkpoint(),
+        f"the processes see different runs in {workdir.path}: it must lie on a file system that "
+        "all of them share",
+    )
+    if finished is not None:
         say(f"{workdir.path} holds a finished run; its result:")
         say(report.result_table(finished))
         return finished
@@ -119,6 +118,7 @@ def run(
     calendar = [(stage, e) for stage in program.method.stages for e in range(stage.epochs)]
     total = per_epoch * len(calendar)
     state = initial_state(program, dataset, config.seed)
+    selector = Selector(config, dataset)
     if distributed.is_main():
         workdir.create(identity)
     distributed.barrier("workdir")
@@ -126,6 +126,8 @@ def run(
     progress = {"batches": 0, "sums": {}, "chosen": None, "seconds": {}}
     if restored := checkpoints.restore(state, damaged=say):
         state, progress = restored
+        workdir.require_same(progress["identity"], identity)
+        selector.chosen = progress["chosen"]
         say(f"resuming {workdir.path} after batch {progress['batches']} of {total}")
     else:
         say(report.run_header(config, dataset))
@@ -133,7 +135,6 @@ def run(
     means = RunningMeans(progress["sums"], train_split.fetch)
     seconds = Stopwatch(progress["seconds"])
     file = MetricsFile(workdir.metrics, progress["batches"]) if distributed.is_main() else None
-    selector = Selector(config, dataset, progress["chosen"])
     if selector.keeps_best and selector.chosen:
         checkpoints.pin(selector.chosen["step"])
     batches = pipeline.training_batches(
@@ -142,8 +143,13 @@ def run(
     seconds.add("setup", time.perf_counter() - started)
 
     def snapshot(done: int) -> dict[str, Any]:
-        chosen, spent = selector.chosen, seconds.spent
-        return {"batches": done, "sums": means.sums, "chosen": chosen, "seconds": spent}
+        return {
+            "batches": done,
+            "sums": means.sums,
+            "chosen": selector.chosen,
+            "seconds": seconds.spent,
+            "identity": identity,
+        }
 
     # ---- The loop ----------------------------------------------------------------------------
     bar = ProgressBar(total, progress["batches"])
@@ -201,6 +207,7 @@ def run(
         raise
     finally:
         checkpoints.close()
+        workdir.release()
         if file:
             file.close()
 
@@ -284,11 +291,17 @@ def summarize(
 
 
 def source_commit() -> str:
-    """The commit of the source this runs from; empty where it was installed without git."""
-    command = ["git", "rev-parse", "--short", "HEAD"]
+    """The commit of the source this runs from, ``-dirty`` if it was changed since; empty where
+    mla_jax is installed without its repository."""
     folder = pathlib.Path(__file__).parent
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(folder), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
     try:
-        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True)
+        if pathlib.Path(git("rev-parse", "--show-toplevel")) != folder.parent.resolve():
+            return ""
+        return git("describe", "--always", "--dirty", "--exclude=*")
     except (OSError, subprocess.CalledProcessError):
         return ""
-    return done.stdout.strip()

@@ -42,7 +42,7 @@ def test_help(script):
 
 def test_tpu_pod_dry_run():
     names = {"TPU_NAME": "mla", "ZONE": "us-west4-a"}
-    options = ["--config=configs/digits.py:method=mla", "--workdir=gs://b/run"]
+    options = ["--config=configs/digits.py:method=mla", "--workdir=/mnt/b/run"]
     done = run("launch/tpu_pod.sh", "run", "--dry-run", "--", *options, **names)
     assert done.returncode == 0, done.stderr
     assert "tpu-vm ssh mla --zone=us-west4-a --worker=all" in done.stdout

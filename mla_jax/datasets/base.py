@@ -43,6 +43,8 @@ class Dataset(NamedTuple):
     splits: Mapping[str, ArraySplit]
     fingerprint: str
     """Names the data and the recipe; a checkpoint of another one is not resumed."""
+    select_on_validation: bool = True
+    """Whether the validation split resembles the test split enough to choose an epoch on it."""
 
     @property
     def classes(self) -> int:

@@ -75,6 +75,10 @@ def create_encoders(
         known = set(inspect.signature(REGISTRY[name]).parameters) - {"parent", "name", "dtype"}
         for field in options:
             check_choice(f"field of encoder '{name}'", field, known)
+            value = options[field]
+            numbers = value if isinstance(value, tuple | list) else (value,)
+            if any(isinstance(n, int) and n < 1 for n in numbers if not isinstance(n, bool)):
+                raise UserError(f"encoders.{modality}.{field}={value} must be at least 1")
         modules[modality] = REGISTRY[name](feature_dim=feature_dim, dtype=dtype, **options)
     if not modules:
         raise UserError("config.modalities is empty: name at least one modality")

@@ -12,39 +12,34 @@ conv_init = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
 
 class Conv2D(nn.Module):
-    """Three 3x3 convolutions with batch normalisation: ``[B, H, W, 1]`` -> ``[B, D]``."""
+    """3x3 convolutions with batch normalisation: ``[B, H, W, F]`` -> ``[B, D]``.
+
+    One convolution a width and one to D; ReLU; max-pooling by 2 between them; mean over positions.
+    """
 
     feature_dim: int
     widths: Sequence[int] = (16, 32)
+    kernel: Sequence[int] = (3, 3)
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
-        return _convolutions(self, x, train, kernel=(3, 3))
+        two = (2,) * len(self.kernel)
+        x = x.astype(self.dtype)
+        for i, width in enumerate((*self.widths, self.feature_dim)):
+            if i:
+                x = nn.max_pool(x, two, strides=two)
+            x = nn.Conv(
+                width, self.kernel, use_bias=False, dtype=self.dtype, kernel_init=conv_init
+            )(x)
+            x = nn.relu(BatchNorm(dtype=self.dtype)(x, train))
+        return x.mean(tuple(range(1, x.ndim - 1)))
 
 
-class Conv1D(nn.Module):
-    """Three convolutions of length 5 along time: ``[B, T, F]`` -> ``[B, D]``."""
+class Conv1D(Conv2D):
+    """The same along time, with kernels of length 5: ``[B, T, F]`` -> ``[B, D]``."""
 
-    feature_dim: int
-    widths: Sequence[int] = (16, 32)
-    dtype: jnp.dtype = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
-        return _convolutions(self, x, train, kernel=(5,))
-
-
-def _convolutions(module: Conv2D | Conv1D, x: jax.Array, train: bool, kernel) -> jax.Array:
-    """Convolution, normalisation, ReLU, max-pooling by 2 between blocks; mean over positions."""
-    two = (2,) * len(kernel)
-    x = x.astype(module.dtype)
-    for i, width in enumerate((*module.widths, module.feature_dim)):
-        if i:
-            x = nn.max_pool(x, two, strides=two)
-        x = nn.Conv(width, kernel, use_bias=False, dtype=module.dtype, kernel_init=conv_init)(x)
-        x = nn.relu(BatchNorm(dtype=module.dtype)(x, train))
-    return x.mean(tuple(range(1, x.ndim - 1)))
+    kernel: Sequence[int] = (5,)
 
 
 class NgramBag(nn.Module):

@@ -22,7 +22,7 @@ from mla_jax.methods.joint import JointRule, joint_method
 from mla_jax.optim import Optimizer
 from mla_jax.state import Prediction
 
-FIDELITY: dict[str, dict[str, Any]] = {"paper": {"fusion": "equal"}, "released": {}}
+FIDELITY: dict[str, dict[str, Any]] = {"paper": {"fusion": "equal"}}
 CHOICES = {"fusion": ("equal", "entropy")}
 
 RULES = {"equal": fusion.equal_weights, "entropy": fusion.entropy_weights}
@@ -40,9 +40,11 @@ def build(switches: Any, encoders: Encoders, optimizer: Optimizer, problem: Prob
         return Prediction(jnp.stack([apply_head(heads[m], features[m]) for m in modalities]))
 
     def loss(prediction: Prediction, label: jax.Array, present: jax.Array) -> jax.Array:
-        share = present / jnp.maximum(present.sum(0), 1) * len(label)  # mean over those present
+        share = len(label) / jnp.maximum(
+            present.sum(0), 1
+        )  # so that the mean is over those present
         losses = jax.vmap(cross_entropy, in_axes=(0, None))(prediction.unimodal, label)
-        return (losses.T * share).sum(1)
+        return jnp.where(present, losses.T * share, 0).sum(1)
 
     def fuse(prediction: Prediction, present: jax.Array, method_state: Any) -> jax.Array:
         del method_state

@@ -29,6 +29,7 @@ import jax.numpy as jnp
 
 from mla_jax import fusion
 from mla_jax.encoders import Encoders
+from mla_jax.errors import UserError
 from mla_jax.heads import apply_head, init_head
 from mla_jax.losses import accuracy, cross_entropy, masked_mean
 from mla_jax.methods.base import Method, Phase, Problem, Stage
@@ -94,6 +95,10 @@ def build(switches: Any, encoders: Encoders, optimizer: Optimizer, problem: Prob
     modalities = encoders.modalities
     options = dict(switches.projection)
     enabled, alpha = options.pop("enabled"), options.pop("alpha")
+    if alpha < 0:
+        raise UserError(
+            f"method.projection.alpha must be positive, or 0 for the schedule, not {alpha}"
+        )
     head_optimizer = optimizer
     if enabled:
         head_optimizer = optimizer.after(orthogonal_projection(encoders.feature_dim, **options))
@@ -178,9 +183,17 @@ def build(switches: Any, encoders: Encoders, optimizer: Optimizer, problem: Prob
 
 
 def _fusion_rule(switches: Any, count: int) -> fusion.Weights:
+    weights = tuple(switches.fusion_weights)
+    if weights:
+        numbers = all(isinstance(w, int | float) and w >= 0 for w in weights)
+        if switches.fusion != "fixed" or len(weights) != count or not numbers or not sum(weights):
+            raise UserError(
+                f"method.fusion_weights={weights} must be {count} numbers of at least 0, one a "
+                "modality and not all 0, and go with method.fusion=fixed"
+            )
     if switches.fusion == "entropy":
         return fusion.entropy_weights
     if switches.fusion == "batch_entropy":
         return fusion.batch_entropy_weights
-    released = fusion.RELEASED_FIXED_WEIGHTS.get(count, (1 / count,) * count)
-    return fusion.fixed_weights(tuple(switches.fusion_weights) or released)
+    weights = weights or fusion.RELEASED_FIXED_WEIGHTS.get(count, (1 / count,) * count)
+    return fusion.fixed_weights(weights)
