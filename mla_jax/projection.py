@@ -3,7 +3,8 @@
 MLA, section 3.2 and equations 2-3: after each sub-step on a modality whose mean feature is
 :math:`\\bar h` the projection matrix is updated by recursive least squares,
 
-.. math::  q = P\\bar h / (\\alpha + \\bar h^\\top P \\bar h), \\qquad P \\leftarrow P - q\\,\\bar h^\\top P,
+.. math::  q = P\\bar h / (\\alpha + \\bar h^\\top P \\bar h), \\qquad
+           P \\leftarrow P - q\\,\\bar h^\\top P,
 
 and the next sub-step moves the head's kernel along :math:`P\\,\\nabla W` only, that is (nearly)
 orthogonally to the features the head has already seen.  It is the one-layer case of orthogonal
