@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from mla_jax.encoders import small
+from mla_jax.encoders import resnet, small
 from mla_jax.errors import UserError, check_choice
 
 REGISTRY: dict[str, type[nn.Module]] = {
@@ -17,6 +17,7 @@ REGISTRY: dict[str, type[nn.Module]] = {
     "conv2d": small.Conv2D,
     "mlp": small.Mlp,
     "ngram_bag": small.NgramBag,
+    "resnet18": resnet.ResNet18,
 }
 
 
