@@ -77,9 +77,9 @@ def learning_rate_schedule(config: Any, epochs: int) -> Callable[[Clock], jax.Ar
         raise UserError("optimizer.decay_every must be at least 1 epoch with schedule=step")
 
     def rate(clock: Clock) -> jax.Array:
-        epoch = jnp.asarray(clock.epoch, jnp.float32)
-        elapsed = epoch + jnp.asarray(clock.batch_index, jnp.float32) / clock.batches_per_epoch
-        value = jnp.asarray(config.learning_rate, jnp.float32)
+        epoch = jnp.asarray(clock.epoch, float)
+        elapsed = epoch + jnp.asarray(clock.batch_index, float) / clock.batches_per_epoch
+        value = jnp.asarray(config.learning_rate, float)
         if config.schedule == "step":
             value = value * config.decay_rate ** jnp.floor(epoch / config.decay_every)
         elif config.schedule == "cosine":

@@ -54,9 +54,14 @@ class Encoders(NamedTuple):
         module = self.modules[modality]
         variables = {"params": params, "batch_stats": batch_stats}
         if not train:
-            return module.apply(variables, inputs, train=False).astype(jnp.float32), batch_stats
+            return _full_precision(module.apply(variables, inputs, train=False)), batch_stats
         features, updated = module.apply(variables, inputs, train=True, mutable=["batch_stats"])
-        return features.astype(jnp.float32), updated.get("batch_stats", batch_stats)
+        return _full_precision(features), updated.get("batch_stats", batch_stats)
+
+
+def _full_precision(features: jax.Array) -> jax.Array:
+    """At least float32: bfloat16 goes up, the parity tool's float64 stays."""
+    return features.astype(jnp.promote_types(features.dtype, jnp.float32))
 
 
 def create_encoders(
