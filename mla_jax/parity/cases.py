@@ -67,7 +67,7 @@ def resnet_case(epsilon: float = 1e-5, dtype: Any = jnp.float32) -> Case:
     return Case(
         "resnet18",
         Encoders(modules, 512),
-        {"audio": (96, 64, 1), "visual": (2, 64, 64, 3)},
+        {"audio": (64, 32, 1), "visual": (2, 32, 32, 3)},
         learning_rate=1e-3,
         named=("conv1/kernel", "layer2_0/proj/kernel", "layer4_1/bn2/scale"),
     )

@@ -20,7 +20,9 @@ ACCUMULATED = (
     "parameters after",
     "batch statistics after",
     "momentum after",
-    "projection matrix in training",
+    "projection matrix",
+    "projected gradient",
+    "gradient of the head, projected",
 )
 EXACT = ("predictions", "accuracy")
 

@@ -13,7 +13,7 @@ from mla_jax.convert.names import Tensors
 from mla_jax.evaluate import accuracy, confusion_counts
 from mla_jax.heads import apply_head
 from mla_jax.methods import Method, Problem, create_method
-from mla_jax.optim import create_optimizer, learning_rate_schedule
+from mla_jax.optim import Optimizer, create_optimizer, learning_rate_schedule
 from mla_jax.parity.cases import CLASSES, MODALITIES, Case, Mode, switches
 from mla_jax.projection import alpha_schedule, orthogonal_projection
 from mla_jax.state import Clock, TrainState
@@ -21,23 +21,36 @@ from mla_jax.state import Clock, TrainState
 EPOCHS = 100
 
 
-class Recorded(NamedTuple):
-    """The state of ``recording``: the last gradient that came by."""
+class Applied(NamedTuple):
+    """The state of ``recording``: the last gradient that came by, as the optimiser got it."""
 
-    recorded: Any
+    applied: Any
 
 
-def recording() -> optax.GradientTransformation:
+class Raw(NamedTuple):
+    """The same, before the projection."""
+
+    raw: Any
+
+
+def recording(kind: type) -> optax.GradientTransformation:
     """Passes gradients on unchanged and keeps them, so that a phase shows what it computed."""
 
-    def init(params: Any) -> Recorded:
-        return Recorded(jax.tree.map(jnp.zeros_like, params))
+    def init(params: Any) -> Any:
+        return kind(jax.tree.map(jnp.zeros_like, params))
 
-    def update(updates: Any, state: Recorded, params: Any = None) -> tuple[Any, Recorded]:
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
         del state, params
-        return updates, Recorded(updates)
+        return updates, kind(updates)
 
     return optax.GradientTransformation(init, update)
+
+
+class RecordingOptimizer(Optimizer):
+    """An optimiser that also keeps what reached it before and after a projection."""
+
+    def after(self, transform: optax.GradientTransformation) -> Optimizer:
+        return super().after(optax.chain(recording(Raw), transform))
 
 
 class Program:
@@ -45,7 +58,8 @@ class Program:
 
     def __init__(self, case: Case, mode: Mode, broken: str = ""):
         self.case = case
-        optimizer = create_optimizer(case.optimizer_config(), EPOCHS).after(recording())
+        optimizer = create_optimizer(case.optimizer_config(), EPOCHS).after(recording(Applied))
+        optimizer = RecordingOptimizer(*optimizer)
         self.optimizer = optimizer
         problem = Problem(CLASSES, EPOCHS)
 
@@ -107,10 +121,12 @@ def train(program: Program, tensors: Tensors, dtype: Any) -> Tensors:
             for name in ("kernel", "bias"):
                 found[f"head after each sub-step/batch {number} {m} {name}"] = head[name]
             if number == 1:
-                gradient = optax.tree_utils.tree_get(head_opt, "recorded")
+                applied = optax.tree_utils.tree_get(head_opt, "applied")
+                raw = optax.tree_utils.tree_get(head_opt, "raw", applied)
                 for name in ("kernel", "bias"):
-                    found[f"gradient of the head/{m} {name}"] = gradient[name]
-                gradient = optax.tree_utils.tree_get(state.opt_state["encoder"][m], "recorded")
+                    found[f"gradient of the head/{m} {name}"] = raw[name]
+                    found[f"gradient of the head, projected/{m} {name}"] = applied[name]
+                gradient = optax.tree_utils.tree_get(state.opt_state["encoder"][m], "applied")
                 gradient = traverse_util.flatten_dict(gradient, sep="/")
                 for name in case.named:
                     found[f"gradient of {m} {name}/{m}"] = gradient[name]
@@ -120,11 +136,11 @@ def train(program: Program, tensors: Tensors, dtype: Any) -> Tensors:
         rows = {"params": "parameters", "batch_stats": "batch statistics"}
         for name, value in flat.items():
             found[f"{rows[name.split('/', 1)[0]]} after {number}/{name}"] = value
-        for group, modules in state.opt_state.items():
-            for key, module in modules.items():
-                trace = optax.tree_utils.tree_get(module, "trace")
-                for name, value in traverse_util.flatten_dict(trace, sep="/").items():
-                    found[f"momentum after {number}/params/{group}/{key}/{name}"] = value
+    for group, modules in state.opt_state.items():
+        for key, module in modules.items():
+            trace = optax.tree_utils.tree_get(module, "trace")
+            for name, value in traverse_util.flatten_dict(trace, sep="/").items():
+                found[f"momentum after {case.batches}/params/{group}/{key}/{name}"] = value
     return {name: np.asarray(value) for name, value in found.items()}
 
 

@@ -16,6 +16,7 @@ from mla_jax.parity.cases import MODALITIES, Case, Mode
 from mla_jax.parity.reference import Reference, arguments, quiet
 from mla_jax.state import Batch
 
+SMALL = 0.03
 AV_ALPHA = 0.55  # main.py:968, quirk Q11
 
 
@@ -48,15 +49,45 @@ class Adapter(NamedTuple):
         self.model.load_state_dict(named, strict=False)
 
 
-def av_classifier(reference: Reference, seed: int = 0) -> Adapter:
-    """The reference's two-ResNet classifier, with its own initialisation (``main.py:718-719``)."""
+def av_classifier(reference: Reference, seed: int = 0, few_ties: bool = False) -> Adapter:
+    """The reference's two-ResNet classifier, with its own initialisation (``main.py:718-719``).
+
+    The last stage's features are made small, because the element-wise projection amplifies
+    rounding on large ones until nothing can be compared.  ``few_ties`` changes more, for float32
+    (``_shift_away_from_ties``).
+    """
     reference.utils.setup_seed(seed)
     model = reference.basic_model.AVClassifier(arguments())
     model.apply(reference.utils.weight_init)
     named = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
     towers = dict(zip(MODALITIES, layouts.TOWERS, strict=True))
     manifest = {"towers": towers, "heads": {"shared": "fusion_module.fc_out"}}
-    return Adapter(model, layouts.rows_of(named, manifest))
+    adapter = Adapter(model, layouts.rows_of(named, manifest))
+    with reference.torch.no_grad():
+        if few_ties:
+            _shift_away_from_ties(model)
+        for name, module in model.named_modules():
+            if ".layer4." in name and name.endswith(("bn2", "downsample.1")):
+                module.weight *= SMALL
+                module.bias *= SMALL
+    return adapter
+
+
+def _shift_away_from_ties(model: Any) -> None:
+    """Initialises the normalisations so that float32 can show three batches of training.
+
+    At the usual initialisation, of a million ReLU inputs some lie within rounding of zero; one
+    that falls on the other side changes a kernel's gradient in the second digit.  So even channels
+    get a bias of +3 and odd ones of -3 standard deviations, and few inputs are left near zero.
+    Residual branches are scaled down, which halves the rounding that 18 layers add up.
+    ``--float64`` does without.
+    """
+    for name, module in model.named_modules():
+        if not name.endswith(("bn1", "bn2", "downsample.1")):
+            continue
+        scale = 0.25 if name.endswith("bn2") else 1.0
+        module.weight.fill_(scale)
+        module.bias[0::2], module.bias[1::2] = 3 * scale, -3 * scale
 
 
 def toy_classifier(reference: Reference, case: Case) -> Adapter:
@@ -90,6 +121,9 @@ def train(reference: Reference, adapter: Adapter, case: Case, mode: Mode, dtype:
     found: Tensors = {}
     steps = {"taken": 0}
 
+    def head_parameters() -> Any:
+        return ((f"fusion_module.fc_out.{n}", p) for n, p in head.named_parameters())
+
     def place() -> tuple[int, str]:
         batch, position = divmod(steps["taken"], len(MODALITIES))
         return batch + 1, MODALITIES[position]
@@ -112,7 +146,8 @@ def train(reference: Reference, adapter: Adapter, case: Case, mode: Mode, dtype:
         gradients = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
         gradients = adapter.ours(gradients)
         for name in ("kernel", "bias"):
-            found[f"gradient of the head/{m} {name}"] = gradients[f"params/head/shared/{name}"]
+            gradient = gradients[f"params/head/shared/{name}"]
+            found[f"gradient of the head, projected/{m} {name}"] = gradient
         for name in case.named:
             value = gradients[f"params/encoder/{m}/{name}"]
             found[f"gradient of {m} {name}/{m}"] = value
@@ -126,6 +161,7 @@ def train(reference: Reference, adapter: Adapter, case: Case, mode: Mode, dtype:
             found[key] = now[f"params/head/shared/{name}"]
         if m == MODALITIES[-1]:
             found.update(by_collection(now, batch))
+        if steps["taken"] == case.batches * len(MODALITIES):
             momentum = {
                 n: optimizer.state[p]["momentum_buffer"] for n, p in model.named_parameters()
             }
@@ -140,6 +176,11 @@ def train(reference: Reference, adapter: Adapter, case: Case, mode: Mode, dtype:
 
     def recorded(*inputs: Any) -> None:
         batch, m = place()
+        if batch == 1:
+            gradients = adapter.ours({n: p.grad for n, p in head_parameters()})
+            for name in ("kernel", "bias"):
+                gradient = gradients[f"params/head/shared/{name}"]
+                found[f"gradient of the head/{m} {name}"] = gradient
         unrecorded(*inputs)
         found[f"projection matrix in training/batch {batch} {m}"] = _matrix(plugin)
 
