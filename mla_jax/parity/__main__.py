@@ -14,10 +14,10 @@ import numpy as np
 
 from mla_jax.convert.names import Tensors
 from mla_jax.errors import UserError, check_choice
-from mla_jax.parity import cases, compare, formula, ours, reference, theirs
+from mla_jax.parity import cases, compare, fixtures, ours, reference, theirs
 from mla_jax.parity.cases import BREAKS, MODES, Case, Mode
 
-UPDATES, PER_EPOCH = 20, 10
+PER_EPOCH = 10
 PAPER_NOTE = (
     "paper: no code of the reference computes its projection and its per-example fusion; its own "
     "training loop was run with an independent float64 implementation in the place of its plugin"
@@ -34,7 +34,9 @@ NAME_NOTE = (
 def main(arguments: Sequence[str] | None = None) -> int:
     """Prints the table; exit status 0 if all is within tolerance, 1 if not, 2 for bad input."""
     parser = argparse.ArgumentParser(prog="python -m mla_jax.parity", description=__doc__)
-    parser.add_argument("--reference", required=True, metavar="PATH", help="a clone of the reference")
+    parser.add_argument(
+        "--reference", required=True, metavar="PATH", help="a clone of the reference"
+    )
     parser.add_argument("--workdir", default="", metavar="DIR", help="write parity.json, parity.md")
     parser.add_argument("--modes", default="+".join(MODES), help="columns (default: %(default)s)")
     parser.add_argument("--float64", action="store_true", help="both in double precision")
@@ -55,7 +57,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
 
 
-def run(chosen: argparse.Namespace, modes: Sequence[str], say: Callable[[str], None] = print) -> int:
+def run(
+    chosen: argparse.Namespace, modes: Sequence[str], say: Callable[[str], None] = print
+) -> int:
     """The whole comparison, after the command line was read."""
     started = time.perf_counter()
     if chosen.float64:
@@ -64,10 +68,11 @@ def run(chosen: argparse.Namespace, modes: Sequence[str], say: Callable[[str], N
     cache = tempfile.TemporaryDirectory()  # the modes share most of their programs
     jax.config.update("jax_compilation_cache_dir", cache.name)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
-    with cache, reference.loaded(chosen.reference, chosen.float64) as loaded:
+    with (
+        cache,
+        reference.loaded(chosen.reference, chosen.float64 or bool(chosen.write_fixtures)) as loaded,
+    ):
         if chosen.write_fixtures:
-            from mla_jax.parity import fixtures
-
             return fixtures.write(loaded, pathlib.Path(chosen.write_fixtures), say)
         case = cases.resnet_case(1e-3 if chosen.broken == "epsilon" else 1e-5, dtype)
         table = {}
@@ -91,7 +96,9 @@ def run(chosen: argparse.Namespace, modes: Sequence[str], say: Callable[[str], N
     if chosen.workdir:
         settings = {"float64": chosen.float64, "broken": chosen.broken, "seconds": seconds}
         compare.write(pathlib.Path(chosen.workdir), table, notes, settings)
-    say("parity: " + (f"{len(failed)} cells out of tolerance" if failed else "all within tolerance"))
+    say(
+        "parity: " + (f"{len(failed)} cells out of tolerance" if failed else "all within tolerance")
+    )
     return 1 if failed else 0
 
 
@@ -114,24 +121,12 @@ def both(
     b = ours.train(program, initial, dtype)
     a |= theirs.evaluate(loaded, adapter, case, mode, dtype)
     b |= ours.evaluate(program, adapter.tensors(), dtype)
-    inputs = projection_inputs(dtype)
+    inputs = [x.astype(dtype) for x in fixtures.projection_inputs(512)]
     a |= theirs.projection_updates(loaded, mode, *inputs, PER_EPOCH)
     b |= ours.projection_updates(program.switches, *inputs, PER_EPOCH)
     a["StepLR over 100 epochs/"] = theirs.step_lr(loaded, case.learning_rate, 100)
     b["StepLR over 100 epochs/"] = ours.step_lr(case, 100)
     return a, b
-
-
-def projection_inputs(dtype: Any, width: int = 512) -> tuple[np.ndarray, np.ndarray]:
-    """Head gradients ``[N, C, D]`` and features ``[N, B, D]``, non-negative as after a ReLU.
-
-    The features are small, with a mean of 0.025.  From about 0.1 on, denominators of the
-    element-wise formula cross zero and the recursion is chaotic: after 20 updates even two float64
-    implementations have nothing in common (see docs/fidelity.md).
-    """
-    gradients = formula.uniform((UPDATES, cases.CLASSES, width), 41)
-    features = np.maximum(formula.uniform((UPDATES, 8, width), 42), 0) / 10
-    return gradients.astype(dtype), features.astype(dtype)
 
 
 if __name__ == "__main__":

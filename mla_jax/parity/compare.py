@@ -144,7 +144,9 @@ def write(
     }
     content = {**settings, "passed": not failures(table), "notes": list(notes), "modes": cells}
     (path / "parity.json").write_text(json.dumps(content, indent=1) + "\n")
-    head = "# Parity with the PyTorch reference\n\nEach cell: largest absolute / relative difference."
+    head = (
+        "# Parity with the PyTorch reference\n\nEach cell: largest absolute / relative difference."
+    )
     (path / "parity.md").write_text(f"{head}\n\n{markdown(table, notes)}")
 
 

@@ -4,10 +4,12 @@ A fixture then needs to store outputs only.  The formula is splitmix64 (Steele e
 the position of each entry: integer arithmetic, so there is nothing to round.
 """
 
+import zlib
+from collections.abc import Mapping
 from typing import Any
 
-import jax
 import numpy as np
+from flax import traverse_util
 
 
 def uniform(shape: tuple[int, ...], seed: int) -> np.ndarray:
@@ -29,26 +31,30 @@ def labels(count: int, classes: int, seed: int) -> np.ndarray:
     return ((uniform((count,), seed) + 1) / 2 * classes).astype(np.int32)
 
 
-def variables(shapes: Any, seed: int) -> Any:
-    """Weights in the shape of ``shapes``, a tree of parameters and running statistics.
+def tensors(shapes: Mapping[str, tuple[int, ...]], seed: int) -> dict[str, np.ndarray]:
+    """Weights for ``{"params/.../kernel": shape}``, parameters and running statistics, in float32.
 
     Kernels are uniform with the standard deviation ``sqrt(2 / fan_in)``; scales and variances lie
     in [0.75, 1.25), biases and means in [-0.125, 0.125), so that none of them is neutral.
-    All are float32.
     """
 
-    def fill(path: tuple, leaf: Any) -> np.ndarray:
-        name = path[-1].key
-        # The seed depends on the path alone: a tree's parts do not shift one another.
-        text = "/".join(str(entry.key) for entry in path)
-        own = seed + sum(ord(c) * 31**i for i, c in enumerate(text)) % 99_991
-        values = uniform(leaf.shape, own)
-        if name == "kernel":
-            values *= np.sqrt(6 / np.prod(leaf.shape[:-1]))
-        elif name in ("scale", "var"):
+    def fill(name: str, shape: tuple[int, ...]) -> np.ndarray:
+        # The seed depends on the name alone: tensors do not shift one another.
+        values = uniform(shape, seed + zlib.crc32(name.encode()) % 1_000_003)
+        leaf = name.rsplit("/", 1)[-1]
+        if leaf == "kernel":
+            values *= np.sqrt(6 / np.prod(shape[:-1]))
+        elif leaf in ("scale", "var"):
             values = 1 + values / 4
         else:
             values /= 8
         return values.astype(np.float32)
 
-    return jax.tree_util.tree_map_with_path(fill, shapes)
+    return {name: fill(name, tuple(shape)) for name, shape in shapes.items()}
+
+
+def variables(shapes: Any, seed: int) -> Any:
+    """``tensors`` for a nested tree, such as ``jax.eval_shape`` gives."""
+    flat = traverse_util.flatten_dict(shapes, sep="/")
+    named = tensors({name: leaf.shape for name, leaf in flat.items()}, seed)
+    return traverse_util.unflatten_dict(named, sep="/")

@@ -14,7 +14,7 @@ from mla_jax.evaluate import accuracy, confusion_counts
 from mla_jax.heads import apply_head
 from mla_jax.methods import Method, Problem, create_method
 from mla_jax.optim import Optimizer, create_optimizer, learning_rate_schedule
-from mla_jax.parity.cases import CLASSES, MODALITIES, Case, Mode, switches
+from mla_jax.parity.cases import CLASSES, MODALITIES, Case, Mode, padded, switches
 from mla_jax.projection import alpha_schedule, orthogonal_projection
 from mla_jax.state import Clock, TrainState
 
@@ -153,9 +153,9 @@ def evaluate(program: Program, tensors: Tensors, dtype: Any) -> Tensors:
     state = program.state(tensors)
     batches = case.test_batches(dtype)
     size = max(len(batch["label"]) for batch in batches)
-    padded = [jax.tree.map(lambda x: _padded(x, size), batch) for batch in batches]
+    full = [jax.tree.map(lambda x: padded(x, size), batch) for batch in batches]
     predict = jax.jit(program.method.predict)
-    predictions = [predict(state.variables, batch) for batch in padded]
+    predictions = [predict(state.variables, batch) for batch in full]
     counted = [len(batch["label"]) for batch in batches]
     found: dict[str, Any] = {}
     for m in MODALITIES:
@@ -163,14 +163,14 @@ def evaluate(program: Program, tensors: Tensors, dtype: Any) -> Tensors:
             program.features[False](
                 m, state.params["encoder"][m], state.batch_stats[m], batch["inputs"][m]
             )[:n]
-            for batch, n in zip(padded, counted, strict=True)
+            for batch, n in zip(full, counted, strict=True)
         ]
         found[f"features, evaluation/{m}"] = np.concatenate(features)
     for rule, method in program.rules.items():
         ready = method._replace(predict=lambda variables, batch: batch["prediction"])
         fuse, counts = jax.jit(method.fuse), jax.jit(confusion_counts(ready))
         fused, total = [], 0
-        for batch, n, prediction in zip(padded, counted, predictions, strict=True):
+        for batch, n, prediction in zip(full, counted, predictions, strict=True):
             fused.append(fuse(prediction, batch["present"] & batch["valid"][:, None], ())[:n])
             total = total + np.asarray(
                 counts(state.variables, (), {**batch, "prediction": prediction})
@@ -212,8 +212,3 @@ def step_lr(case: Case, epochs: int) -> np.ndarray:
     """The learning rate in each epoch, in the middle of it."""
     rate = learning_rate_schedule(case.optimizer_config(), epochs)
     return np.array([rate(Clock(epoch, 5, 10)) for epoch in range(epochs)])
-
-
-def _padded(values: np.ndarray, size: int) -> np.ndarray:
-    missing = size - len(values)
-    return np.pad(values, [(0, missing), *[(0, 0)] * (values.ndim - 1)])

@@ -11,12 +11,11 @@ import numpy as np
 
 from mla_jax.convert import layouts
 from mla_jax.convert.names import TO_FLAX, TO_TORCH, Row, Tensors
-from mla_jax.parity import formula, recursion, toy
-from mla_jax.parity.cases import MODALITIES, Case, Mode
+from mla_jax.parity import recursion, toy
+from mla_jax.parity.cases import MODALITIES, Case, Mode, comparable, formula_tensors
 from mla_jax.parity.reference import Reference, arguments, quiet
 from mla_jax.state import Batch
 
-SMALL = 0.03
 AV_ALPHA = 0.55  # main.py:968, quirk Q11
 
 
@@ -50,12 +49,7 @@ class Adapter(NamedTuple):
 
 
 def av_classifier(reference: Reference, seed: int = 0, few_ties: bool = False) -> Adapter:
-    """The reference's two-ResNet classifier, with its own initialisation (``main.py:718-719``).
-
-    The last stage's features are made small, because the element-wise projection amplifies
-    rounding on large ones until nothing can be compared.  ``few_ties`` changes more, for float32
-    (``_shift_away_from_ties``).
-    """
+    """The reference's two-ResNet classifier, with its own initialisation (``main.py:718-719``)."""
     reference.utils.setup_seed(seed)
     model = reference.basic_model.AVClassifier(arguments())
     model.apply(reference.utils.weight_init)
@@ -63,49 +57,15 @@ def av_classifier(reference: Reference, seed: int = 0, few_ties: bool = False) -
     towers = dict(zip(MODALITIES, layouts.TOWERS, strict=True))
     manifest = {"towers": towers, "heads": {"shared": "fusion_module.fc_out"}}
     adapter = Adapter(model, layouts.rows_of(named, manifest))
-    with reference.torch.no_grad():
-        if few_ties:
-            _shift_away_from_ties(model)
-        for name, module in model.named_modules():
-            if ".layer4." in name and name.endswith(("bn2", "downsample.1")):
-                module.weight *= SMALL
-                module.bias *= SMALL
+    adapter.load(reference.torch, comparable(adapter.tensors(), few_ties))
     return adapter
-
-
-def _shift_away_from_ties(model: Any) -> None:
-    """Initialises the normalisations so that float32 can show three batches of training.
-
-    At the usual initialisation, of a million ReLU inputs some lie within rounding of zero; one
-    that falls on the other side changes a kernel's gradient in the second digit.  So even channels
-    get a bias of +3 and odd ones of -3 standard deviations, and few inputs are left near zero.
-    Residual branches are scaled down, which halves the rounding that 18 layers add up.
-    ``--float64`` does without.
-    """
-    for name, module in model.named_modules():
-        if not name.endswith(("bn1", "bn2", "downsample.1")):
-            continue
-        scale = 0.25 if name.endswith("bn2") else 1.0
-        module.weight.fill_(scale)
-        module.bias[0::2], module.bias[1::2] = 3 * scale, -3 * scale
 
 
 def toy_classifier(reference: Reference, case: Case) -> Adapter:
     """The narrow classifier, with weights by formula."""
     adapter = Adapter(toy.classifier(reference.torch, case), toy.rows(case))
-    adapter.load(reference.torch, formula_tensors(adapter.rows))
+    adapter.load(reference.torch, formula_tensors(case))
     return adapter
-
-
-def formula_tensors(rows: list[Row], seed: int = 5) -> Tensors:
-    """Weights by formula for every row of a name map (``formula.variables``)."""
-    shapes = {}
-    for row in rows:
-        if row.flax is not None:
-            zeros = np.broadcast_to(np.float32(0), row.shape)
-            shapes[row.flax] = {row.flax.rsplit("/", 1)[1]: TO_FLAX[row.kind](zeros)}
-    filled = formula.variables(shapes, seed)
-    return {name: next(iter(leaf.values())) for name, leaf in filled.items()}
 
 
 def train(reference: Reference, adapter: Adapter, case: Case, mode: Mode, dtype: Any) -> Tensors:
@@ -201,9 +161,7 @@ def train(reference: Reference, adapter: Adapter, case: Case, mode: Mode, dtype:
     return found
 
 
-def evaluate(
-    reference: Reference, adapter: Adapter, case: Case, mode: Mode, dtype: Any
-) -> Tensors:
+def evaluate(reference: Reference, adapter: Adapter, case: Case, mode: Mode, dtype: Any) -> Tensors:
     """The reference's evaluation over a ragged test set, under both of its fusion rules."""
     torch = reference.torch
     wrapped = _Wrapper.around(torch, adapter.model)

@@ -43,10 +43,10 @@ def rows(case: Case) -> list[Row]:
             ("0", "Dense_0", (hidden, inputs)),
             ("3", "Dense_1", (D, hidden)),
         ):
-            own.append(Row(f"{theirs}.weight", f"params/encoder/{m}/{ours}/kernel", "linear", shape))
             own.append(
-                Row(f"{theirs}.bias", f"params/encoder/{m}/{ours}/bias", "same", shape[:1])
+                Row(f"{theirs}.weight", f"params/encoder/{m}/{ours}/kernel", "linear", shape)
             )
+            own.append(Row(f"{theirs}.bias", f"params/encoder/{m}/{ours}/bias", "same", shape[:1]))
         norm = {
             "weight": f"params/encoder/{m}/BatchNorm_0/scale",
             "bias": f"params/encoder/{m}/BatchNorm_0/bias",
