@@ -107,6 +107,12 @@ def formula_tensors(case: Case, seed: int = 5) -> Tensors:
     return comparable(formula.tensors(shapes, seed), few_ties=True)
 
 
+def nested(tensors: Tensors) -> tuple[Any, Any]:
+    """``(params, batch_stats)`` as ``TrainState`` holds them, of flat tensors."""
+    tree = jax.tree.map(jnp.asarray, traverse_util.unflatten_dict(tensors, sep="/"))
+    return tree["params"], tree.get("batch_stats", {})
+
+
 def comparable(tensors: Tensors, few_ties: bool) -> Tensors:
     """An initialisation on which two correct programs stay together.
 

@@ -14,7 +14,7 @@ from mla_jax.evaluate import accuracy, confusion_counts
 from mla_jax.heads import apply_head
 from mla_jax.methods import Method, Problem, create_method
 from mla_jax.optim import Optimizer, create_optimizer, learning_rate_schedule
-from mla_jax.parity.cases import CLASSES, MODALITIES, Case, Mode, padded, switches
+from mla_jax.parity.cases import CLASSES, MODALITIES, Case, Mode, nested, padded, switches
 from mla_jax.projection import alpha_schedule, orthogonal_projection
 from mla_jax.state import Clock, TrainState
 
@@ -79,9 +79,7 @@ class Program:
 
     def state(self, tensors: Tensors) -> TrainState:
         """A fresh training state with the given weights, in their precision."""
-        tree = traverse_util.unflatten_dict(tensors, sep="/")
-        tree = jax.tree.map(jnp.asarray, tree)
-        params, stats = tree["params"], tree["batch_stats"]
+        params, stats = nested(tensors)
         options = dict(self.switches.projection)
         enabled, _ = options.pop("enabled"), options.pop("alpha")
         head = self.optimizer
