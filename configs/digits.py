@@ -34,7 +34,7 @@ def get_config(argument: str | None = None):
     config.feature_dim = 64
     config.epochs = chosen.epochs
     config.batch_size = 64
-    config.optimizer.learning_rate = 1e-2
+    config.optimizer.learning_rate = 5e-2
     config.optimizer.decay_every = max(1, round(0.7 * chosen.epochs))
     config.protocol = chosen.protocol
     # The validation speakers are heard in training, the test speakers are not: an epoch chosen on

@@ -7,12 +7,13 @@ was damaged, and the one before it is used.
 """
 
 import contextlib
+import gc
 import json
 import logging
 import pathlib
 import warnings
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -25,16 +26,16 @@ from mla_jax.state import TrainState
 
 
 class Checkpoints:
-    """The checkpoints under one directory, the newest ``keep`` of them."""
+    """The checkpoints under one directory: the newest ``keep`` of them, and the pinned one."""
 
     def __init__(self, directory: pathlib.Path, keep: int = 2):
         self._directory = directory.absolute()
-        policies = ocp.training
+        self._retention = _Retention(keep)
         with _quiet():
             self._checkpointer = ocp.training.Checkpointer(
                 self._directory,
-                save_decision_policy=policies.save_decision_policies.FixedIntervalPolicy(1),
-                preservation_policy=policies.preservation_policies.LatestN(keep),
+                save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(1),
+                preservation_policy=self._retention,
                 cleanup_tmp_directories=True,
             )
 
@@ -44,8 +45,12 @@ class Checkpoints:
         text = np.frombuffer(json.dumps(progress).encode(), np.uint8)
         with _quiet():
             self._checkpointer.save_checkpointables_async(
-                step, {"state": state, "progress": {"json": text}}, overwrite=True
+                step, {"state": state, "progress": {"json": text}}
             )
+
+    def pin(self, step: int) -> None:
+        """Keeps the checkpoint of ``step`` from now on, in place of the one pinned before."""
+        self._retention.pinned = step
 
     @property
     def steps(self) -> list[int]:
@@ -71,6 +76,8 @@ class Checkpoints:
                 return self._load(step, abstract)
             except Exception as error:
                 reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
+            with _quiet():
+                gc.collect()  # orbax leaves coroutines behind that complain when collected
             aside = self._set_aside(step)
             damaged(f"checkpoint {step} is damaged ({reason}); moved to {aside}")
         if steps:
@@ -105,6 +112,19 @@ class Checkpoints:
         """Waits for the save in flight."""
         with _quiet():
             self._checkpointer.close()
+
+
+class _Retention:
+    """An orbax preservation policy: the newest ``keep`` checkpoints and the pinned one."""
+
+    def __init__(self, keep: int):
+        self.keep = keep
+        self.pinned: int | None = None
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
+        del context
+        newest = sorted(c.step for c in checkpoints)[-self.keep :]
+        return [c.step in newest or c.step == self.pinned for c in checkpoints]
 
 
 def checksum(state: TrainState) -> int:

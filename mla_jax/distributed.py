@@ -78,6 +78,8 @@ class Layout(NamedTuple):
 
     def shard(self, batch: Batch) -> Batch:
         """Joins the processes' shares of a batch into one global, sharded batch."""
+        if jax.process_count() == 1:
+            return jax.device_put(batch, self.sharded)
         return jax.tree.map(
             lambda x: jax.make_array_from_process_local_data(self.sharded, x), batch
         )
@@ -93,9 +95,7 @@ def create_layout(batch_size: int, devices: Sequence[jax.Device] | None = None) 
     if batch_size % len(devices):
         raise UserError(f"batch_size={batch_size} does not divide among {len(devices)} devices")
     mesh = Mesh(devices, ("data",))
-    return Layout(
-        NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("data"))
-    )
+    return Layout(NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("data")))
 
 
 class StopSignal:

@@ -12,8 +12,10 @@ def nearest(name: str, known: Iterable[str]) -> str:
     """Returns what to say after "unknown X 'name'": the nearest known name, or all of them."""
     known = sorted(known)
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
-    choices = ", ".join(known)
-    return f"did you mean '{close[0]}'? (known: {choices})" if close else f"known: {choices}"
+    choices = "known: " + ", ".join(known)
+    if not close:
+        return choices
+    return f"did you mean '{close[0]}'?" + (f" ({choices})" if len(known) <= 12 else "")
 
 
 def check_choice(what: str, name: str, known: Iterable[str]) -> None:

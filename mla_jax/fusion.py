@@ -65,12 +65,15 @@ def batch_entropy_weights(logits: jax.Array, present: jax.Array) -> jax.Array:
     The softmax runs over the batch axis, so an example's prediction depends on its neighbours, on
     the batch size and on the order of the list; and like the original it overflows to NaN when
     the entropies differ by more than 88.7 nats.  Kept for comparison only.  Examples without the
-    modality, padding among them, take no part in its softmax.
+    modality, padding among them, take no part in its softmax, and a modality that no example of
+    the batch has takes none in the weights.
     """
     mask = present.T[:, :, None]
     q = jax.nn.softmax(jnp.where(mask, logits, -jnp.inf), axis=1)
     entropies = -jnp.where(mask, q * jnp.log(q), 0).sum((1, 2))
-    raw = jnp.exp(jnp.max(entropies) - entropies)
+    occurs = present.any(0)
+    highest = jnp.max(jnp.where(occurs, entropies, -jnp.inf))
+    raw = jnp.where(occurs, jnp.exp(highest - entropies), 0)
     return jnp.where(present, raw / raw.sum(), 0)
 
 

@@ -4,12 +4,13 @@ import importlib.util
 import json
 import math
 import pathlib
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from mla_jax.state import Metrics
+from mla_jax.state import Batch, Metrics
 
 
 class NonFiniteLossError(Exception):
@@ -19,10 +20,13 @@ class NonFiniteLossError(Exception):
         self.report = report
         examples = report["examples"]
         shown = ", ".join(map(str, examples[:8])) + (", ..." if len(examples) > 8 else "")
+        remedy = "lower optimizer.learning_rate, or look at these examples"
+        if report["inputs"]:
+            shown += f" (their {' and '.join(report['inputs'])} holds NaN or infinity)"
+            remedy = "mend or remove these examples"
         super().__init__(
             f"the loss of '{report['phase']}' is {report['loss']} at batch {report['step']} (epoch "
-            f"{report['epoch']}), on training examples {shown}: look at these examples, or lower "
-            "optimizer.learning_rate"
+            f"{report['epoch']}), on training examples {shown}: {remedy}"
         )
 
 
@@ -35,11 +39,15 @@ class _Pending(NamedTuple):
 
 
 class RunningMeans:
-    """Means over an epoch of what the phases report, read from the devices in few, late visits."""
+    """Means over an epoch of what the phases report, read from the devices in few, late visits.
 
-    def __init__(self, sums: dict[str, list[float]] | None = None):
-        self.sums = dict(sums or {})
+    ``fetch(index)`` gives the training examples of a batch again, should its loss not be finite.
+    """
+
+    def __init__(self, sums: dict[str, list[float]], fetch: Callable[[np.ndarray], Batch]):
+        self.sums = dict(sums)
         """``{"phase/metric": [sum, count]}``: plain numbers, so that a checkpoint can hold them."""
+        self._fetch = fetch
         self._pending: list[_Pending] = []
 
     def add(self, step: int, epoch: int, phase: str, metrics: Metrics, index: np.ndarray) -> None:
@@ -55,32 +63,44 @@ class RunningMeans:
         scalars = [{k: v for k, v in p.metrics.items() if not v.ndim} for p in self._pending]
         for pending, values in zip(self._pending, jax.device_get(scalars), strict=True):
             if not math.isfinite(values["loss"]):
-                raise NonFiniteLossError(_non_finite(pending, float(values["loss"])))
+                raise NonFiniteLossError(self._explain(pending, float(values["loss"])))
             for name, value in values.items():
                 entry = self.sums.setdefault(f"{pending.phase}/{name}", [0.0, 0])
                 entry[0] += float(value)
                 entry[1] += 1
         self._pending.clear()
 
+    def _explain(self, pending: _Pending, loss: float) -> dict[str, Any]:
+        """Which examples of this process are to blame: by their inputs, else by their losses."""
+        inputs = {
+            m: ~np.isfinite(array.reshape(len(array), -1)).all(1)
+            for m, array in self._fetch(pending.index)["inputs"].items()
+            if np.issubdtype(array.dtype, np.floating)
+        }
+        damaged = [m for m, rows in inputs.items() if rows.any()]
+        guilty = np.any([inputs[m] for m in damaged], axis=0) if damaged else None
+        if guilty is None:
+            guilty = ~np.isfinite(local_rows(pending.metrics["example_loss"]))
+        if len(guilty) != len(pending.index) or not guilty.any():
+            guilty = np.ones(len(pending.index), bool)
+        return {
+            "step": pending.step,
+            "epoch": pending.epoch,
+            "phase": pending.phase,
+            "loss": repr(loss),
+            "examples": pending.index[guilty].tolist(),
+            "inputs": damaged,
+        }
+
     def means(self) -> dict[str, float]:
         """The means so far."""
         return {name: total / count for name, (total, count) in self.sums.items()}
 
 
-def _non_finite(pending: _Pending, loss: float) -> dict[str, Any]:
-    shards = pending.metrics["example_loss"].addressable_shards
-    rows = {s.index[0].start or 0: np.asarray(s.data) for s in shards}
-    losses = np.concatenate([rows[start] for start in sorted(rows)])
-    guilty = ~np.isfinite(losses)
-    if len(losses) != len(pending.index) or not guilty.any():
-        guilty = np.ones(len(pending.index), bool)
-    return {
-        "step": pending.step,
-        "epoch": pending.epoch,
-        "phase": pending.phase,
-        "loss": repr(loss),
-        "examples": pending.index[guilty].tolist(),
-    }
+def local_rows(array: jax.Array) -> np.ndarray:
+    """The rows of a batch-sharded array that live on this process, in order."""
+    rows = {s.index[0].start or 0: np.asarray(s.data) for s in array.addressable_shards}
+    return np.concatenate([rows[start] for start in sorted(rows)])
 
 
 class MetricsFile:
@@ -134,7 +154,7 @@ def _tensorboard(directory: pathlib.Path, resume_at: int) -> Any:
 def _scalars(line: dict[str, Any], prefix: str = "") -> list[tuple[str, float]]:
     found = []
     for name, value in line.items():
-        if isinstance(value, dict) and name != "confusion":
+        if isinstance(value, dict):
             found += _scalars(value, f"{prefix}{name}/")
         elif isinstance(value, int | float):
             found.append((prefix + name, value))

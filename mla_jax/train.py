@@ -3,7 +3,6 @@
 import pathlib
 import platform
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -11,7 +10,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tqdm
 from ml_collections import ConfigDict, FrozenConfigDict
 
 import mla_jax
@@ -21,12 +19,13 @@ from mla_jax.data import pipeline
 from mla_jax.datasets import Dataset, load_dataset
 from mla_jax.dispatch import Dispatch
 from mla_jax.encoders import create_encoders
-from mla_jax.errors import UserError
 from mla_jax.evaluate import Evaluator
 from mla_jax.methods import Method, Problem, create_method
 from mla_jax.methods.base import Stage
 from mla_jax.metrics import MetricsFile, NonFiniteLossError, RunningMeans
 from mla_jax.optim import Optimizer, create_optimizer
+from mla_jax.progress import ProgressBar, Stopwatch
+from mla_jax.selection import Selector
 from mla_jax.state import Clock, TrainState
 from mla_jax.workdir import Workdir
 
@@ -131,11 +130,12 @@ def run(
     else:
         say(report.run_header(config, dataset))
         say(report.parameter_table(state.params))
-    means = RunningMeans(progress["sums"])
+    means = RunningMeans(progress["sums"], train_split.fetch)
     seconds = Stopwatch(progress["seconds"])
     file = MetricsFile(workdir.metrics, progress["batches"]) if distributed.is_main() else None
     selector = Selector(config, dataset, progress["chosen"])
-    best = Checkpoints(workdir.best, keep=1) if selector.rule != "last" else None
+    if selector.keeps_best and selector.chosen:
+        checkpoints.pin(selector.chosen["step"])
     batches = pipeline.training_batches(
         train_split, config.batch_size, config.seed, progress["batches"], *distributed.process()
     )
@@ -146,7 +146,7 @@ def run(
         return {"batches": done, "sums": means.sums, "chosen": chosen, "seconds": spent}
 
     # ---- The loop ----------------------------------------------------------------------------
-    bar = progress_bar(total, progress["batches"])
+    bar = ProgressBar(total, progress["batches"])
     try:
         with distributed.StopSignal() as stopping, bar:
             for number in range(progress["batches"], total):
@@ -177,8 +177,8 @@ def run(
                     if evaluation_due(config, epoch + 1, len(calendar)):
                         with seconds("evaluate"):
                             scores = evaluate_all(program, state, dataset, config)
-                        line |= scores
-                        improved = selector.offer(epoch + 1, scores)
+                        line |= {split: without_counts(scores[split]) for split in scores}
+                        improved = selector.offer(epoch + 1, done, scores)
                     line["time"] = dict(seconds.spent)
                     if file:
                         file.write(line)
@@ -187,9 +187,10 @@ def run(
 
                 with seconds("checkpoint"):
                     stop = stopping(done)
-                    if improved and best:
-                        best.save(done, state, snapshot(done))
-                    if stop or done == total or checkpoint_due(config, done, epoch, epoch_ends):
+                    if keep := improved and selector.keeps_best:
+                        checkpoints.pin(done)
+                    due = checkpoint_due(config, done, epoch, epoch_ends)
+                    if stop or keep or due or done == total:
                         means.drain()
                         checkpoints.save(done, state, snapshot(done))
                 if stop and done < total:
@@ -199,82 +200,18 @@ def run(
             file.write({"event": "non-finite loss", **error.report})
         raise
     finally:
-        for resource in (checkpoints, best, file):
-            if resource:
-                resource.close()
+        checkpoints.close()
+        if file:
+            file.close()
 
     # ---- The result --------------------------------------------------------------------------
     result = summarize(config, dataset, program.method.stages, selector, seconds, per_epoch)
     if distributed.is_main():
-        report.write_report(workdir.path, result, identity)
+        report.write_report(workdir.path, result, identity, selector.chosen["test"]["confusion"])
         workdir.finish(result)
     distributed.barrier("result")
     say(report.result_table(result))
     return result
-
-
-class Selector:
-    """Chooses the epoch whose test figures are the result, by the rule of the configuration."""
-
-    def __init__(self, config: FrozenConfigDict, dataset: Dataset, chosen: dict | None):
-        self.rule = config.selection
-        validated = "validation" in dataset.splits
-        if self.rule == "auto":
-            self.rule = "validation" if validated else "last"
-            self.rule = "best_test" if config.protocol == "paper" else self.rule
-        if self.rule == "validation" and not validated:
-            raise UserError(f"dataset {dataset.name} has no validation split: set selection=last")
-        self.chosen = chosen
-        """``{"epoch", "score", <split>: figures}`` of the best epoch so far."""
-
-    def offer(self, epoch: int, scores: dict[str, dict[str, Any]]) -> bool:
-        """Notes an epoch's figures; returns whether it is now the chosen one."""
-        split = "test" if self.rule == "best_test" else "validation"
-        score = epoch if self.rule == "last" else scores[split]["fused"]
-        if self.chosen and score <= self.chosen["score"]:
-            return False
-        self.chosen = {"epoch": epoch, "score": score, **scores}
-        return True
-
-
-class Stopwatch:
-    """Seconds spent by kind of work, carried over by checkpoints: ``with watch("train"): ...``."""
-
-    def __init__(self, spent: dict[str, float]):
-        kinds = ("setup", "compile", "train", "evaluate", "checkpoint")
-        self.spent = {kind: spent.get(kind, 0.0) for kind in kinds}
-
-    def add(self, kind: str, seconds: float) -> None:
-        self.spent[kind] += seconds
-
-    def move(self, source: str, target: str, seconds: float) -> None:
-        self.add(source, -seconds)
-        self.add(target, seconds)
-
-    def __call__(self, kind: str) -> "Stopwatch":
-        self._kind = kind
-        return self
-
-    def __enter__(self) -> None:
-        self._started = time.perf_counter()
-
-    def __exit__(self, *_: Any) -> None:
-        self.add(self._kind, time.perf_counter() - self._started)
-
-
-class progress_bar(tqdm.tqdm):  # noqa: N801 - a factory in spirit
-    """A bar on a terminal, nothing elsewhere; lines are printed above it."""
-
-    def __init__(self, total: int, initial: int):
-        hidden = not (sys.stderr.isatty() and distributed.is_main())
-        super().__init__(
-            total=total, initial=initial, unit="batch", disable=hidden, leave=False, mininterval=0.2
-        )
-
-    def write_line(self, line: str, say: Callable[[str], None]) -> None:
-        self.clear()
-        say(line)
-        self.refresh()
 
 
 def evaluation_due(config: FrozenConfigDict, epoch: int, epochs: int) -> bool:
@@ -301,6 +238,11 @@ def evaluate_all(
     }
 
 
+def without_counts(figures: dict[str, Any]) -> dict[str, Any]:
+    """The figures of one split less the confusion counts, which go to ``confusion.json``."""
+    return {key: value for key, value in figures.items() if key != "confusion"}
+
+
 def summarize(
     config: FrozenConfigDict,
     dataset: Dataset,
@@ -319,8 +261,8 @@ def summarize(
         "protocol": config.protocol,
         "seed": config.seed,
         "modalities": list(config.modalities),
-        "selection": {"rule": selector.rule, "epoch": selector.chosen["epoch"]},
-        **{split: selector.chosen[split] for split in dataset.splits if split != "train"},
+        "selection": {"rule": selector.rule, **{k: selector.chosen[k] for k in ("epoch", "step")}},
+        **{s: without_counts(selector.chosen[s]) for s in dataset.splits if s != "train"},
         "train": {
             "epochs": epochs,
             "batches": epochs * per_epoch,

@@ -15,7 +15,6 @@ class Workdir:
         self.path = pathlib.Path(path)
         self.metrics = self.path / "metrics.jsonl"
         self.checkpoints = self.path / "checkpoints"
-        self.best = self.path / "best"
         self._config = self.path / "config.json"
         self._result = self.path / "result.json"
 

@@ -128,7 +128,10 @@ def build(switches: Any, encoders: Encoders, optimizer: Optimizer, problem: Prob
         grad = jax.value_and_grad(objective, argnums=(0, 1), has_aux=True)
         (loss, (losses, logits, h_mean, stats)), (g_theta, g_phi) = grad(theta, phi)
 
-        encoder_params, encoder_opt = dict(state.params["encoder"]), dict(state.opt_state["encoder"])
+        encoder_params, encoder_opt = (
+            dict(state.params["encoder"]),
+            dict(state.opt_state["encoder"]),
+        )
         encoder_params[m], encoder_opt[m] = optimizer.step(g_theta, encoder_opt[m], theta, clock)
         phi, head_opt = head_optimizer.step(
             g_phi,

@@ -26,19 +26,21 @@ PER_CLASS = {"train": 170, "validation": 25, "test": 95}
 TEST_SPEAKERS = (3, 4)
 FRAMES = 32
 NGRAMS, VOCABULARY = 24, 1024
-RECIPE = "image14-mfcc32-ngram24-speaker34"
+ZIP_ERRORS = (zipfile.BadZipFile, zlib.error)
+RECIPE = "image14-mfcc32-ngram24-speaker34-v1"
 
 ARRAYS = {
-    "image": (np.uint8, 3),
-    "image_y": (np.uint8, 1),
-    "audio": (np.float16, 2),
-    "audio_len": (np.uint8, 1),
-    "audio_y": (np.uint8, 1),
-    "audio_group": (np.uint8, 1),
-    "word": (np.bytes_, 1),
-    "word_y": (np.uint8, 1),
-    "word_lang": (np.bytes_, 1),
+    "image": (np.uint8, ("images", 28, 28)),
+    "image_y": (np.uint8, ("images",)),
+    "audio": (np.float16, ("frames", 13)),
+    "audio_len": (np.uint8, ("recordings",)),
+    "audio_y": (np.uint8, ("recordings",)),
+    "audio_group": (np.uint8, ("recordings",)),
+    "word": (np.bytes_, ("words",)),
+    "word_y": (np.uint8, ("words",)),
+    "word_lang": (np.bytes_, ("words",)),
 }
+"""Type and shape of each array of the file; a name stands for the same number everywhere."""
 
 
 def load(config: Any, modalities: tuple[str, ...] = ("image", "audio")) -> Dataset:
@@ -57,7 +59,7 @@ def load(config: Any, modalities: tuple[str, ...] = ("image", "audio")) -> Datas
     makers = {"image": _images, "audio": _recordings, "text": _words}
     features = {m: makers[m](raw) for m in modalities}
     splits = {}
-    for split, (chosen, label) in _draw(raw, config.split_seed).items():
+    for split, (chosen, label) in _draw(path, raw, config.split_seed).items():
         inputs = {m: features[m][chosen[m]] for m in modalities}
         present = np.ones((len(label), len(modalities)), bool)
         splits[split] = ArraySplit(inputs, label, present)
@@ -66,7 +68,7 @@ def load(config: Any, modalities: tuple[str, ...] = ("image", "audio")) -> Datas
         mean, deviation = train.mean((0, 1)), train.std((0, 1))
         for split in splits.values():
             split.inputs["audio"][:] = (split.inputs["audio"] - mean) / deviation
-    names = tuple("zero one two three four five six seven eight nine".split())
+    names = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
     fingerprint = f"digits-{digest}-{RECIPE}-seed{config.split_seed}"
     return Dataset("digits", modalities, names, splits, fingerprint)
 
@@ -82,20 +84,49 @@ def _read(path: pathlib.Path) -> tuple[dict[str, np.ndarray], str]:
     try:
         with np.load(path, allow_pickle=False) as archive:
             raw = {name: archive[name] for name in ARRAYS}
-    except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except (ValueError, TypeError, KeyError, OSError, EOFError, *ZIP_ERRORS) as error:
         raise UserError(
             f"the digits file {path} is damaged or is something else ({_first_line(error)}): "
             "reinstall the package, or build the file again with "
             "python -m mla_jax.datasets.digits.build"
         ) from error
-    for name, (kind, rank) in ARRAYS.items():
-        array = raw[name]
-        if array.ndim != rank or not np.issubdtype(array.dtype, kind):
-            raise UserError(
-                f"array '{name}' of {path} is {array.dtype} of rank {array.ndim}, expected "
-                f"{np.dtype(kind).name} of rank {rank}: build the file again"
-            )
+    _check_arrays(path, raw)
     return raw, hashlib.sha256(content).hexdigest()[:12]
+
+
+def _check_arrays(path: pathlib.Path, raw: dict[str, np.ndarray]) -> None:
+    """Raises ``UserError`` unless the arrays have the types and sizes of ``ARRAYS``."""
+    sizes: dict[str, int] = {}
+    for name, (kind, shape) in ARRAYS.items():
+        array = raw[name]
+        fits = array.ndim == len(shape) and np.issubdtype(array.dtype, kind)
+        fits = fits and all(
+            sizes.setdefault(axis, length) == length if isinstance(axis, str) else axis == length
+            for axis, length in zip(shape, array.shape, strict=True)
+        )
+        if not fits:
+            wanted = ", ".join(str(sizes.get(axis, axis)) for axis in shape)
+            raise UserError(
+                f"array '{name}' of {path} is {array.dtype}{list(array.shape)}, expected "
+                f"{np.dtype(kind).name}[{wanted}]: build the file again"
+            )
+    lengths = raw["audio_len"].astype(int)
+    if lengths.sum() != sizes["frames"] or not lengths.all():
+        raise UserError(
+            f"the recordings of {path} have {lengths.sum()} frames by 'audio_len' and "
+            f"{sizes['frames']} in 'audio', or some have none: build the file again"
+        )
+    counts = {
+        "image": np.bincount(raw["image_y"], minlength=10)[:10],
+        "audio": np.bincount(raw["audio_y"], minlength=10)[:10],
+    }
+    needed = sum(PER_CLASS.values())
+    for modality, count in counts.items():
+        if count.min() < needed:
+            raise UserError(
+                f"{path} has {count.min()} '{modality}' examples of digit {count.argmin()} and "
+                f"{needed} are needed: build the file again"
+            )
 
 
 def _first_line(error: Exception) -> str:
@@ -135,7 +166,23 @@ def ngram_ids(word: str) -> np.ndarray:
     return np.array(ids + [0] * (NGRAMS - len(ids)), np.int32)
 
 
-def _draw(raw: dict[str, np.ndarray], seed: int) -> dict[str, tuple[dict[str, np.ndarray], Any]]:
+def _without_repeats(splits: list[np.ndarray], word: np.ndarray) -> list[np.ndarray]:
+    """Drops from each split the words that read the same as one of a split before it.
+
+    Without their accents a dozen words of different languages are one ("tres", "três").
+    """
+    seen: set[bytes] = set()
+    kept = []
+    for rows in splits:
+        ids = {row: ngram_ids(word[row].decode()).tobytes() for row in rows}
+        kept.append(np.array([row for row in rows if ids[row] not in seen]))
+        seen.update(ids.values())
+    return kept
+
+
+def _draw(
+    path: pathlib.Path, raw: dict[str, np.ndarray], seed: int
+) -> dict[str, tuple[dict[str, np.ndarray], Any]]:
     """For each split the rows of each modality and the labels, class by class."""
     rng = np.random.default_rng(seed)
     held_out = np.isin(raw["audio_group"], TEST_SPEAKERS)
@@ -149,13 +196,14 @@ def _draw(raw: dict[str, np.ndarray], seed: int) -> dict[str, tuple[dict[str, np
         recordings = [*np.split(heard[: train + validation], [train]), unheard[:test]]
         images = np.split(images[: train + validation + test], [train, train + validation])
         words = np.split(words, [int(0.6 * len(words)), int(0.75 * len(words))])
+        words = _without_repeats(words, raw["word"])
         for split, a, i, w in zip(PER_CLASS, recordings, images, words, strict=True):
             if not len(a) == len(i) == PER_CLASS[split]:
-                raise UserError(f"digit {digit}: {len(a)} recordings and {len(i)} images in {split}")
+                raise UserError(
+                    f"digit {digit}: {len(a)} recordings and {len(i)} images in {split}"
+                )
             rows[split]["audio"].append(a)
             rows[split]["image"].append(i)
             rows[split]["text"].append(rng.choice(w, PER_CLASS[split]))
     labels = {s: np.repeat(np.arange(10, dtype=np.int32), n) for s, n in PER_CLASS.items()}
-    return {
-        s: ({m: np.concatenate(r) for m, r in rows[s].items()}, labels[s]) for s in PER_CLASS
-    }
+    return {s: ({m: np.concatenate(r) for m, r in rows[s].items()}, labels[s]) for s in PER_CLASS}

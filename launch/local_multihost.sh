@@ -1,0 +1,73 @@
+#!/usr/bin/env bash
+set -euo pipefail
+usage() {
+    cat <<'TEXT'
+usage: launch/local_multihost.sh [--processes=N] [--devices=D] [--port=P] OPTION of mla_jax.main ...
+
+Trains in N processes on this machine's CPU, D devices each (default 2 and 2): the code path of a
+pod, to try before paying for one.  Process 0 prints; the others write to WORKDIR.process-I.log
+(WORKDIR as given, default runs/multihost).  SIGTERM to any process, or to this script, stops all
+of them after the same batch, with a checkpoint.  When one process fails the others are stopped.
+
+example: launch/local_multihost.sh --config=configs/digits.py --workdir=runs/two
+
+environment: PYTHON  the interpreter (default: .venv/bin/python if there is one, else python3)
+TEXT
+}
+processes=2 devices=2 port=$((20000 + RANDOM % 20000)) workdir=runs/multihost options=()
+for argument in "$@"; do
+    case "$argument" in
+        -h | --help) usage && exit 0 ;;
+        --processes=*) processes="${argument#*=}" ;;
+        --devices=*) devices="${argument#*=}" ;;
+        --port=*) port="${argument#*=}" ;;
+        --workdir=*) workdir="${argument#*=}" ;;
+        *) options+=("$argument") ;;
+    esac
+done
+if [ "${#options[@]}" -eq 0 ]; then
+    usage >&2
+    exit 2
+fi
+default_python="$(dirname "${BASH_SOURCE[0]}")/../.venv/bin/python"
+[ -x "$default_python" ] || default_python=python3
+python="${PYTHON:-$default_python}"
+export JAX_PLATFORMS=cpu JAX_NUM_CPU_DEVICES="$devices"
+mkdir -p "$(dirname "$workdir")"
+
+start() { # PROCESS_ID
+    exec "$python" -m mla_jax.main "${options[@]}" --workdir="$workdir" --distributed=on \
+        --coordinator_address="127.0.0.1:$port" --num_processes="$processes" --process_id="$1"
+}
+
+pids=()
+# shellcheck disable=SC2317  # called by the trap
+forward() { kill -TERM "${pids[@]}" 2>/dev/null || true; }
+trap forward TERM INT
+start 0 &
+pids+=("$!")
+for ((i = 1; i < processes; i++)); do
+    start "$i" >"$workdir.process-$i.log" 2>&1 &
+    pids+=("$!")
+done
+
+status=0
+running=("${pids[@]}")
+while [ "${#running[@]}" -gt 0 ]; do
+    sleep 0.2 || true # a trapped signal ends it early
+    still=()
+    for pid in "${running[@]}"; do
+        if kill -0 "$pid" 2>/dev/null; then
+            still+=("$pid")
+            continue
+        fi
+        code=0
+        wait "$pid" || code=$?
+        if [ "$code" -ne 0 ] && [ "$status" -eq 0 ]; then
+            status=$code
+            [ "$code" -gt 128 ] || forward # it failed: the others would wait for ever
+        fi
+    done
+    running=("${still[@]}")
+done
+exit "$status"

@@ -1,0 +1,21 @@
+#!/usr/bin/env bash
+set -euo pipefail
+usage() {
+    cat <<'TEXT'
+usage: launch/quickstart.sh [OPTION of mla_jax.compare ...]
+
+Makes .venv, installs mla_jax, and compares unimodal training, concatenation, late fusion and MLA
+on the embedded digits, three seeds each.  Writes runs/quickstart/comparison.md, .png and .json.
+Run it again to see the table again; runs that are finished are not repeated.
+
+environment: PYTHON_BASE   the Python to make .venv from (default: python3; 3.11 or newer)
+             MLA_JAX_VENV  where the environment goes (default: .venv)
+TEXT
+}
+case "${1:-}" in -h | --help) usage && exit 0 ;; esac
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+# shellcheck source=launch/environment.sh
+source launch/environment.sh
+prepare_environment
+exec "$PYTHON" -m mla_jax.compare --config=configs/digits.py --workdir=runs/quickstart \
+    --methods=unimodal,concat,late_fusion,mla --seeds=0,1,2 "$@"

@@ -1,0 +1,18 @@
+#!/usr/bin/env bash
+set -euo pipefail
+usage() {
+    cat <<'TEXT'
+usage: launch/test.sh [OPTION of pytest ...]
+
+Makes .venv if needed, installs mla_jax with its test extra, and runs the whole suite.
+
+environment: PYTHON_BASE   the Python to make .venv from (default: python3; 3.11 or newer)
+             MLA_JAX_VENV  where the environment goes (default: .venv)
+TEXT
+}
+case "${1:-}" in -h | --help) usage && exit 0 ;; esac
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+# shellcheck source=launch/environment.sh
+source launch/environment.sh
+prepare_environment test
+exec "$PYTHON" -m pytest tests "$@"

@@ -1,0 +1,148 @@
+"""What the commands share: the ``--config`` flag, start-up, and errors of one sentence."""
+
+import importlib.machinery
+import importlib.util
+import os
+import pathlib
+import sys
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+from absl import app, flags, logging
+from ml_collections import ConfigDict, config_flags
+
+from mla_jax import configuration, distributed
+from mla_jax.errors import UserError, check_choice
+from mla_jax.metrics import NonFiniteLossError
+from mla_jax.train import Interrupted
+
+USAGE_ERROR, NON_FINITE = 2, 3
+"""Exit statuses; a run stopped by signal n exits with 128 + n, so that a scheduler restarts it."""
+
+
+def define_flags() -> None:
+    """The flags of every command that trains."""
+    config_flags.DEFINE_config_file(
+        "config", None, "FILE or FILE:name=value,... of configs/; --config.a.b=v sets a field"
+    )
+    flags.DEFINE_string("workdir", None, "directory of the run (default: runs/<config name>)")
+    flags.DEFINE_enum(
+        "distributed", "auto", distributed.MODES, "connect several processes: auto asks the cluster"
+    )
+    flags.DEFINE_string("coordinator_address", None, "HOST:PORT of process 0")
+    flags.DEFINE_integer("num_processes", None, "how many processes the run has")
+    flags.DEFINE_integer("process_id", None, "the number of this one, from 0")
+    flags.DEFINE_string(
+        "compilation_cache",
+        "~/.cache/mla_jax/xla",
+        "keeps compiled programs; empty: none (JAX_COMPILATION_CACHE_DIR goes first)",
+    )
+    flags.mark_flag_as_required("config")
+
+
+def run_command(main: Callable[[], None]) -> None:
+    """Parses the flags, starts JAX and runs ``main``; the process ends here."""
+
+    def start(argv: Sequence[str]) -> None:
+        if len(argv) > 1:
+            raise UserError(f"unexpected argument '{argv[1]}': options are written --name=value")
+        logging.set_verbosity(logging.ERROR)  # app.run turns on the chatter of every library
+        F = flags.FLAGS
+        if F.compilation_cache and "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+            cache = pathlib.Path(F.compilation_cache).expanduser()
+            jax.config.update("jax_compilation_cache_dir", str(cache))
+            jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+        distributed.initialize(F.distributed, F.coordinator_address, F.num_processes, F.process_id)
+        main()
+
+    def parse(argv: Sequence[str]) -> list[str]:
+        try:
+            arguments = flags.FLAGS(argv)
+            if flags.FLAGS.config is not None:
+                flags.FLAGS.config.to_dict()  # OSError if the file could not be loaded
+            return arguments
+        except (flags.Error, AttributeError, OSError, SyntaxError, TypeError) as error:
+            explain_config_flags(argv)
+            raise UserError(f"{str(error).splitlines()[0]} (--help lists the options)") from error
+
+    try:
+        app.run(start, flags_parser=parse)
+    except UserError as error:
+        status, message = USAGE_ERROR, f"error: {error}"
+    except NonFiniteLossError as error:
+        status, message = NON_FINITE, f"error: {error}"
+    except Interrupted as interruption:
+        status, message = 128 + interruption.signal, str(interruption)
+    except Exception:
+        if not jax.distributed.is_initialized():
+            raise
+        status, message = 1, traceback.format_exc()
+    print(message, file=sys.stderr, flush=True)
+    _leave(status)
+
+
+def _leave(status: int) -> None:
+    """Exits; with several processes at once, since the others may be waiting for this one."""
+    sys.stdout.flush()
+    if jax.distributed.is_initialized() and status < 128:
+        os._exit(status)
+    sys.exit(status)
+
+
+def explain_config_flags(argv: Sequence[str]) -> None:
+    """Raises the ``UserError`` that says what is wrong with the ``--config`` flags, if it can."""
+    filename = next((a.split("=", 1)[1] for a in argv if a.startswith("--config=")), None)
+    if filename is None:
+        return
+    known = configuration.flatten(load_config(filename).to_dict())
+    for argument in argv:
+        if argument.startswith("--config."):
+            field = argument.removeprefix("--config.").split("=", 1)[0]
+            check_choice("configuration field", field, known)
+
+
+def config_name() -> str:
+    """``digits`` for ``--config=configs/digits.py:...``."""
+    return pathlib.Path(config_filename().partition(":")[0]).stem
+
+
+def config_filename() -> str:
+    """The value of ``--config``, argument included."""
+    return config_flags.get_config_filename(flags.FLAGS["config"])
+
+
+def config_overrides() -> dict[str, Any]:
+    """``{"a.b": value}`` of the ``--config.a.b=value`` flags."""
+    return config_flags.get_override_values(flags.FLAGS["config"])
+
+
+def load_config(
+    filename: str,
+    arguments: Mapping[str, str] | None = None,
+    overrides: Mapping[str, Any] | None = None,
+) -> ConfigDict:
+    """Calls ``get_config`` of ``FILE:ARGUMENT`` again, with other arguments and with overrides.
+
+    Raises:
+      UserError: there is no such file, or it has no ``get_config``.
+    """
+    path, _, text = filename.partition(":")
+    if not pathlib.Path(path).is_file():
+        folder = pathlib.Path(path).parent
+        there = ", ".join(sorted(p.name for p in folder.glob("*.py"))) or "nothing"
+        raise UserError(f"there is no configuration file {path} (in {folder}: {there})")
+    loader = importlib.machinery.SourceFileLoader("mla_jax_config", path)
+    module = importlib.util.module_from_spec(importlib.util.spec_from_loader(loader.name, loader))
+    try:
+        loader.exec_module(module)
+    except (SyntaxError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is no configuration file: it is not Python ({error})") from error
+    if not hasattr(module, "get_config"):
+        raise UserError(f"{path} is no configuration file: it has no function get_config")
+    items = dict(item.partition("=")[::2] for item in filter(None, text.split(",")))
+    items.update(arguments or {})
+    config = module.get_config(",".join(f"{k}={v}" if v else k for k, v in items.items()))
+    configuration.override(config, overrides or {})
+    return config

@@ -1,0 +1,37 @@
+"""Which epoch's test figures are the result."""
+
+from typing import Any
+
+from ml_collections import FrozenConfigDict
+
+from mla_jax.datasets import Dataset
+from mla_jax.errors import UserError
+
+
+class Selector:
+    """Chooses the epoch whose test figures are the result, by the rule of the configuration."""
+
+    def __init__(self, config: FrozenConfigDict, dataset: Dataset, chosen: dict | None):
+        self.rule = config.selection
+        validated = "validation" in dataset.splits
+        if self.rule == "auto":
+            self.rule = "validation" if validated else "last"
+            self.rule = "best_test" if config.protocol == "paper" else self.rule
+        if self.rule == "validation" and not validated:
+            raise UserError(f"dataset {dataset.name} has no validation split: set selection=last")
+        self.chosen = chosen
+        """``{"epoch", "step", "score", <split>: figures}`` of the best epoch so far."""
+
+    @property
+    def keeps_best(self) -> bool:
+        """Whether the chosen epoch's checkpoint must outlive the newer ones."""
+        return self.rule != "last"
+
+    def offer(self, epoch: int, step: int, scores: dict[str, dict[str, Any]]) -> bool:
+        """Notes an epoch's figures; returns whether it is now the chosen one."""
+        split = "test" if self.rule == "best_test" else "validation"
+        score = epoch if self.rule == "last" else scores[split]["fused"]
+        if self.chosen and score <= self.chosen["score"]:
+            return False
+        self.chosen = {"epoch": epoch, "step": step, "score": score, **scores}
+        return True

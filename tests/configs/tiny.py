@@ -1,0 +1,27 @@
+"""The digits through perceptrons, six epochs: every path of the trainer in seconds."""
+
+from mla_jax import configuration
+
+
+def get_config(argument=None):
+    """``method=``, ``modalities=``, ``fidelity=``, ``path=`` (another digits file)."""
+    chosen = configuration.parse_arguments(
+        argument, method="mla", fidelity="paper", modalities=("audio", "text"), path=""
+    )
+    config = configuration.base_config()
+    config.dataset.path = chosen.path
+    config.modalities = chosen.modalities
+    config.method = configuration.method_block(chosen.method, chosen.fidelity)
+    config.encoders = {
+        "image": {"name": "mlp", "hidden": 16},
+        "audio": {"name": "mlp", "hidden": 16},
+        "text": {"name": "ngram_bag", "vocabulary": 1024},
+    }
+    config.feature_dim = 16
+    config.compute_dtype = "float32"
+    config.epochs = 6
+    config.optimizer.learning_rate = 5e-2
+    config.optimizer.decay_every = 4
+    config.selection = "validation"
+    config.evaluation.batch_size = 64
+    return config

@@ -1,0 +1,90 @@
+"""Eight simulated devices, a compile cache that outlives the run, tiny data and configurations."""
+
+import os
+
+import jax
+import numpy as np
+import pytest
+from absl import flags
+
+from mla_jax import configuration, train
+from mla_jax.datasets import ArraySplit, Dataset
+
+jax.config.update("jax_num_cpu_devices", 8)
+flags.FLAGS.mark_as_parsed()
+
+FEATURES, CLASSES, FEATURE_DIM, BATCH = 6, 3, 8, 16
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.pluginmanager.hasplugin("cacheprovider"):
+        cache = str(config.cache.mkdir("xla"))
+        jax.config.update("jax_compilation_cache_dir", cache)
+        os.environ["JAX_COMPILATION_CACHE_DIR"] = cache  # for the processes that tests start
+        os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+        jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
+
+
+def build_split(rng, centres, examples: int, missing: float) -> ArraySplit:
+    label = rng.integers(0, CLASSES, examples).astype(np.int32)
+    present = rng.random((examples, len(centres))) >= missing
+    inputs = {}
+    for i, (modality, centre) in enumerate(centres.items()):
+        noisy = centre[label] + rng.normal(size=(examples, FEATURES))
+        inputs[modality] = np.where(present[:, [i]], noisy, 0).astype(np.float32)
+    return ArraySplit(inputs, label, present)
+
+
+def build_dataset(
+    modalities=("a", "b"), train=96, validation=24, test=40, missing=0.0, seed=0
+) -> Dataset:
+    """Vectors ``float32[6]`` around one centre a class and modality; later modalities are weaker.
+
+    ``missing`` is the probability that an example lacks a modality (its input is then zeros).
+    """
+    rng = np.random.default_rng(seed)
+    centres = {
+        m: rng.normal(size=(CLASSES, FEATURES)) * 2 / (1 + i) for i, m in enumerate(modalities)
+    }
+    sizes = {"train": train, "validation": validation, "test": test}
+    splits = {name: build_split(rng, centres, n, missing) for name, n in sizes.items()}
+    names = ("one", "two", "three")
+    return Dataset("synthetic", tuple(modalities), names, splits, f"synthetic-{seed}-{missing}")
+
+
+def build_config(modalities=("a", "b"), method="mla", fidelity="paper", encoder=None, **overrides):
+    """A configuration for ``build_dataset``; ``overrides`` are ``{"optimizer.name": "adam"}``."""
+    config = configuration.base_config()
+    config.modalities = tuple(modalities)
+    config.encoders = {m: dict(encoder or {"name": "mlp", "hidden": 8}) for m in modalities}
+    config.method = configuration.method_block(method, fidelity)
+    config.feature_dim = FEATURE_DIM
+    config.batch_size = BATCH
+    config.epochs = 2
+    config.compute_dtype = "float32"
+    config.optimizer.learning_rate = 0.05
+    config.optimizer.weight_decay = 1e-3
+    configuration.override(config, overrides)
+    return config
+
+
+@pytest.fixture(scope="session")
+def make_dataset():
+    return build_dataset
+
+
+@pytest.fixture(scope="session")
+def make_config():
+    return build_config
+
+
+@pytest.fixture(scope="session")
+def make_program():
+    """``make_program(dataset, method=..., ...)``: the program of a tiny run, on one device."""
+
+    def build(dataset: Dataset, **options) -> train.Program:
+        config = configuration.resolve(build_config(dataset.modalities, **options))
+        return train.build_program(config, dataset, jax.devices()[:1])
+
+    return build

@@ -1,0 +1,90 @@
+"""What a user sees who types something wrong: one sentence, status 2, nothing half-written."""
+
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from mla_jax.datasets import digits
+
+ROOT = pathlib.Path(__file__).parents[1]
+TINY = "tests/configs/tiny.py"
+
+MISTAKES = {
+    "wrong_path": (["--config=tests/configs/tinny.py"], "no configuration file tests/configs/tinny.py (in tests/configs: tiny.py)"),
+    "wrong_path_with_override": (["--config=no/x.py", "--config.seed=1"], "there is no configuration file no/x.py"),
+    "no_config": ([], "--config"),
+    "unknown_field": ([f"--config={TINY}", "--config.optimizer.learnin_rate=1"], "unknown configuration field 'optimizer.learnin_rate': did you mean 'optimizer.learning_rate'?"),
+    "wrong_type": ([f"--config={TINY}", "--config.epochs=many"], "--config.epochs=many"),
+    "unknown_method": ([f"--config={TINY}:method=nla"], "unknown method 'nla': did you mean 'mla'?"),
+    "unknown_modality": ([f"--config={TINY}:modalities=audio+txt"], "did you mean 'text'?"),
+    "unknown_argument": ([f"--config={TINY}:metod=mla"], "did you mean 'method'?"),
+    "unknown_flag": ([f"--config={TINY}", "--wrokdir=x"], "wrokdir"),
+    "unknown_switch_value": ([f"--config={TINY}", "--config.method.fusion=entropi"], "unknown value of method.fusion 'entropi': did you mean 'entropy'?"),
+    "workdir_is_a_file": ([f"--config={TINY}", "--workdir=README.md"], "--workdir=README.md is a file"),
+    "workdir_not_writable": ([f"--config={TINY}", "--workdir=/proc/mla_jax/run"], "cannot write to --workdir=/proc/mla_jax/run"),
+    "missing_data": ([f"--config={TINY}", "--config.dataset.path=no.npz"], "cannot read the digits file no.npz"),
+    "damaged_data": ([f"--config={TINY}", "--config.dataset.path={damaged}"], "is damaged or is something else"),
+    "stray_argument": ([f"--config={TINY}", "image"], "unexpected argument 'image'"),
+    "not_a_config": (["--config=setup.cfg"], "setup.cfg"),
+}  # fmt: skip
+# ruff: noqa: E501
+
+
+@pytest.fixture(scope="module")
+def outcomes(tmp_path_factory):
+    """All mistakes at once: starting Python is what takes the time."""
+    folder = tmp_path_factory.mktemp("mistakes")
+    damaged = folder / "damaged.npz"
+    damaged.write_bytes(digits.FILE.read_bytes()[:100_000])
+    running = {}
+    for name, (options, _) in MISTAKES.items():
+        options = [option.replace("{damaged}", str(damaged)) for option in options]
+        if not any(option.startswith("--workdir") for option in options):
+            options.append(f"--workdir={folder / name}")
+        command = [sys.executable, "-m", "mla_jax.main", *options]
+        running[name] = subprocess.Popen(
+            command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        if len(running) % 4 == 0:
+            for process in running.values():
+                process.wait()
+    return folder, {name: (*p.communicate(), p.returncode) for name, p in running.items()}
+
+
+@pytest.mark.parametrize("name", sorted(MISTAKES))
+def test_mistake(name, outcomes):
+    folder, results = outcomes
+    out, err, status = results[name]
+    assert status == 2, err
+    assert "Traceback" not in err
+    assert err.startswith("error: ") and err.count("\n") == 1, err
+    assert MISTAKES[name][1] in err
+    assert out == ""
+    assert not (folder / name).exists()
+
+
+def test_damaged_arrays(tmp_path):
+    """A file that opens but holds something else."""
+    arrays = dict(np.load(digits.FILE))
+    arrays["image"] = arrays["image"].astype(np.float32)
+    np.savez(tmp_path / "other.npz", **arrays)
+    command = [sys.executable, "-m", "mla_jax.main", f"--config={TINY}:path={tmp_path}/other.npz"]
+    done = subprocess.run(
+        [*command, f"--workdir={tmp_path / 'run'}"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 2
+    assert (
+        "array 'image' of" in done.stderr
+        and "float32[3000, 28, 28]" in done.stderr
+        and done.stderr.count("\n") == 1
+    )
+    assert not (tmp_path / "run").exists()
+
+
+def test_help_lists_the_options():
+    command = [sys.executable, "-m", "mla_jax.main", "--help"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert "--workdir" in done.stdout and "configs/digits.py" in done.stdout

@@ -1,0 +1,157 @@
+"""What XLA makes of a dispatched phase, and what a phase may not touch."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mla_jax import methods, train
+from mla_jax.datasets import ArraySplit
+from mla_jax.dispatch import Dispatch
+from mla_jax.state import Clock
+
+CLOCK = Clock(0, 0, 6)
+HASTE = {"xla_backend_optimization_level": 0}  # of machine code; the HLO stays as it is
+
+
+def copied(tree):
+    """Host copies that no donation can overwrite."""
+    return jax.tree.map(lambda x: np.array(x), tree)
+
+
+def prepare(make_dataset, make_program, method, modalities, **options):
+    """A program's dispatch, a state and a batch; images for the encoder ``conv2d``."""
+    dataset = make_dataset(modalities)
+    if options.get("encoder", {}).get("name") == "conv2d":
+        rng = np.random.default_rng(0)
+        split = dataset.splits["train"]
+        inputs = {m: rng.normal(size=(split.examples, 8, 8, 1)).astype("f4") for m in modalities}
+        split = ArraySplit(inputs, split.label, split.present)
+        dataset = dataset._replace(splits={**dataset.splits, "train": split})
+    program = make_program(dataset, method=method, **options)
+    (dispatch,) = program.dispatches.values()
+    state = train.initial_state(program, dataset, seed=0)
+    return dispatch, state, program.layout.shard(dataset.splits["train"].fetch(np.arange(16)))
+
+
+@pytest.fixture
+def prepared(make_dataset, make_program):
+    def build(method, modalities, **options):
+        return prepare(make_dataset, make_program, method, modalities, **options)
+
+    return build
+
+
+@pytest.fixture(scope="module")
+def ready(make_dataset, make_program):
+    """An MLA dispatch of three phases; take a copy of the state before you donate it."""
+    return prepare(make_dataset, make_program, "mla", ("a", "b", "c"))
+
+
+CONV = {"name": "conv2d", "widths": (4,)}
+CASES = [(name, None) for name in methods.REGISTRY] + [("mla", CONV)]
+
+
+@pytest.mark.parametrize(("method", "encoder"), CASES)
+def test_compiled_without_conditional_and_with_the_state_aliased(prepared, method, encoder):
+    modalities = ("a",) if method == "unimodal" else ("a", "b")
+    dispatch, state, batch = prepared(
+        method, modalities, **({"encoder": encoder} if encoder else {})
+    )
+    size = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+    phases = len(modalities) if method == "mla" else 1
+    for index in range(phases):
+        compiled = dispatch.lower(index, state, batch, CLOCK).compile(HASTE)
+        assert " conditional(" not in compiled.as_text()
+        assert compiled.memory_analysis().alias_size_in_bytes >= 0.95 * size
+
+
+def test_a_traced_switch_would_be_noticed(ready):
+    dispatch, state, batch = ready
+    branches = [lambda s, b, c, i=i: dispatch._switch(i, s, b, c) for i in range(3)]
+    traced = jax.jit(lambda i: jax.lax.switch(i, branches, state, batch, CLOCK))
+    assert " conditional(" in traced.lower(0).compile(HASTE).as_text()
+
+
+def test_the_state_is_donated(prepared):
+    dispatch, state, batch = prepared("late_fusion", ("a", "b"))
+    dispatch(0, state, batch, CLOCK)
+    leaves = jax.tree.leaves(state)
+    assert sum(leaf.is_deleted() for leaf in leaves) >= 0.95 * len(leaves)
+
+
+def test_compile_time_is_counted_once_a_phase(prepared):
+    dispatch, state, batch = prepared("mla", ("a", "b"))
+    state, _ = dispatch(0, state, batch, CLOCK)
+    once = dispatch.compile_seconds
+    assert once > 0
+    state, _ = dispatch(0, state, batch, CLOCK)
+    assert dispatch.compile_seconds == once
+    dispatch(1, state, batch, CLOCK)
+    assert dispatch.compile_seconds > once
+
+
+def test_a_traced_index_is_refused(ready):
+    dispatch, state, batch = ready
+
+    def inside(index):
+        return dispatch(index, state, batch, CLOCK)[1]["loss"]
+
+    with pytest.raises(TypeError, match="Python integer, not a traced value"):
+        jax.jit(inside)(0)
+    with pytest.raises(TypeError, match="Python integer, not a traced value"):
+        jax.lax.scan(lambda carry, i: (carry, inside(i)), 0, jnp.arange(3))
+    with pytest.raises(TypeError, match="Python integer, not a traced value"):
+        jax.jit(lambda i: dispatch.lower(i, state, batch, CLOCK) and 0)(0)
+
+
+@pytest.mark.parametrize("index", [-1, 3])
+def test_an_index_out_of_range_is_refused_not_clamped(ready, index):
+    dispatch, state, batch = ready
+    with pytest.raises(IndexError, match=f"phase {index} of 3"):
+        dispatch(index, state, batch, CLOCK)
+
+
+@pytest.mark.parametrize("index", [1.0, "1", None])
+def test_an_index_that_is_no_integer_is_refused(ready, index):
+    dispatch, state, batch = ready
+    with pytest.raises(TypeError):
+        dispatch(index, state, batch, CLOCK)
+
+
+def test_an_integer_of_numpy_will_do():
+    dispatch = Dispatch([lambda s, b, c: (s + 1, {}), lambda s, b, c: (s + 10, {})])
+    assert float(dispatch(np.int64(1), jnp.zeros(()), {}, CLOCK)[0]) == 10
+
+
+def same(before, after) -> bool:
+    pairs = zip(jax.tree.leaves(before), jax.tree.leaves(after), strict=True)
+    return all(np.array_equal(a, b) for a, b in pairs)
+
+
+def parts(state, modality):
+    return state.params["encoder"][modality], state.opt_state["encoder"][modality]
+
+
+@pytest.mark.parametrize(("drift", "encoder"), [(False, None), (True, None), (False, CONV)])
+def test_a_phase_leaves_the_other_encoders_alone(prepared, drift, encoder):
+    options = {"encoder": encoder} if encoder else {}
+    modalities = ("a", "b", "c") if encoder is None else ("a", "b")
+    options["method.zero_grad_drift"] = drift
+    dispatch, state, batch = prepared("mla", modalities, **options)
+    for index in range(len(modalities)):  # so that momentum and statistics are not at their start
+        state, _ = dispatch(index, state, batch, CLOCK)
+    for index, trained in enumerate(modalities):
+        before = copied(state)
+        state, _ = dispatch(index, state, batch, CLOCK)
+        after = copied(state)
+        assert not same(before.params["head"], after.params["head"])
+        for position, other in enumerate(modalities):
+            unmoved = [
+                same(*pair) for pair in zip(parts(before, other), parts(after, other), strict=True)
+            ]
+            drifts = drift and position < index
+            expected = [False, False] if other == trained or drifts else [True, True]
+            assert unmoved == expected, (trained, other)
+            statistics = same(before.batch_stats[other], after.batch_stats[other])
+            assert statistics == (other != trained), (trained, other)

@@ -1,0 +1,153 @@
+"""Every encoder's exact size, batch normalisation against numpy, and precision."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mla_jax.encoders import REGISTRY, create_encoders
+from mla_jax.encoders.norm import BatchNorm
+from mla_jax.errors import UserError
+
+D = 64
+
+
+def image(*shape):
+    return np.random.default_rng(0).normal(size=shape).astype(np.float32)
+
+
+def ids(*shape):
+    return np.random.default_rng(0).integers(1, 1024, shape).astype(np.int32)
+
+
+# name: (fields, an input of two examples, parameters at D = 64).  Add a row with each encoder.
+ROWS = {
+    "conv1d": ({}, image(2, 32, 13), 14_064),
+    "conv2d": ({}, image(2, 14, 14, 1), 23_408),
+    "mlp": ({}, image(2, 6), 2_400),
+    "ngram_bag": ({}, ids(2, 24), 65_536),
+}
+
+
+def build(name, dtype=jnp.float32, feature_dim=D, **fields):
+    return create_encoders({"m": {"name": name, **fields}}, ("m",), feature_dim, dtype)
+
+
+def test_every_encoder_has_a_row():
+    assert set(ROWS) == set(REGISTRY), "add the encoder's row to ROWS"
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_parameter_count(name):
+    fields, example, count = ROWS[name]
+    init = lambda x: build(name, **fields).init(jax.random.key(0), {"m": x})  # noqa: E731
+    params, _ = jax.eval_shape(init, example)
+    assert sum(leaf.size for leaf in jax.tree.leaves(params)) == count
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("name", ROWS)
+def test_parameters_statistics_and_features_are_float32(name, dtype):
+    fields, example, _ = ROWS[name]
+    encoders = build(name, jnp.dtype(dtype), **fields)
+
+    def both(x):
+        params, stats = encoders.init(jax.random.key(0), {"m": x})
+        trained, new = encoders.apply("m", params["m"], stats["m"], x, True)
+        evaluated, same = encoders.apply("m", params["m"], stats["m"], x, False)
+        return (params, stats, new, same), (trained, evaluated)
+
+    kept, features = jax.eval_shape(both, example)
+    assert {leaf.dtype for leaf in jax.tree.leaves(kept)} == {jnp.dtype("float32")}
+    assert all(f.shape == (2, D) and f.dtype == jnp.float32 for f in features)
+    inner = jax.make_jaxpr(both)(example).pretty_print(use_color=False)
+    assert ("bf16" in inner) == (dtype == "bfloat16"), "compute does not follow the dtype"
+
+
+def test_bfloat16_is_close_to_float32():
+    fields, example, _ = ROWS["mlp"]
+    results = []
+    for dtype in (jnp.float32, jnp.bfloat16):
+        encoders = build("mlp", dtype, feature_dim=8, **fields)
+
+        @jax.jit
+        def features(x, encoders=encoders):
+            params, stats = encoders.init(jax.random.key(0), {"m": x})
+            return encoders.apply("m", params["m"], stats["m"], x, False)[0]
+
+        results.append(np.asarray(features(example)))
+    # bfloat16 keeps 8 bits: three layers round to about 1 %; equality would mean it was not used.
+    np.testing.assert_allclose(*results, rtol=0.1, atol=0.05)
+    assert not np.array_equal(*results)
+
+
+@pytest.mark.parametrize("unbiased", [True, False])
+def test_batch_norm_against_numpy(unbiased):
+    rng = np.random.default_rng(0)
+    x = (100 + rng.normal(size=(5, 3, 4))).astype(np.float32)  # a mean that hurts one-pass variance
+    old_mean, old_var = rng.normal(size=4), rng.random(4) + 0.5
+    scale, bias = rng.normal(size=4), rng.normal(size=4)
+    variables = {
+        "params": {"scale": jnp.asarray(scale), "bias": jnp.asarray(bias)},
+        "batch_stats": {"mean": jnp.asarray(old_mean), "var": jnp.asarray(old_var)},
+    }
+    module = BatchNorm(unbiased=unbiased)
+    y, new = module.apply(variables, x, train=True, mutable=["batch_stats"])
+    flat = x.reshape(-1, 4).astype(np.float64)
+    mean, var = flat.mean(0), flat.var(0)  # normalised by the biased variance
+    expected = (x - mean) / np.sqrt(var + 1e-5) * scale + bias
+    np.testing.assert_allclose(y, expected, atol=1e-4)  # float32 keeps 100 + noise to 8e-6
+    kept = flat.var(0, ddof=1) if unbiased else var  # but the unbiased one is remembered
+    np.testing.assert_allclose(new["batch_stats"]["mean"], 0.9 * old_mean + 0.1 * mean, rtol=1e-6)
+    np.testing.assert_allclose(new["batch_stats"]["var"], 0.9 * old_var + 0.1 * kept, rtol=1e-5)
+
+    evaluated = module.apply(variables, x, train=False)
+    expected = (x - old_mean) / np.sqrt(old_var + 1e-5) * scale + bias
+    np.testing.assert_allclose(evaluated, expected, rtol=1e-5, atol=1e-4)
+
+
+def test_batch_norm_starts_as_the_identity_and_init_counts_no_batch():
+    variables = BatchNorm().init(jax.random.key(0), image(4, 3), train=True)
+    np.testing.assert_array_equal(variables["batch_stats"]["mean"], np.zeros(3))
+    np.testing.assert_array_equal(variables["batch_stats"]["var"], np.ones(3))
+
+
+def test_ngram_bag_is_the_mean_over_what_is_not_padding():
+    encoders = build("ngram_bag", feature_dim=4, vocabulary=10)
+    batch = np.array([[3, 5, 0, 0], [7, 0, 0, 0], [0, 0, 0, 0]], np.int32)
+    params, stats = encoders.init(jax.random.key(0), {"m": batch})
+    table = np.asarray(jax.tree.leaves(params)[0])
+    features, _ = encoders.apply("m", params["m"], stats["m"], batch, True)
+    expected = [(table[3] + table[5]) / 2, table[7], np.zeros(4)]
+    np.testing.assert_allclose(features, expected, atol=1e-6)
+
+
+def test_a_modality_starts_the_same_in_any_company():
+    configs = {m: {"name": "mlp"} for m in ("a", "b", "c")}
+    inputs = {m: image(2, 6) for m in configs}
+
+    def start(*modalities):
+        encoders = create_encoders(configs, modalities, 8, jnp.float32)
+        return jax.jit(encoders.init)(jax.random.key(3), inputs)[0]
+
+    alone, pair, reverse = start("a"), start("a", "b"), start("c", "b", "a")
+    jax.tree.map(np.testing.assert_array_equal, alone["a"], pair["a"])
+    jax.tree.map(np.testing.assert_array_equal, alone["a"], reverse["a"])
+    jax.tree.map(np.testing.assert_array_equal, pair["b"], reverse["b"])
+    kernels = [np.asarray(reverse[m]["Dense_0"]["kernel"]) for m in "abc"]
+    assert not np.array_equal(kernels[0], kernels[1])
+    assert not np.array_equal(kernels[1], kernels[2])
+
+
+@pytest.mark.parametrize(
+    ("configs", "modalities", "words"),
+    [
+        ({"a": {"name": "mlpp"}}, ("a",), r"encoders\.a\.name 'mlpp'.*'mlp'"),
+        ({"a": {"name": "mlp", "hiden": 3}}, ("a",), "field of encoder 'mlp' 'hiden'.*'hidden'"),
+        ({"image": {"name": "mlp"}}, ("imag",), "'imag'.*'image'"),
+        ({"a": {"name": "mlp"}}, (), "at least one modality"),
+    ],
+)
+def test_what_cannot_be_built(configs, modalities, words):
+    with pytest.raises(UserError, match=words):
+        create_encoders(configs, modalities, 8, jnp.float32)

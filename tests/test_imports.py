@@ -1,0 +1,62 @@
+"""The size of the house, and what importing it must never bring along."""
+
+import pathlib
+import pkgutil
+import subprocess
+import sys
+
+import pytest
+
+import mla_jax
+
+PACKAGE = pathlib.Path(mla_jax.__file__).parent
+ROOT = PACKAGE.parent
+FOREIGN = ("tensorflow", "torch", "torchvision", "jaxlib.tensorflow", "sklearn")
+BUILD = "mla_jax.datasets.digits.build"  # needs the extra "digits" and runs once in a lifetime
+MODULES = [
+    module.name
+    for module in pkgutil.walk_packages([str(PACKAGE)], "mla_jax.")
+    if module.name != BUILD and not module.name.endswith("__main__")
+]
+FILES = sorted(
+    path for folder in ("mla_jax", "configs", "tests") for path in (ROOT / folder).rglob("*.py")
+)
+
+
+def imported_by(modules) -> list[str]:
+    """The foreign packages in ``sys.modules`` after a new process has imported ``modules``."""
+    lines = ["import importlib, sys", f"for m in {list(modules)}: importlib.import_module(m)"]
+    lines.append(f"print([m for m in {FOREIGN} if m in sys.modules])")
+    done = subprocess.run(
+        [sys.executable, "-c", "\n".join(lines)], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    return eval(done.stdout.splitlines()[-1])
+
+
+def test_importing_everything_brings_neither_tensorflow_nor_torch():
+    assert len(MODULES) > 20
+    assert imported_by(MODULES) == []
+
+
+def test_importing_the_package_alone_does_not_start_jax():
+    done = subprocess.run(
+        [sys.executable, "-c", "import mla_jax, sys; print('jax' in sys.modules)"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.strip() == "False"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_file_length(path):
+    most = {PACKAGE / "main.py": 70, PACKAGE / "train.py": 350}.get(path, 400)
+    assert len(path.read_text().splitlines()) <= most
+
+
+def test_no_file_is_named_after_nothing():
+    names = {path.name for path in FILES}
+    assert not names & {"utils.py", "helpers.py", "misc.py", "common.py"}
+    assert {"main.py", "train.py", "mla.py"} <= names

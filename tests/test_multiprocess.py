@@ -1,0 +1,118 @@
+"""Two processes of two devices each, through the script a user would run."""
+
+import json
+import os
+import pathlib
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from mla_jax import command_line, metrics, train
+
+ROOT = pathlib.Path(__file__).parents[1]
+TINY = "tests/configs/tiny.py"
+SCRIPT = "launch/local_multihost.sh"
+
+
+def start(workdir: pathlib.Path, *options: str) -> subprocess.Popen:
+    environment = {**os.environ, "PYTHON": sys.executable, "PYTHONPATH": str(ROOT)}
+    return subprocess.Popen(
+        [SCRIPT, f"--config={TINY}", f"--workdir={workdir}", *options],
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory):
+    """The same run in one process and in two, two epochs."""
+    folder = tmp_path_factory.mktemp("pair")
+    process = start(folder / "two", "--config.epochs=2")
+    config = command_line.load_config(str(ROOT / TINY), {}, {"epochs": 2})
+    train.run(config, folder / "one", devices=jax.devices()[:1], say=lambda line: None)
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output
+    return folder, output
+
+
+def test_losses_and_evaluation_counts_agree(pair):
+    folder, _ = pair
+    one, two = (metrics.read_lines(folder / name / "metrics.jsonl") for name in ("one", "two"))
+    assert len(one) == len(two) == 2
+    for name, value in one[0]["train"].items():
+        if name.endswith("loss"):  # a mean over the first 26 batches
+            np.testing.assert_allclose(two[0]["train"][name], value, rtol=1e-5, err_msg=name)
+    for a, b in zip(one, two, strict=True):
+        for split in ("validation", "test"):
+            assert a[split]["examples"] == b[split]["examples"]
+    confusion = [
+        {k: np.array(v) for k, v in json.loads((folder / n / "confusion.json").read_text()).items()}
+        for n in ("one", "two")
+    ]
+    for name, counts in confusion[0].items():
+        np.testing.assert_array_equal(counts.sum(1), confusion[1][name].sum(1))
+    assert one[0]["test"] == two[0]["test"]
+
+
+def test_only_process_0_writes_and_prints(pair):
+    folder, output = pair
+    assert output.count("epoch   1/2") == 1
+    other = (folder / "two.process-1.log").read_text()
+    assert not [line for line in other.splitlines() if "[Gloo]" not in line and line.strip()]
+    lines = (folder / "two" / "metrics.jsonl").read_text().splitlines()
+    assert len(lines) == 2
+
+
+def test_sigterm_to_one_process_stops_both_at_the_same_step(pair, tmp_path):
+    folder, _ = pair
+    workdir = tmp_path / "cut"
+    process = start(workdir, "--config.epochs=2", "--config.log_every_steps=1")
+    wait_until(lambda: len(metrics.read_lines(workdir / "metrics.jsonl")) >= 1, process)
+    children = subprocess.run(
+        ["pgrep", "-f", f"workdir={workdir} .*--process_id=1"], capture_output=True, text=True
+    )
+    os.kill(int(children.stdout.split()[0]), signal.SIGTERM)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 128 + signal.SIGTERM, output
+    stopped = {
+        int(n)
+        for text in (output, (tmp_path / "cut.process-1.log").read_text())
+        for n in re.findall(r"stopped after batch (\d+), checkpoint saved", text)
+    }
+    assert len(stopped) == 1, output
+    steps = [int(p.name) for p in (workdir / "checkpoints").iterdir()]
+    assert max(steps) == stopped.pop()
+
+    process = start(workdir, "--config.epochs=2")
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output
+    assert f"resuming {workdir} after batch {max(steps)} of 52" in output
+    straight = metrics.read_lines(folder / "two" / "metrics.jsonl")
+    resumed = metrics.read_lines(workdir / "metrics.jsonl")
+    for a, b in zip(straight, resumed, strict=True):
+        assert {**a, "time": 0} == {**b, "time": 0}
+
+
+def test_a_mistake_stops_all_processes(tmp_path):
+    process = start(tmp_path / "bad", "--config.batch_size=63")
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 2, output
+    assert "batch_size=63 does not divide among 4 devices" in output
+
+
+def wait_until(condition, process: subprocess.Popen, seconds: float = 120) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < deadline, "nothing happened"
+        time.sleep(0.05)

@@ -1,0 +1,122 @@
+"""The order of examples is a function of seed and epoch alone; nothing is lost or doubled."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+from mla_jax.data.pipeline import batches_per_epoch, evaluation_batches, training_batches
+from mla_jax.datasets import ArraySplit
+from mla_jax.errors import UserError
+
+N, BATCH = 50, 8
+PER_EPOCH = N // BATCH
+
+
+def make_split(examples):
+    number = np.arange(examples)
+    inputs = {"a": number.astype(np.float32)[:, None], "b": -number.astype(np.float32)[:, None]}
+    present = np.stack([number % 2 == 0, number % 3 == 0], axis=1)
+    return ArraySplit(inputs, (number % 5).astype(np.int32), present)
+
+
+def take(count, seed=0, split=None, **options):
+    batches = training_batches(split or make_split(N), BATCH, seed, **options)
+    return list(itertools.islice(batches, count))
+
+
+def indices(batches):
+    return np.array([batch["index"] for batch in batches])
+
+
+def check_rows(batch, shape):
+    """Every entry of a batch belongs to the example its index names."""
+    index = batch["index"]
+    assert index.shape == shape
+    assert index.dtype == batch["label"].dtype == np.int32
+    np.testing.assert_array_equal(batch["label"], index % 5)
+    np.testing.assert_array_equal(batch["inputs"]["a"][..., 0], index)
+    np.testing.assert_array_equal(batch["inputs"]["b"][..., 0], -index)
+    np.testing.assert_array_equal(batch["present"][..., 0], index % 2 == 0)
+    np.testing.assert_array_equal(batch["present"][..., 1], index % 3 == 0)
+
+
+def test_a_training_batch_holds_what_its_index_says():
+    for batch in take(3):
+        check_rows(batch, (BATCH,))
+        assert batch["valid"].all()
+
+
+@pytest.mark.parametrize("start", [1, PER_EPOCH - 1, PER_EPOCH, PER_EPOCH + 2, 5 * PER_EPOCH + 3])
+def test_resuming_by_number_equals_skipping(start):
+    straight = indices(take(6 * PER_EPOCH + 4))
+    resumed = indices(take(6 * PER_EPOCH + 4 - start, start=start))
+    np.testing.assert_array_equal(resumed, straight[start:])
+
+
+@pytest.mark.parametrize("start", [0, 3, PER_EPOCH + 1])
+@pytest.mark.parametrize("processes", [2, 4])
+def test_processes_share_the_same_global_batches(processes, start):
+    alone = indices(take(3 * PER_EPOCH, start=start))
+    for process in range(processes):
+        share = take(3 * PER_EPOCH, start=start, process_index=process, process_count=processes)
+        check_rows(share[0], (BATCH // processes,))
+        np.testing.assert_array_equal(indices(share), alone[:, process::processes])
+
+
+def test_every_example_at_most_once_an_epoch_and_all_in_the_long_run():
+    epochs = indices(take(20 * PER_EPOCH)).reshape(20, -1)
+    for epoch in epochs:
+        assert len(set(epoch)) == PER_EPOCH * BATCH
+    assert set(epochs.ravel()) == set(range(N)), "the ones left over must change"
+    assert len({tuple(epoch) for epoch in epochs}) == 20, "each epoch has its own order"
+    assert len({tuple(sorted(epoch)) for epoch in epochs}) > 10
+
+
+def test_the_seed_alone_decides():
+    np.testing.assert_array_equal(indices(take(9, seed=3)), indices(take(9, seed=3)))
+    assert not np.array_equal(indices(take(9, seed=3)), indices(take(9, seed=4)))
+    assert not np.array_equal(indices(take(1)).ravel(), np.arange(BATCH))
+
+
+def test_a_split_of_exactly_one_batch():
+    batches = indices(take(3, split=make_split(BATCH)))
+    np.testing.assert_array_equal(np.sort(batches), [np.arange(BATCH)] * 3)
+
+
+def test_batches_per_epoch():
+    assert batches_per_epoch(make_split(N), BATCH) == 6
+    assert batches_per_epoch(make_split(48), BATCH) == 6
+    assert batches_per_epoch(make_split(47), BATCH) == 5
+
+
+def test_errors():
+    with pytest.raises(UserError, match="7 examples, fewer than batch_size=8"):
+        take(1, split=make_split(7))
+    with pytest.raises(UserError, match="batch_size=8 does not divide among 3 processes"):
+        take(1, process_count=3)
+
+
+@pytest.mark.parametrize("examples", [1, 7, 8, 9, 50, 64])
+@pytest.mark.parametrize("batch_size", [1, 4, 7])
+@pytest.mark.parametrize(("devices", "processes"), [(1, 1), (3, 1), (2, 2), (1, 4)])
+def test_evaluation_visits_each_example_once(examples, batch_size, devices, processes):
+    split = make_split(examples)
+    shares = [
+        list(evaluation_batches(split, batch_size, devices, process, processes))
+        for process in range(processes)
+    ]
+    assert len({len(share) for share in shares}) == 1, "all processes take equally many steps"
+    blocks = []
+    for step in zip(*shares, strict=True):
+        for batch in step:
+            check_rows(batch, (devices, batch_size))
+            np.testing.assert_array_equal(batch["index"][~batch["valid"]], 0)
+            blocks += [i[v].tolist() for i, v in zip(batch["index"], batch["valid"], strict=True)]
+    # Read process after process within a step, the blocks are consecutive whatever the devices.
+    expected = [
+        list(range(first, min(first + batch_size, examples)))
+        for first in range(0, examples, batch_size)
+    ]
+    assert blocks == expected + [[]] * (len(blocks) - len(expected))
+    assert len(blocks) - len(expected) < devices * processes, "no step of padding alone"

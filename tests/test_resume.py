@@ -1,0 +1,220 @@
+"""A run cut short and resumed is the run that was never cut, bit for bit."""
+
+import functools
+import json
+import pathlib
+import shutil
+import signal
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+from mla_jax import command_line, configuration, methods, metrics, report, train
+from mla_jax.checkpoint import Checkpoints
+from mla_jax.data import pipeline
+from mla_jax.datasets import load_dataset
+from mla_jax.errors import UserError
+
+TINY = str(pathlib.Path(__file__).parent / "configs" / "tiny.py")
+PER_EPOCH = 26  # 1700 examples in batches of 64
+MODALITIES = {"unimodal": "audio"}
+
+
+def tiny(method: str, **overrides):
+    modalities = MODALITIES.get(method, "audio+text")
+    config = command_line.load_config(TINY, {"method": method, "modalities": modalities}, overrides)
+    config.epochs = 3
+    return config
+
+
+@functools.cache
+def program(method: str):
+    """The compiled program of a method, on one device, shared by the tests."""
+    config = configuration.resolve(tiny(method))
+    dataset = load_dataset(config.dataset, config.modalities)
+    return train.build_program(config, dataset, jax.devices()[:1])
+
+
+def run(config, path, say=None):
+    name = config.method.name
+    return train.run(config, path, program(name), jax.devices()[:1], say or (lambda line: None))
+
+
+def signal_at(monkeypatch, batch: int, number: int = signal.SIGTERM) -> None:
+    """Sends this process a real signal while it loads batch ``batch`` (from 0)."""
+    original = pipeline.training_batches
+
+    def loader(split, batch_size, seed, start=0, *process):
+        for i, item in enumerate(original(split, batch_size, seed, start, *process), start):
+            if i == batch:
+                signal.raise_signal(number)
+            yield item
+
+    monkeypatch.setattr(pipeline, "training_batches", loader)
+
+
+def lines_without_time(path: pathlib.Path) -> list[dict]:
+    lines = metrics.read_lines(path / "metrics.jsonl")
+    return [{k: v for k, v in line.items() if k != "time"} for line in lines]
+
+
+def final_state(path: pathlib.Path, config):
+    resolved = configuration.resolve(config)
+    dataset = load_dataset(resolved.dataset, resolved.modalities)
+    checkpoints = Checkpoints(path / "checkpoints")
+    like = train.initial_state(program(config.method.name), dataset, 0)
+    state, progress = checkpoints.restore(like)
+    checkpoints.close()
+    return state, progress
+
+
+def assert_same_run(a: pathlib.Path, b: pathlib.Path, config) -> None:
+    (state_a, progress_a), (state_b, progress_b) = final_state(a, config), final_state(b, config)
+    leaves_a, leaves_b = jax.tree.leaves_with_path(state_a), jax.tree.leaves_with_path(state_b)
+    assert len(leaves_a) == len(leaves_b) > 0
+    for (path, x), (_, y) in zip(leaves_a, leaves_b, strict=True):
+        np.testing.assert_array_equal(np.asarray(x), np.asarray(y), jax.tree_util.keystr(path))
+    assert progress_a["batches"] == progress_b["batches"]
+    assert lines_without_time(a) == lines_without_time(b)
+    results = [json.loads((path / "result.json").read_text()) for path in (a, b)]
+    assert results[0]["test"] == results[1]["test"]
+    assert results[0]["selection"] == results[1]["selection"]
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory):
+    """The directory of an unbroken run of a method, made once."""
+    made = {}
+
+    def get(method: str) -> pathlib.Path:
+        if method not in made:
+            made[method] = tmp_path_factory.mktemp(method) / "straight"
+            run(tiny(method), made[method])
+        return made[method]
+
+    return get
+
+
+@pytest.mark.parametrize("batch", [PER_EPOCH + 9, PER_EPOCH - 1], ids=["inside", "at_the_end"])
+@pytest.mark.parametrize("method", sorted(methods.REGISTRY))
+def test_sigterm_and_resume(method, batch, straight, tmp_path, monkeypatch):
+    config = tiny(method)
+    with monkeypatch.context() as patch:
+        signal_at(patch, batch)
+        with pytest.raises(train.Interrupted, match=f"stopped after batch {batch + 1}"):
+            run(config, tmp_path / "cut")
+    said = []
+    run(config, tmp_path / "cut", said.append)
+    assert said[0] == f"resuming {tmp_path / 'cut'} after batch {batch + 1} of {3 * PER_EPOCH}"
+    assert_same_run(straight(method), tmp_path / "cut", config)
+
+
+KILLED = """
+import os, signal, sys
+from mla_jax import command_line, train
+from mla_jax.data import pipeline
+original = pipeline.training_batches
+def loader(*arguments):
+    for i, item in enumerate(original(*arguments)):
+        if i == int(sys.argv[4]):
+            os.kill(os.getpid(), signal.SIGKILL)
+        yield item
+pipeline.training_batches = loader
+arguments = dict(item.split("=") for item in sys.argv[2].split(","))
+config = command_line.load_config(sys.argv[1], arguments, {"checkpoint.every_steps": 10})
+config.epochs = 3
+train.run(config, sys.argv[3])
+"""
+
+
+@pytest.mark.parametrize("method", ["concat", "mla"])
+def test_kill_9_and_resume(method, straight, tmp_path):
+    """A killed process leaves a metrics file that runs ahead of its newest checkpoint."""
+    arguments = f"method={method},modalities=audio+text"
+    command = [sys.executable, "-c", KILLED, TINY, arguments, str(tmp_path / "cut"), "57"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert lines_without_time(tmp_path / "cut")[-1]["step"] == 2 * PER_EPOCH
+    run(tiny(method), tmp_path / "cut")
+    assert_same_run(straight(method), tmp_path / "cut", tiny(method))
+
+
+@pytest.fixture
+def interrupted(tmp_path, monkeypatch):
+    """A run stopped after batch 40, with checkpoints 26 and 40."""
+    with monkeypatch.context() as patch:
+        signal_at(patch, 39, signal.SIGINT)
+        with pytest.raises(train.Interrupted):
+            run(tiny("mla"), tmp_path / "run")
+    return tmp_path / "run"
+
+
+@pytest.mark.parametrize("damage", ["truncate_all", "flip_a_byte", "metadata", "empty"])
+def test_damaged_checkpoint_falls_back(damage, interrupted, straight, capfd):
+    newest = interrupted / "checkpoints" / "40"
+    data = max((newest / "state").rglob("d/*"), key=lambda p: p.stat().st_size)
+    if damage == "truncate_all":
+        for file in filter(pathlib.Path.is_file, newest.rglob("*")):
+            file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    elif damage == "flip_a_byte":
+        content = bytearray(data.read_bytes())
+        content[len(content) // 2] ^= 0xFF
+        data.write_bytes(content)
+    elif damage == "metadata":
+        (newest / "state" / "_METADATA").write_text("{")
+    else:
+        shutil.rmtree(newest)
+        newest.mkdir()
+    said = []
+    run(tiny("mla"), interrupted, said.append)
+    assert said[0].startswith("checkpoint 40 is damaged (")
+    assert said[0].endswith(f"moved to {interrupted / 'damaged-40'}")
+    assert said[1] == f"resuming {interrupted} after batch 26 of {3 * PER_EPOCH}"
+    assert capfd.readouterr().err == ""
+    assert_same_run(straight("mla"), interrupted, tiny("mla"))
+
+
+def test_all_checkpoints_damaged(interrupted):
+    for file in (interrupted / "checkpoints").rglob("*"):
+        if file.is_file():
+            file.write_bytes(b"")
+    with pytest.raises(UserError, match=r"all checkpoints of .* are damaged: start in another"):
+        run(tiny("mla"), interrupted)
+
+
+def test_another_configuration_is_refused(interrupted):
+    changed = tiny("mla", **{"optimizer.learning_rate": 0.01, "seed": 3})
+    before = sorted(interrupted.rglob("*"))
+    with pytest.raises(UserError) as error:
+        run(changed, interrupted)
+    assert "optimizer.learning_rate: 0.05 -> 0.01; seed: 0 -> 3" in str(error.value)
+    assert sorted(interrupted.rglob("*")) == before
+
+
+def test_how_often_to_save_may_change(interrupted, straight):
+    changed = tiny("mla", **{"checkpoint.every_steps": 7, "log_every_steps": 3})
+    run(changed, interrupted)
+    assert_same_run(straight("mla"), interrupted, tiny("mla"))
+
+
+def test_finished_run_shows_its_result_again(straight):
+    path = straight("concat")
+    before = {p: p.stat().st_mtime_ns for p in path.rglob("*")}
+    said = []
+    result = run(tiny("concat"), path, said.append)
+    assert said == [f"{path} holds a finished run; its result:", report.result_table(result)]
+    assert {p: p.stat().st_mtime_ns for p in path.rglob("*")} == before
+
+
+def test_restored_on_other_device_counts(interrupted):
+    """Saved on one device, resumed on four: the same run up to rounding."""
+    result = train.run(tiny("mla"), interrupted, devices=jax.devices()[:4], say=lambda line: None)
+    assert result["train"]["batches"] == 3 * PER_EPOCH
+
+
+def test_a_second_run_is_the_same_run(straight, tmp_path):
+    run(tiny("mla"), tmp_path / "again")
+    assert_same_run(straight("mla"), tmp_path / "again", tiny("mla"))

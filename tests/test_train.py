@@ -1,0 +1,154 @@
+"""The loop's outcomes other than success, selection, and what a run leaves behind."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from mla_jax import configuration, metrics, selection, train
+from mla_jax.datasets import ArraySplit, Dataset
+from mla_jax.errors import UserError
+from tests.conftest import build_config, build_dataset
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    """Runs a configuration on a data set made in the test, on one device."""
+
+    def run(config, dataset=None, path=tmp_path / "run", say=lambda line: None):
+        dataset = dataset or build_dataset(tuple(config.modalities))
+        monkeypatch.setattr(train, "load_dataset", lambda *arguments: dataset)
+        return train.run(config, path, devices=jax.devices()[:1], say=say)
+
+    return run
+
+
+def test_what_a_run_leaves_behind(run, tmp_path):
+    said = []
+    result = run(build_config(), say=said.append)
+    path = tmp_path / "run"
+    assert json.loads((path / "result.json").read_text()) == result
+    assert {p.name for p in path.iterdir()} >= {
+        "config.json", "metrics.jsonl", "result.json", "report.md", "curves.png", "confusion.png",
+        "confusion.json", "checkpoints",
+    }  # fmt: skip
+    assert set(result) >= {
+        "dataset", "method", "fidelity", "protocol", "seed", "modalities", "test", "train",
+        "versions", "commit",
+    }  # fmt: skip
+    assert set(result["test"]) == {"fused", "a", "b", "examples", "macro_f1"}
+    assert result["test"]["examples"] == 40
+    assert result["train"]["steps"] == 2 * 6 * 2  # epochs, batches, modalities
+    lines = metrics.read_lines(path / "metrics.jsonl")
+    assert [line["step"] for line in lines] == [6, 12]
+    assert set(lines[0]["train"]) == {"a/loss", "a/accuracy", "b/loss", "b/accuracy"}
+    assert json.loads((path / "config.json").read_text())["config"]["method"]["fusion"] == "entropy"
+    report = (path / "report.md").read_text()
+    assert "curves.png" in report and f"{result['test']['fused']:.4f}" in report
+    assert any(line.startswith("epoch   2/2") for line in said)
+
+
+def with_nan(dataset: Dataset, example: int, modality: str) -> Dataset:
+    split = dataset.splits["train"]
+    inputs = {m: array.copy() for m, array in split.inputs.items()}
+    inputs[modality][example, 1] = np.nan
+    splits = {**dataset.splits, "train": ArraySplit(inputs, split.label, split.present)}
+    return dataset._replace(splits=splits)
+
+
+def test_non_finite_input_names_modality_and_example(run, tmp_path):
+    with pytest.raises(metrics.NonFiniteLossError) as error:
+        run(build_config(log_every_steps=1), with_nan(build_dataset(), 17, "b"))
+    assert "the loss of 'b' is nan" in str(error.value)
+    assert "on training examples 17 (their b holds NaN" in str(error.value)
+    line = metrics.read_lines(tmp_path / "run" / "metrics.jsonl")[-1]
+    assert line["event"] == "non-finite loss" and line["examples"] == [17]
+    assert f"at batch {line['step']} (epoch {line['epoch']})" in str(error.value)
+    assert not (tmp_path / "run" / "result.json").exists()
+
+
+def test_diverging_loss_stops_after_flushing_the_metrics(run, tmp_path):
+    config = build_config(**{"optimizer.learning_rate": 1e25, "epochs": 20})
+    with pytest.raises(metrics.NonFiniteLossError, match=r"lower optimizer.learning_rate"):
+        run(config)
+    lines = metrics.read_lines(tmp_path / "run" / "metrics.jsonl")
+    assert lines[-1]["event"] == "non-finite loss" and lines[-1]["examples"]
+
+
+def test_a_batch_larger_than_the_split(run):
+    with pytest.raises(UserError, match="96 examples, fewer than batch_size=128"):
+        run(build_config(batch_size=128))
+
+
+def test_selection_on_validation_keeps_the_best_epoch(run, tmp_path):
+    config = build_config(selection="validation", epochs=4)
+    result = run(config, build_dataset(seed=3))
+    lines = metrics.read_lines(tmp_path / "run" / "metrics.jsonl")
+    scores = [line["validation"]["fused"] for line in lines]
+    best = int(np.argmax(scores))  # the earliest of equals
+    assert result["selection"] == {"rule": "validation", "epoch": best + 1, "step": 6 * (best + 1)}
+    assert result["test"] == lines[best]["test"]
+    kept = {int(p.name) for p in (tmp_path / "run" / "checkpoints").iterdir()}
+    assert kept == {18, 24, 6 * (best + 1)}
+
+
+@pytest.mark.parametrize(
+    ("protocol", "asked", "rule"),
+    [
+        ("strict", "auto", "validation"),
+        ("strict", "last", "last"),
+        ("paper", "auto", "best_test"),
+        ("paper", "validation", "validation"),
+    ],
+)
+def test_selection_rules(protocol, asked, rule):
+    config = configuration.resolve(build_config(protocol=protocol, selection=asked))
+    selector = selection.Selector(config, build_dataset(), None)
+    assert selector.rule == rule
+    scores = [(0.5, 0.7), (0.9, 0.6), (0.9, 0.9), (0.8, 0.8)]  # validation, test
+    for epoch, (validation, test) in enumerate(scores, 1):
+        selector.offer(
+            epoch, epoch * 10, {"validation": {"fused": validation}, "test": {"fused": test}}
+        )
+    assert selector.chosen["epoch"] == {"validation": 2, "last": 4, "best_test": 3}[rule]
+
+
+def test_selection_needs_a_validation_split():
+    dataset = build_dataset()
+    splits = {name: split for name, split in dataset.splits.items() if name != "validation"}
+    config = configuration.resolve(build_config(selection="validation"))
+    with pytest.raises(UserError, match="no validation split: set selection=last"):
+        selection.Selector(config, dataset._replace(splits=splits), None)
+
+
+def test_evaluation_every_few_epochs_and_always_at_the_end(run, tmp_path):
+    run(build_config(**{"evaluation.every_epochs": 2, "epochs": 3}))
+    lines = metrics.read_lines(tmp_path / "run" / "metrics.jsonl")
+    assert ["test" in line for line in lines] == [False, True, True]
+
+
+def test_tensorboard_when_installed(run, tmp_path):
+    pytest.importorskip("tensorboardX")
+    run(build_config())
+    assert list((tmp_path / "run" / "tensorboard").glob("events*"))
+
+
+def test_missing_modalities_train_and_evaluate(run):
+    config = build_config(modalities=("a", "b", "c"))
+    result = run(config, build_dataset(("a", "b", "c"), missing=0.4, seed=5))
+    assert 0 < result["test"]["fused"] <= 1
+
+
+def test_training_on_several_devices_equals_one(tmp_path, monkeypatch):
+    dataset = build_dataset()
+    monkeypatch.setattr(train, "load_dataset", lambda *arguments: dataset)
+    lines = []
+    for count in (1, 8):
+        path = tmp_path / str(count)
+        train.run(build_config(), path, devices=jax.devices()[:count], say=lambda line: None)
+        lines.append(metrics.read_lines(path / "metrics.jsonl"))
+    for one, eight in zip(*lines, strict=True):
+        for name, value in one["train"].items():
+            np.testing.assert_allclose(eight["train"][name], value, rtol=1e-4, err_msg=name)
+        assert one["test"]["examples"] == eight["test"]["examples"] == 40
