@@ -139,7 +139,7 @@ def projection_inputs(width: int) -> tuple[np.ndarray, np.ndarray]:
     """Head gradients ``[N, C, D]`` and features ``[N, B, D]`` for updates of the projection alone.
 
     The features are non-negative, as after a ReLU, and small, with a mean of 0.025.  From about
-    0.1 on, denominators of the element-wise formula cross zero and the recursion is chaotic: after
+    0.05 on, denominators of the element-wise formula cross zero and the recursion is chaotic: after
     20 updates even two float64 implementations have nothing in common (docs/fidelity.md).
     """
     gradients = formula.uniform((20, 6, width), 41)
