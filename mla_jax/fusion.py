@@ -46,7 +46,7 @@ def fixed_weights(weights: Sequence[float]) -> Weights:
     def rule(logits: jax.Array, present: jax.Array) -> jax.Array:
         if len(weights) != len(logits):
             raise UserError(f"{len(weights)} fusion weights for {len(logits)} modalities")
-        constant = jnp.asarray(weights, jnp.float32)
+        constant = jnp.asarray(weights, float)
         raw = jnp.where(present, constant, 0)
         kept = raw.sum(1, keepdims=True)
         return raw * jnp.where(kept > 0, constant.sum() / jnp.where(kept > 0, kept, 1), 0)

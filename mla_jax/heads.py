@@ -21,7 +21,7 @@ def init_head(rng: jax.Array, features: int, classes: int) -> Head:
 def apply_head(head: Head, features: jax.Array) -> jax.Array:
     """Logits ``float32[B, C]`` of ``features: float[B, D]``.
 
-    Full float32 products, because the head's gradient is what the projection acts on.
+    Products in the head's own precision, because its gradient is what the projection acts on.
     """
-    features = features.astype(jnp.float32)
+    features = features.astype(head["kernel"].dtype)
     return jnp.matmul(features, head["kernel"], precision=HIGHEST) + head["bias"]

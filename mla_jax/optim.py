@@ -76,9 +76,9 @@ def learning_rate_schedule(config: Any, epochs: int) -> Callable[[Clock], jax.Ar
     decay_every = config.decay_every or max(1, round(0.7 * epochs))
 
     def rate(clock: Clock) -> jax.Array:
-        epoch = jnp.asarray(clock.epoch, jnp.float32)
-        elapsed = epoch + jnp.asarray(clock.batch_index, jnp.float32) / clock.batches_per_epoch
-        value = jnp.asarray(config.learning_rate, jnp.float32)
+        epoch = jnp.asarray(clock.epoch, float)
+        elapsed = epoch + jnp.asarray(clock.batch_index, float) / clock.batches_per_epoch
+        value = jnp.asarray(config.learning_rate, float)
         if config.schedule == "step":
             value = value * config.decay_rate ** jnp.floor(epoch / decay_every)
         elif config.schedule == "cosine":

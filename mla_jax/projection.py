@@ -3,7 +3,8 @@
 MLA, section 3.2 and equations 2-3: after each sub-step on a modality whose mean feature is
 :math:`\\bar h` the projection matrix is updated by recursive least squares,
 
-.. math::  q = P\\bar h / (\\alpha + \\bar h^\\top P \\bar h), \\qquad P \\leftarrow P - q\\,\\bar h^\\top P,
+.. math::  q = P\\bar h / (\\alpha + \\bar h^\\top P \\bar h), \\qquad
+           P \\leftarrow P - q\\,\\bar h^\\top P,
 
 and the next sub-step moves the head's kernel along :math:`P\\,\\nabla W` only, that is (nearly)
 orthogonally to the features the head has already seen.  It is the one-layer case of orthogonal
@@ -27,7 +28,10 @@ APPLICATIONS = ("replace", "add")
 
 
 class ProjectionState(NamedTuple):
-    """``P: float32[D, D]``, starting at the identity and never reset, and the calls so far."""
+    """``P: float32[D, D]``, starting at the identity and never reset, and the calls so far.
+
+    float64 in a process that has set ``jax_enable_x64``, as the parity tool does on request.
+    """
 
     P: jax.Array
     count: jax.Array
@@ -79,7 +83,7 @@ def orthogonal_projection(
 
     def init(params: Any) -> ProjectionState:
         del params
-        return ProjectionState(jnp.eye(dim, dtype=jnp.float32), jnp.zeros((), jnp.int32))
+        return ProjectionState(jnp.eye(dim, dtype=float), jnp.zeros((), jnp.int32))
 
     def update(
         updates: Any,
@@ -91,10 +95,10 @@ def orthogonal_projection(
         **_: Any,
     ) -> tuple[Any, ProjectionState]:
         del params
-        h = jax.lax.stop_gradient(feature_mean).astype(jnp.float32)
+        h = jax.lax.stop_gradient(feature_mean).astype(state.P.dtype)
         active = (state.count > 0) if skip_first else jnp.array(True)
         P = jnp.where(active, updated(state.P, h, alpha), state.P)
-        gradient = updates["kernel"].astype(jnp.float32)
+        gradient = updates["kernel"].astype(state.P.dtype)
         acting = P if order == "update_then_project" else state.P
         projected = jnp.matmul(acting, gradient, precision=HIGHEST)
         if apply == "add":
@@ -111,4 +115,4 @@ def alpha_schedule(batch_index: Any, batches_per_epoch: Any) -> jax.Array:
     ``0.1 ** (1 + batch_index / batches_per_epoch)`` (``utils/utils.py:26-27``); the paper asks
     only for a small positive constant.
     """
-    return 0.1 ** (1.0 + jnp.asarray(batch_index, jnp.float32) / batches_per_epoch)
+    return 0.1 ** (1.0 + jnp.asarray(batch_index, float) / batches_per_epoch)

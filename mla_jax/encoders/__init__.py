@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from mla_jax.encoders import small
+from mla_jax.encoders import resnet, small
 from mla_jax.errors import UserError, check_choice
 
 REGISTRY: dict[str, type[nn.Module]] = {
@@ -17,6 +17,7 @@ REGISTRY: dict[str, type[nn.Module]] = {
     "conv2d": small.Conv2D,
     "mlp": small.Mlp,
     "ngram_bag": small.NgramBag,
+    "resnet18": resnet.ResNet18,
 }
 
 
@@ -53,9 +54,14 @@ class Encoders(NamedTuple):
         module = self.modules[modality]
         variables = {"params": params, "batch_stats": batch_stats}
         if not train:
-            return module.apply(variables, inputs, train=False).astype(jnp.float32), batch_stats
+            return _full_precision(module.apply(variables, inputs, train=False)), batch_stats
         features, updated = module.apply(variables, inputs, train=True, mutable=["batch_stats"])
-        return features.astype(jnp.float32), updated.get("batch_stats", batch_stats)
+        return _full_precision(features), updated.get("batch_stats", batch_stats)
+
+
+def _full_precision(features: jax.Array) -> jax.Array:
+    """At least float32: bfloat16 goes up, the parity tool's float64 stays."""
+    return features.astype(jnp.promote_types(features.dtype, jnp.float32))
 
 
 def create_encoders(

@@ -27,10 +27,10 @@ class BatchNorm(nn.Module):
         scale = self.param("scale", nn.initializers.ones, (features,), jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, (features,), jnp.float32)
         if train:
-            x32 = x.astype(jnp.float32)
+            exact = x.astype(jnp.promote_types(x.dtype, jnp.float32))
             axes = tuple(range(x.ndim - 1))
-            mean = x32.mean(axes)
-            var = jnp.square(x32 - mean).mean(axes)
+            mean = exact.mean(axes)
+            var = jnp.square(exact - mean).mean(axes)
             if not self.is_initializing():
                 count = x.size // features
                 kept = var * (count / max(count - 1, 1)) if self.unbiased else var
@@ -40,4 +40,4 @@ class BatchNorm(nn.Module):
         else:
             mean, var = running_mean.value, running_var.value
         multiplier = scale * jax.lax.rsqrt(var + self.epsilon)
-        return ((x.astype(jnp.float32) - mean) * multiplier + bias).astype(self.dtype)
+        return ((x.astype(mean.dtype) - mean) * multiplier + bias).astype(self.dtype)

@@ -1,0 +1,126 @@
+"""Files that hold tensors: PyTorch's ``.pth``, ``.safetensors``, and our converted directories.
+
+A converted directory is ``variables.safetensors`` plus ``manifest.json``.  Safetensors, because
+it is bit-exact, runs no code when read (a pickle does), says names, shapes and types in a header
+that any language can read, and needs neither JAX nor PyTorch.
+"""
+
+import json
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from mla_jax.convert.names import Tensors
+from mla_jax.errors import UserError
+
+VARIABLES, MANIFEST = "variables.safetensors", "manifest.json"
+FORMAT = 1
+
+
+def read_tensors(path: pathlib.Path) -> Tensors:
+    """The tensors of a ``.safetensors`` or PyTorch file, under the names they have there.
+
+    Raises:
+      UserError: no such file, or nothing that can be read as tensors.
+    """
+    if not path.is_file():
+        raise UserError(f"no checkpoint at {path}")
+    if path.suffix == ".safetensors":
+        try:
+            return dict(safetensors.numpy.load_file(path))
+        except (safetensors.SafetensorError, OSError) as error:
+            raise UserError(f"{path} is not a readable safetensors file: {error}") from error
+    torch = import_torch(f"reading {path.name}")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many kinds, none of them documented
+        raise UserError(f"{path} is not a readable PyTorch checkpoint: {error}") from error
+    if isinstance(content, dict) and isinstance(content.get("model"), dict):
+        content = content["model"]
+    if not isinstance(content, dict) or not all(
+        isinstance(v, torch.Tensor) for v in content.values()
+    ):
+        raise UserError(
+            f"{path} holds neither a state dict nor a dictionary with one under 'model'"
+        )
+    return {name: _to_numpy(tensor) for name, tensor in content.items()}
+
+
+def _to_numpy(tensor: Any) -> np.ndarray:
+    if not tensor.dtype.is_floating_point or tensor.element_size() >= 4:
+        return tensor.detach().numpy()
+    return tensor.detach().double().numpy()  # bfloat16 has no numpy type; refused by check_names
+
+
+def write_tensors(path: pathlib.Path, tensors: Mapping[str, np.ndarray]) -> None:
+    """Writes a ``.safetensors`` file, or what the reference's warm start reads from ``.pth``.
+
+    The latter is a dictionary with the state dict under ``model`` (``main.py:721-728``).
+
+    Raises:
+      UserError: neither ``.safetensors`` nor ``.pth`` or ``.pt``.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix == ".safetensors":
+        safetensors.numpy.save_file(_contiguous(tensors), path)
+    elif path.suffix in (".pth", ".pt"):
+        torch = import_torch(f"writing {path.name}")
+        torch.save({"model": {n: torch.tensor(t) for n, t in tensors.items()}}, path)
+    else:
+        raise UserError(f"{path} should end in .pth, .pt or .safetensors")
+
+
+def write_directory(path: pathlib.Path, tensors: Tensors, manifest: Mapping[str, Any]) -> None:
+    """Writes a converted directory.
+
+    Args:
+      path: the directory; made if need be.
+      tensors: ``{"params/encoder/<modality>/...": array}``.
+      manifest: whatever else a reader must know: the layout, its modalities.
+    """
+    path.mkdir(parents=True, exist_ok=True)
+    safetensors.numpy.save_file(_contiguous(tensors), path / VARIABLES)
+    shapes = {name: list(tensors[name].shape) for name in sorted(tensors)}
+    content = {"format": FORMAT, **manifest, "tensors": shapes}
+    (path / MANIFEST).write_text(json.dumps(content, indent=1) + "\n")
+
+
+def read_directory(path: pathlib.Path) -> tuple[Tensors, dict[str, Any]]:
+    """The tensors and the manifest of a converted directory.
+
+    Raises:
+      UserError: it is none, or its two files disagree.
+    """
+    for name in (VARIABLES, MANIFEST):
+        if not (path / name).is_file():
+            raise UserError(f"{path} is no converted checkpoint: it has no {name}")
+    tensors = read_tensors(path / VARIABLES)
+    try:
+        manifest = json.loads((path / MANIFEST).read_text())
+        shapes = {name: tuple(shape) for name, shape in manifest["tensors"].items()}
+        version = manifest["format"]
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        raise UserError(f"{path / MANIFEST} is not a manifest of mla_jax.convert") from error
+    if version != FORMAT:
+        raise UserError(f"{path / MANIFEST} has format {version}; this version reads {FORMAT}")
+    if shapes != {name: tensor.shape for name, tensor in tensors.items()}:
+        raise UserError(f"{path}: {MANIFEST} does not describe {VARIABLES}; convert again")
+    return tensors, manifest
+
+
+def _contiguous(tensors: Mapping[str, np.ndarray]) -> Tensors:
+    """safetensors writes an array's memory as it lies: a transposed view would come out wrong."""
+    return {name: np.require(tensor, requirements="C") for name, tensor in tensors.items()}
+
+
+def import_torch(purpose: str) -> Any:
+    """The torch module; ``UserError`` says how to install it."""
+    try:
+        import torch
+    except ImportError as error:
+        raise UserError(f"{purpose} needs PyTorch: pip install 'mla_jax[parity]'") from error
+    return torch

@@ -1,0 +1,116 @@
+"""Name maps: one list of rows takes a backbone's tensors from PyTorch to Flax and back."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from mla_jax.errors import UserError
+
+Tensors = dict[str, np.ndarray]
+
+TO_FLAX = {
+    "convolution": lambda w: w.transpose(2, 3, 1, 0),  # [out, in, h, w] -> [h, w, in, out]
+    "linear": lambda w: w.T,  # [out, in] -> [in, out]
+    "same": lambda w: w,
+}
+TO_TORCH = {
+    "convolution": lambda w: w.transpose(3, 2, 0, 1),
+    "linear": lambda w: w.T,
+    "same": lambda w: w,
+}
+
+
+class Row(NamedTuple):
+    """One tensor under both names."""
+
+    torch: str
+    flax: str | None
+    """``collection/module/.../leaf``; None for PyTorch's ``num_batches_tracked``."""
+    kind: str
+    """A key of ``TO_FLAX``, or ``counter``: a batch counter, which plays no part as long as the
+    momentum is given.  It is dropped coming in, where it may also be absent (PyTorch < 0.4.1
+    wrote none), and written as 0 going out, where ``load_state_dict`` asks for it."""
+    shape: tuple[int, ...]
+    """In PyTorch's order."""
+
+    def at(self, torch_prefix: str, module: str) -> "Row":
+        """This row in a larger model: ``params/x`` becomes ``params/<module>/x``."""
+        flax = self.flax
+        if flax is not None:
+            collection, _, rest = flax.partition("/")
+            flax = f"{collection}/{module}/{rest}"
+        return self._replace(torch=torch_prefix + self.torch, flax=flax)
+
+
+def to_flax(tensors: Mapping[str, np.ndarray], rows: Sequence[Row], source: str) -> Tensors:
+    """``{"params/...": array}`` of PyTorch's ``tensors``; ``source`` is named in errors.
+
+    Raises:
+      UserError: a tensor is missing, unexpected, or of another shape or type; all are listed.
+    """
+    counters = {row.torch for row in rows if row.kind == "counter"}
+    wanted = {row.torch: row for row in rows if row.kind != "counter"}
+    given = {name: tensor for name, tensor in tensors.items() if name not in counters}
+    check_names(source, {name: row.shape for name, row in wanted.items()}, given)
+    return {
+        row.flax: np.ascontiguousarray(TO_FLAX[row.kind](given[name]))
+        for name, row in wanted.items()
+    }
+
+
+def to_torch(tensors: Mapping[str, np.ndarray], rows: Sequence[Row], source: str) -> Tensors:
+    """The inverse of ``to_flax``; batch counters are written as 0 (``Row.kind``).
+
+    Raises:
+      UserError: as ``to_flax``, in Flax's names and shapes.
+    """
+    wanted = {row.flax: row for row in rows if row.kind != "counter"}
+    shapes = {name: flax_shape(row) for name, row in wanted.items()}
+    check_names(source, shapes, tensors)
+    found = {}
+    for row in rows:
+        if row.kind == "counter":
+            found[row.torch] = np.zeros((), np.int64)
+        else:
+            found[row.torch] = np.ascontiguousarray(TO_TORCH[row.kind](tensors[row.flax]))
+    return found
+
+
+def flax_shape(row: Row) -> tuple[int, ...]:
+    """The shape that ``to_flax`` gives a row's tensor."""
+    return TO_FLAX[row.kind](np.broadcast_to(np.float32(0), row.shape)).shape
+
+
+def check_names(
+    source: str,
+    wanted: Mapping[str, tuple[int, ...]],
+    given: Mapping[str, np.ndarray],
+) -> None:
+    """Raises ``UserError`` unless ``given`` has exactly the wanted names, in float32 and shape."""
+    faults = [_listed("missing", wanted.keys() - given.keys())]
+    faults.append(_listed("unexpected", given.keys() - wanted.keys()))
+    both = sorted(wanted.keys() & given.keys())
+    faults.append(
+        _listed(
+            "of another shape",
+            [
+                f"{name} {tuple(given[name].shape)} instead of {tuple(wanted[name])}"
+                for name in both
+                if tuple(given[name].shape) != tuple(wanted[name])
+            ],
+        )
+    )
+    faults.append(
+        _listed(
+            "not float32",
+            [f"{n} {given[n].dtype}" for n in both if given[n].dtype != np.float32],
+        )
+    )
+    if found := "; ".join(filter(None, faults)):
+        raise UserError(f"{source} does not hold the expected tensors: {found}")
+
+
+def _listed(what: str, names: Iterable[str]) -> str:
+    names = sorted(names)
+    return f"{len(names)} {what} ({', '.join(names)})" if names else ""

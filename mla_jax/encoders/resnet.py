@@ -1,0 +1,106 @@
+"""ResNet-18 as the MLA reference builds it, and as torchvision does but for its classifier.
+
+He et al., 2016; ``models/backbone.py`` of the reference.  Everything a framework may choose
+otherwise is pinned to PyTorch's choice: paddings are explicit (Flax's ``SAME`` pads a strided
+convolution on one side only), max-pooling pads with minus infinity, the running variance is
+unbiased (``encoders/norm.py``), and kernels start from a Kaiming normal over the fan-out.
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from mla_jax.encoders.norm import BatchNorm
+from mla_jax.errors import UserError
+
+kaiming_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+"""Standard deviation ``sqrt(2 / (k k C_out))``, not truncated (``utils/utils.py:106-114``)."""
+
+
+class ResNet18(nn.Module):
+    """Images, spectrograms or short clips -> features ``float[B, D]``.
+
+    Takes ``[B, H, W, C]`` or ``[B, T, H, W, C]``; frames share the network and its batch
+    statistics, and the features are the mean over frames and positions
+    (``models/basic_model.py:52-77``).  A spectrogram is ``[B, time, frequency, 1]``.
+
+    With D = 512 it has 11,170,240 parameters for one input channel, 3,136 more for each further
+    one.  A smaller D scales all four stages; tests use it.
+
+    Raises:
+      UserError: D is no multiple of 8, or the input has neither 4 nor 5 axes.
+    """
+
+    feature_dim: int = 512
+    epsilon: float = 1e-5
+    unbiased_variance: bool = True
+    """Keep the running variance unbiased, as PyTorch does; False keeps Flax's biased one."""
+    dtype: jnp.dtype = jnp.float32
+    """Of the computation; parameters and statistics stay float32."""
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+        if self.feature_dim % 8:
+            raise UserError(f"resnet18 needs a feature_dim divisible by 8, not {self.feature_dim}")
+        if x.ndim not in (4, 5):
+            raise UserError(
+                f"resnet18 takes [batch, height, width, channel] or [batch, frame, height, width, "
+                f"channel], not an input of shape {tuple(x.shape)}"
+            )
+        batch = len(x)
+        x = x.reshape((-1, *x.shape[-3:])).astype(self.dtype)
+        norm = {"epsilon": self.epsilon, "unbiased": self.unbiased_variance}
+        x = convolution(self.feature_dim // 8, 7, 2, self.dtype, "conv1")(x)
+        x = nn.relu(BatchNorm(**norm, dtype=self.dtype, name="bn1")(x, train))
+        x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+        for stage in range(1, 5):
+            width = self.feature_dim >> (4 - stage)
+            for block in range(2):
+                stride = 2 if stage > 1 and block == 0 else 1
+                name = f"layer{stage}_{block}"
+                x = BasicBlock(width, stride, norm, self.dtype, name=name)(x, train)
+        x = x.astype(jnp.promote_types(x.dtype, jnp.float32))  # a mean over many, in full precision
+        return x.reshape((batch, -1, x.shape[-1])).mean(1)
+
+
+class BasicBlock(nn.Module):
+    """``relu(bn2(conv2(relu(bn1(conv1(x))))) + shortcut(x))`` on ``[N, H, W, C]``.
+
+    The shortcut is a strided 1x1 convolution with batch normalisation where the shape changes,
+    the identity elsewhere.
+    """
+
+    width: int
+    stride: int
+    norm: dict
+    """Settings of every batch normalisation."""
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        def normalized(y, name):
+            return BatchNorm(**self.norm, dtype=self.dtype, name=name)(y, train)
+
+        def convolved(y, size, stride, name):
+            return convolution(self.width, size, stride, self.dtype, name)(y)
+
+        y = nn.relu(normalized(convolved(x, 3, self.stride, "conv1"), "bn1"))
+        y = normalized(convolved(y, 3, 1, "conv2"), "bn2")
+        if self.stride != 1 or x.shape[-1] != self.width:
+            x = normalized(convolved(x, 1, self.stride, "proj"), "proj_bn")
+        return nn.relu(y + x)
+
+
+def convolution(width: int, size: int, stride: int, dtype: jnp.dtype, name: str) -> nn.Conv:
+    """A square convolution without bias, padded by ``size // 2`` on every side."""
+    pad = (size // 2, size // 2)
+    return nn.Conv(
+        width,
+        (size, size),
+        strides=(stride, stride),
+        padding=(pad, pad),
+        use_bias=False,
+        dtype=dtype,
+        kernel_init=kaiming_normal,
+        name=name,
+    )

@@ -1,0 +1,175 @@
+"""Compares this package with a clone of the PyTorch reference, quantity by quantity."""
+
+import argparse
+import pathlib
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mla_jax.convert.names import Tensors
+from mla_jax.errors import UserError, check_choice
+from mla_jax.parity import cases, compare, fixtures, ours, reference, theirs
+from mla_jax.parity.cases import BREAKS, MODES, Case, Mode
+
+PER_EPOCH = 10
+PAPER_NOTE = (
+    "paper: no code of the reference computes its projection and its per-example fusion; its own "
+    "training loop was run with an independent float64 implementation in the place of its plugin"
+)
+DRIFT_NOTE = (
+    "PyTorch 1.8 columns: the optimiser's zero_grad was told to fill zeros (set_to_none=False)"
+)
+NAME_NOTE = (
+    "first drop: the shared head was wrapped, so that its parameter has the one name "
+    "(module.weight) for which the released plugin acts"
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Prints the table; exit status 0 if all is within tolerance, 1 if not, 2 for bad input."""
+    parser = argparse.ArgumentParser(prog="python -m mla_jax.parity", description=__doc__)
+    parser.add_argument(
+        "--reference", required=True, metavar="PATH", help="a clone of the reference"
+    )
+    parser.add_argument("--workdir", default="", metavar="DIR", help="write parity.json, parity.md")
+    parser.add_argument("--modes", default="+".join(MODES), help="columns (default: %(default)s)")
+    parser.add_argument("--float64", action="store_true", help="both in double precision")
+    parser.add_argument(
+        "--break", dest="broken", default="", choices=("", *BREAKS),
+        help="set one switch of ours wrong on purpose; the exit status must then be 1",
+    )  # fmt: skip
+    parser.add_argument(
+        "--write_fixtures", default="", metavar="DIR", help="write tests/fixtures instead"
+    )
+    chosen = parser.parse_args(arguments)
+    try:
+        for mode in (modes := chosen.modes.split("+")):
+            check_choice("mode", mode, MODES)
+        return run(chosen, modes)
+    except UserError as error:
+        print(f"mla_jax.parity: {error}", file=sys.stderr)
+        return 2
+
+
+def run(
+    chosen: argparse.Namespace, modes: Sequence[str], say: Callable[[str], None] = print
+) -> int:
+    """The whole comparison, after the command line was read."""
+    started = time.perf_counter()
+    if chosen.float64:
+        jax.config.update("jax_enable_x64", True)
+    dtype = jnp.float64 if chosen.float64 else jnp.float32
+    cache = tempfile.TemporaryDirectory()  # the modes share most of their programs
+    jax.config.update("jax_compilation_cache_dir", cache.name)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+    with (
+        cache,
+        reference.loaded(chosen.reference, chosen.float64 or bool(chosen.write_fixtures)) as loaded,
+    ):
+        if chosen.write_fixtures:
+            return fixtures.write(loaded, pathlib.Path(chosen.write_fixtures), say)
+        case = cases.resnet_case(1e-3 if chosen.broken == "epsilon" else 1e-5, dtype)
+        table = {}
+        for mode in modes:
+            say(f"{MODES[mode].title} ...")
+            adapter = theirs.av_classifier(loaded, few_ties=not chosen.float64)
+            found = both(loaded, adapter, case, MODES[mode], np.dtype(dtype), chosen.broken)
+            table[mode] = compare.compare(*found, chosen.float64)
+        workarounds = [f"work-around: {text}" for text in loaded.workarounds]
+    if not chosen.float64 and not chosen.broken:
+        ties = settle_in_float64(chosen, table, say)
+        workarounds += ties
+    notes = [*workarounds, DRIFT_NOTE, NAME_NOTE, PAPER_NOTE]
+    if chosen.broken:
+        notes.append(f"--break={chosen.broken}: one switch of ours is wrong on purpose")
+    seconds = time.perf_counter() - started
+    notes.append(f"{seconds:.0f} s, {'float64' if chosen.float64 else 'float32'}")
+    say(compare.plain(table))
+    for note in notes:
+        say(f"* {note}")
+    failed = compare.failures(table)
+    for line in failed:
+        say(f"OUT OF TOLERANCE  {line}")
+    if chosen.workdir:
+        settings = {"float64": chosen.float64, "broken": chosen.broken, "seconds": seconds}
+        compare.write(pathlib.Path(chosen.workdir), table, notes, settings)
+    say(
+        "parity: " + (f"{len(failed)} cells out of tolerance" if failed else "all within tolerance")
+    )
+    return 1 if failed else 0
+
+
+def settle_in_float64(
+    chosen: argparse.Namespace, table: dict[str, Any], say: Callable[[str], None]
+) -> list[str]:
+    """Runs again, in double precision, the modes that float32 could not hold; returns notes.
+
+    A ReLU or max-pooling input within rounding of a tie may fall on either side, and then two
+    correct float32 programs part by percents.  Cells that such a tie can touch, of modes that
+    agree to 1e-9 in float64, are settled; a wrong switch or formula differs in float64 too.
+    """
+    open_modes = [
+        m for m, verdicts in table.items() if not all(v.passed for v in verdicts.values())
+    ]
+    touched = [v for m in open_modes for row, v in table[m].items() if not v.passed]
+    untouchable = [row for m in open_modes for row, v in table[m].items()
+                   if not v.passed and not row.startswith(compare.AFTER_BACKWARD)]  # fmt: skip
+    if not touched or untouchable:
+        return []
+    say(f"{len(touched)} cells differ in float32; the same in float64, {'+'.join(open_modes)} ...")
+    command = [sys.executable, "-m", "mla_jax.parity", "--float64"]
+    command += [f"--reference={chosen.reference}", f"--modes={'+'.join(open_modes)}"]
+    if chosen.workdir:
+        command.append(f"--workdir={pathlib.Path(chosen.workdir) / 'float64'}")
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        say(done.stdout + done.stderr)
+        return []
+    notes = []
+    for mode in open_modes:
+        for row, v in table[mode].items():
+            if not v.passed:
+                table[mode][row] = v._replace(settled=True)
+                notes.append(
+                    f"{MODES[mode].title}: {row}: {v.relative:.0e} in float32 at {v.worst}, a ReLU "
+                    f"or max-pooling tie: float64 agrees to {compare.DOUBLE:.0e}"
+                )
+    return notes
+
+
+def both(
+    loaded: reference.Reference,
+    adapter: theirs.Adapter,
+    case: Case,
+    mode: Mode,
+    dtype: Any,
+    broken: str = "",
+) -> tuple[Tensors, Tensors]:
+    """Every quantity of the table, theirs and ours.
+
+    Evaluation starts from the reference's weights after training on both sides, so that its rows
+    show the forward pass alone and not what training accumulated.
+    """
+    program = ours.Program(case, mode, broken)
+    initial = adapter.tensors()
+    a = theirs.train(loaded, adapter, case, mode, dtype)
+    b = ours.train(program, initial, dtype)
+    a |= theirs.evaluate(loaded, adapter, case, mode, dtype)
+    b |= ours.evaluate(program, adapter.tensors(), dtype)
+    inputs = [x.astype(dtype) for x in fixtures.projection_inputs(512)]
+    a |= theirs.projection_updates(loaded, mode, *inputs, PER_EPOCH)
+    b |= ours.projection_updates(program.switches, *inputs, PER_EPOCH)
+    a["StepLR over 100 epochs/"] = theirs.step_lr(loaded, case.learning_rate, 100)
+    b["StepLR over 100 epochs/"] = ours.step_lr(case, 100)
+    return a, b
+
+
+if __name__ == "__main__":
+    sys.exit(main())

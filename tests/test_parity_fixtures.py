@@ -1,0 +1,135 @@
+"""The reference's numbers, stored, against ours: every fidelity mode, without PyTorch."""
+
+import functools
+import json
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from mla_jax.parity import cases, compare, fixtures, ours, recursion
+from mla_jax.parity.cases import MODES
+
+FIXTURES = pathlib.Path(__file__).parent / "fixtures"
+NAMES = [*(f"toy_{mode}" for mode in MODES), "resnet18", "optimizers"]
+
+
+@functools.cache
+def stored(name):
+    with np.load(FIXTURES / f"{name}.npz") as file:
+        return {key: file[key] for key in file.files}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_replay(name):
+    verdicts = fixtures.replay(name, stored(name))
+    assert {key.partition("/")[0] for key in stored(name) if "trained/" not in key} == set(verdicts)
+    failed = compare.failures({"released": verdicts})
+    assert not failed, "\n".join(failed)
+
+
+def test_every_fixture_is_replayed_and_small():
+    assert sorted(path.stem for path in FIXTURES.glob("*.npz")) == sorted(NAMES)
+    assert all(path.stat().st_size < fixtures.LIMIT for path in FIXTURES.glob("*.npz"))
+
+
+def replay_training(mode, **changes):
+    """Our toy training with other switches, against the mode's fixture."""
+    case = cases.toy_case()
+    program = ours.Program(case, mode, **changes)
+    found = ours.train(program, cases.formula_tensors(case), np.float32)
+    fixed = {n: v for n, v in stored(f"toy_{mode_name(mode)}").items() if n in found}
+    return compare.compare(fixed, found)
+
+
+def mode_name(mode):
+    return next(name for name, known in MODES.items() if known.title == mode.title)
+
+
+@pytest.mark.parametrize(
+    ("name", "broken", "row"),
+    [
+        ("released", "zero_grad_drift", "parameters after 1"),
+        ("released_torch1", "zero_grad_drift", "parameters after 1"),
+        ("first_drop", "projection_order", "gradient of the head, projected"),
+        ("paper", "projection_order", "gradient of the head, projected"),
+    ],
+)
+def test_a_switch_set_wrong_is_noticed(name, broken, row):
+    verdicts = replay_training(MODES[name], broken=broken)
+    assert not verdicts[row].passed
+    assert verdicts["features, training"].passed, "only what the switch concerns may differ"
+
+
+def test_the_modes_are_different_algorithms():
+    ends = [stored(f"toy_{mode}")["parameters after 3/params/head/shared/kernel"] for mode in MODES]
+    for i, a in enumerate(ends):
+        for b in ends[i + 1 :]:
+            assert np.abs(a - b).max() > 1e-4 * np.abs(a).max()
+
+
+def test_the_released_projection_never_runs():
+    fixture = stored("toy_released")
+    for name, value in fixture.items():
+        if name.startswith("projection matrix"):
+            np.testing.assert_array_equal(value, np.eye(16))
+
+
+def test_paper_projection_in_the_specification_s_example():
+    means, alphas = np.array([[1.0, 1, 2], [1, 0, 1]]), (0.1, 0.1**1.5)
+    G, P = np.array([[1.0, 0, -1], [0.5, 2, 0]]), np.eye(3)
+    assert (recursion.project(G, P) == G).all()
+    P = recursion.update(P, means[0], alphas[0])
+    expected = [[1.163934, 0.163934, -0.672131], [0.090164, 1.590164, -0.819672]]
+    np.testing.assert_allclose(recursion.project(G, P), expected, atol=1e-6)
+    P = recursion.update(P, means[1], alphas[1])
+    np.testing.assert_allclose(P[0], [0.371740, 0.285413, -0.342847], atol=1e-6)
+
+
+def test_verdicts():
+    good = {"loss/a": np.array([1.0]), "predictions/x": np.array([1, 2])}
+    assert not compare.failures({"paper": compare.compare(good, good)})
+    for bad in (
+        {**good, "loss/a": np.array([1.0 + 1e-4])},
+        {**good, "loss/a": np.array([np.nan])},
+        {**good, "loss/a": np.array([1.0, 1.0])},
+        {**good, "predictions/x": np.array([1, 3])},
+        {"loss/a": good["loss/a"]},
+        {**good, "loss/b": np.array([1.0])},
+    ):
+        assert len(compare.failures({"paper": compare.compare(good, bad)})) == 1
+    assert not compare.compare(good, {**good, "loss/a": np.array([1 + 1e-8])}, True)["loss"].passed
+
+
+def test_reports(tmp_path):
+    table = {"paper": compare.compare({"loss/a": np.ones(1)}, {"loss/a": np.ones(1) * 2})}
+    compare.write(tmp_path, table, ["a note"], {"float64": False})
+    content = json.loads((tmp_path / "parity.json").read_text())
+    assert not content["passed"] and not content["modes"]["paper"]["loss"]["passed"]
+    assert "| loss | 1e-05 | 1.0e+00 / 1.0e+00 **out** |" in (tmp_path / "parity.md").read_text()
+
+
+def test_a_wrong_path_names_the_missing_file_and_no_torch_is_said(tmp_path):
+    program = (
+        "import sys; sys.modules['torch'] = None\n"
+        "import mla_jax.parity.__main__, mla_jax.convert\n"
+        "sys.exit(mla_jax.parity.__main__.main(sys.argv[1:]))"
+    )
+
+    def run():
+        command = [sys.executable, "-c", program, f"--reference={tmp_path}"]
+        return subprocess.run(command, capture_output=True, text=True, check=False)
+
+    done = run()
+    assert done.returncode == 2
+    assert f"{tmp_path / 'main.py'} not found" in done.stderr and "Traceback" not in done.stderr
+    from mla_jax.parity.reference import REQUIRED
+
+    for name in REQUIRED:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    done = run()
+    assert done.returncode == 2
+    assert "pip install 'mla_jax[parity]'" in done.stderr and "Traceback" not in done.stderr

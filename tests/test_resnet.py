@@ -1,0 +1,105 @@
+"""ResNet-18: parameter counts, geometry, initialisation, frames, bfloat16."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mla_jax.encoders import REGISTRY
+from mla_jax.encoders.resnet import ResNet18, convolution
+from mla_jax.errors import UserError
+from mla_jax.parity import formula
+
+PARAMETER_COUNTS = {1: 11_170_240, 2: 11_173_376, 3: 11_176_512}
+
+
+def count(tree):
+    return sum(leaf.size for leaf in jax.tree.leaves(tree))
+
+
+def random_images(*shape):
+    return jax.random.normal(jax.random.key(7), shape)
+
+
+@pytest.mark.parametrize("channels", PARAMETER_COUNTS)
+def test_golden_parameter_counts(channels):
+    image = jnp.zeros((1, 64, 64, channels))
+    shapes = jax.eval_shape(REGISTRY["resnet18"]().init, jax.random.key(0), image)
+    assert count(shapes["params"]) == PARAMETER_COUNTS[channels]
+    assert count(shapes["batch_stats"]) == 2 * 4800
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"), [((224, 224), (7, 7)), ((1024, 128), (32, 4)), ((129, 626), (5, 20))]
+)
+def test_last_stage_geometry(size, expected):
+    def last_map(image):
+        _, kept = ResNet18().init_with_output(
+            jax.random.key(0), image, capture_intermediates=True, mutable=True
+        )
+        return kept["intermediates"]["layer4_1"]["__call__"][0]
+
+    assert jax.eval_shape(last_map, jnp.zeros((1, *size, 1))).shape == (1, *expected, 512)
+
+
+def network(images, **settings):
+    """A narrow network, its weights by formula (initialising would compile for seconds)."""
+    module = ResNet18(feature_dim=16, **settings)
+    shapes = jax.eval_shape(module.init, jax.random.key(0), images)
+    return module, formula.variables(shapes, seed=1)
+
+
+def test_frames_share_the_network_and_are_averaged():
+    clip = random_images(2, 3, 32, 32, 3)
+    module, variables = network(clip)
+    apply = jax.jit(module.apply)
+    together = apply(variables, clip)
+    apart = jnp.stack([apply(variables, clip[:, t]) for t in range(3)]).mean(0)
+    assert together.shape == (2, 16)
+    np.testing.assert_allclose(together, apart, rtol=1e-5, atol=1e-6)
+
+
+def test_kernels_start_from_an_untruncated_kaiming_normal_over_the_fan_out():
+    layer = convolution(64, 3, 1, jnp.float32, "layer")
+    kernel = layer.init(jax.random.key(1), jnp.zeros((1, 4, 4, 32)))["params"]["kernel"]
+    assert kernel.std() == pytest.approx(np.sqrt(2 / (9 * 64)), rel=0.02)
+    assert jnp.abs(kernel).max() > 3 * kernel.std()
+
+
+def test_bfloat16_computes_with_float32_parameters_and_statistics():
+    images = random_images(2, 32, 32, 3)
+    module, variables = network(images, dtype=jnp.bfloat16)
+    shapes = jax.eval_shape(module.init, jax.random.key(0), images)
+    assert {leaf.dtype for leaf in jax.tree.leaves(shapes)} == {jnp.dtype("float32")}
+
+    def run(variables):
+        return module.apply(variables, images, train=True, mutable=True, capture_intermediates=True)
+
+    features, kept = jax.eval_shape(run, variables)
+    assert features.dtype == jnp.float32
+    assert {leaf.dtype for leaf in jax.tree.leaves(kept["batch_stats"])} == {jnp.dtype("float32")}
+    stem = kept["intermediates"]["conv1"]["__call__"][0]
+    assert stem.dtype == jnp.bfloat16
+
+
+@pytest.mark.parametrize("unbiased", [True, False])
+def test_running_variance(unbiased):
+    images = random_images(2, 16, 16, 1)
+    module, variables = network(images, unbiased_variance=unbiased)
+
+    @jax.jit
+    def run(variables):
+        return module.apply(variables, images, train=True, mutable=True, capture_intermediates=True)
+
+    _, kept = run(variables)
+    stem = np.asarray(kept["intermediates"]["conv1"]["__call__"][0])
+    expected = 0.9 * variables["batch_stats"]["bn1"]["var"]
+    expected += 0.1 * stem.var((0, 1, 2), ddof=int(unbiased))
+    np.testing.assert_allclose(kept["batch_stats"]["bn1"]["var"], expected, rtol=1e-6)
+
+
+def test_unusable_inputs_are_refused():
+    with pytest.raises(UserError, match="divisible by 8"):
+        ResNet18(feature_dim=12).init(jax.random.key(0), jnp.zeros((1, 8, 8, 1)))
+    with pytest.raises(UserError, match="shape"):
+        ResNet18(feature_dim=8).init(jax.random.key(0), jnp.zeros((1, 8, 8)))
