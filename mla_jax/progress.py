@@ -13,9 +13,13 @@ from mla_jax import distributed
 class Stopwatch:
     """Seconds spent by kind of work, carried over by checkpoints: ``with watch("train"): ...``."""
 
-    def __init__(self, spent: dict[str, float]):
-        kinds = ("setup", "compile", "train", "evaluate", "checkpoint")
-        self.spent = {kind: spent.get(kind, 0.0) for kind in kinds}
+    def __init__(self) -> None:
+        self.spent = dict.fromkeys(("setup", "compile", "train", "evaluate", "checkpoint"), 0.0)
+
+    def continue_from(self, spent: dict[str, float]) -> None:
+        """Adds what an earlier part of the run has spent."""
+        for kind, seconds in spent.items():
+            self.add(kind, seconds)
 
     def add(self, kind: str, seconds: float) -> None:
         self.spent[kind] += seconds

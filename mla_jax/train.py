@@ -13,7 +13,7 @@ import numpy as np
 from ml_collections import ConfigDict, FrozenConfigDict
 
 import mla_jax
-from mla_jax import configuration, distributed, report
+from mla_jax import configuration, convert, distributed, report
 from mla_jax.checkpoint import Checkpoints
 from mla_jax.data import pipeline
 from mla_jax.datasets import Dataset, load_dataset
@@ -111,36 +111,70 @@ def run(
         say(report.result_table(finished))
         return finished
 
-    # ---- Program, state, data ----------------------------------------------------------------
+    # ---- Program, state and a directory of its own ---------------------------------------------
     program = program or build_program(config, dataset, devices)
+    per_epoch = pipeline.batches_per_epoch(dataset.splits["train"], config.batch_size)
+    selector, seconds = Selector(config, dataset), Stopwatch()
+    state = initial_state(program, dataset, config.seed)
+    if config.init_from and not workdir.newest_checkpoint():
+        state = convert.initialize_from(config.init_from, state, say)
+    if distributed.is_main():
+        workdir.create(identity)
+    distributed.barrier("workdir")
+    seconds.add("setup", time.perf_counter() - started)
+
+    # ---- Training, and its result --------------------------------------------------------------
+    try:
+        fit(config, dataset, program, state, workdir, identity, selector, seconds, say)
+        result = summarize(config, dataset, program.method.stages, selector, seconds, per_epoch)
+        if distributed.is_main():
+            counts = selector.chosen["test"]["confusion"]
+            report.write_report(workdir.path, result, identity, counts)
+            workdir.finish(result)
+    finally:
+        workdir.release()
+    distributed.barrier("result")
+    say(report.result_table(result))
+    return result
+
+
+def fit(
+    config: FrozenConfigDict,
+    dataset: Dataset,
+    program: Program,
+    state: TrainState,
+    workdir: Workdir,
+    identity: dict[str, Any],
+    selector: Selector,
+    seconds: Stopwatch,
+    say: Callable[[str], None],
+) -> TrainState:
+    """The loop: trains ``state``, or what ``workdir`` holds of the run, to the last epoch.
+
+    ``selector`` and ``seconds`` are filled in on the way.  Raises as ``run`` does.
+    """
+    # ---- From the start, or from the newest checkpoint -----------------------------------------
     train_split = dataset.splits["train"]
     per_epoch = pipeline.batches_per_epoch(train_split, config.batch_size)
     calendar = [(stage, e) for stage in program.method.stages for e in range(stage.epochs)]
     total = per_epoch * len(calendar)
-    state = initial_state(program, dataset, config.seed)
-    selector = Selector(config, dataset)
-    if distributed.is_main():
-        workdir.create(identity)
-    distributed.barrier("workdir")
     checkpoints = Checkpoints(workdir.checkpoints, config.checkpoint.keep)
-    progress = {"batches": 0, "sums": {}, "chosen": None, "seconds": {}}
+    start, means = 0, RunningMeans({}, train_split.fetch)
     if restored := checkpoints.restore(state, damaged=say):
         state, progress = restored
         workdir.require_same(progress["identity"], identity)
-        selector.chosen = progress["chosen"]
-        say(f"resuming {workdir.path} after batch {progress['batches']} of {total}")
+        start, means.sums, selector.chosen = (progress[k] for k in ("batches", "sums", "chosen"))
+        seconds.continue_from(progress["seconds"])
+        say(f"resuming {workdir.path} after batch {start} of {total}")
+        if selector.keeps_best and selector.chosen:
+            checkpoints.pin(selector.chosen["step"])
     else:
         say(report.run_header(config, dataset))
         say(report.parameter_table(state.params))
-    means = RunningMeans(progress["sums"], train_split.fetch)
-    seconds = Stopwatch(progress["seconds"])
-    file = MetricsFile(workdir.metrics, progress["batches"]) if distributed.is_main() else None
-    if selector.keeps_best and selector.chosen:
-        checkpoints.pin(selector.chosen["step"])
+    file = MetricsFile(workdir.metrics, start) if distributed.is_main() else None
     batches = pipeline.training_batches(
-        train_split, config.batch_size, config.seed, progress["batches"], *distributed.process()
+        train_split, config.batch_size, config.seed, start, *distributed.process()
     )
-    seconds.add("setup", time.perf_counter() - started)
 
     def snapshot(done: int) -> dict[str, Any]:
         return {
@@ -152,10 +186,10 @@ def run(
         }
 
     # ---- The loop ----------------------------------------------------------------------------
-    bar = ProgressBar(total, progress["batches"])
+    bar = ProgressBar(total, start)
     try:
         with distributed.StopSignal() as stopping, bar:
-            for number in range(progress["batches"], total):
+            for number in range(start, total):
                 epoch, index = divmod(number, per_epoch)
                 stage, stage_epoch = calendar[epoch]
                 dispatch = program.dispatches[stage.name]
@@ -207,18 +241,9 @@ def run(
         raise
     finally:
         checkpoints.close()
-        workdir.release()
         if file:
             file.close()
-
-    # ---- The result --------------------------------------------------------------------------
-    result = summarize(config, dataset, program.method.stages, selector, seconds, per_epoch)
-    if distributed.is_main():
-        report.write_report(workdir.path, result, identity, selector.chosen["test"]["confusion"])
-        workdir.finish(result)
-    distributed.barrier("result")
-    say(report.result_table(result))
-    return result
+    return state
 
 
 def evaluation_due(config: FrozenConfigDict, epoch: int, epochs: int) -> bool:

@@ -21,8 +21,9 @@ def compare(workdir: pathlib.Path, *options: str) -> subprocess.CompletedProcess
 @pytest.fixture(scope="module")
 def compared(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("compare") / "runs"
-    options = ["--methods=unimodal,concat,mla", "--seeds=0,3", "--config.epochs=2"]
-    options.append("--config.method.zero_grad_drift=true")  # a switch of one method only
+    options = ["--methods=unimodal,concat,mla,mla", "--seeds=0,3", "--config.epochs=2"]
+    options += ["--config.modalities=('audio','text')", "--config.method.fidelity=first_drop"]
+    options.append("--config.method.zero_grad_drift=false")  # a switch of one method only
     done = compare(workdir, *options)
     assert done.returncode == 0, done.stderr
     return workdir, options, done.stdout
@@ -41,7 +42,8 @@ def test_the_rows_are_the_runs(compared):
         alone = json.loads((workdir / "unimodal-text" / f"seed{seed}" / "result.json").read_text())
         assert unimodal["test"]["text"][i] == alone["test"]["text"]
     config = json.loads((workdir / "mla" / "seed0" / "config.json").read_text())["config"]
-    assert config["method"]["zero_grad_drift"] is True and config["epochs"] == 2
+    assert [row["fidelity"] for row in comparison["rows"]] == ["paper", "paper", "first_drop"]
+    assert config["method"]["zero_grad_drift"] is False and config["epochs"] == 2
 
 
 def test_table_and_plot(compared):
@@ -68,6 +70,8 @@ def test_finished_runs_are_not_repeated(compared):
     [
         (["--methods=mla,konkat"], "unknown method 'konkat': did you mean 'concat'?"),
         (["--seeds=0,one"], "--seeds=0,one must be integers"),
+        (["--methods="], "--methods names none"),
+        (["--config.seed=3"], "use --seeds alone"),
         (["--config.method.fusoin=fixed"], "unknown configuration field 'method.fusoin'"),
     ],
 )

@@ -5,7 +5,6 @@ import json
 import pytest
 from ml_collections import ConfigDict, FrozenConfigDict
 
-from mla_jax import configuration
 from mla_jax.configuration import (
     base_config,
     differing_fields,
@@ -194,14 +193,6 @@ def test_fields_that_no_number_depends_on_do_not_differ(field):
     config = base_config()
     override(config, {field: 17})
     assert differing_fields(to_json(resolve(base_config())), to_json(resolve(config))) == []
-
-
-@pytest.mark.parametrize(
-    ("text", "value"),
-    [("1", 1), ("1e-3", 1e-3), ("(1, 2)", (1, 2)), ("a+b", "a+b"), ("True", True)],
-)
-def test_parse_value(text, value):
-    assert configuration.parse_value(text) == value
 
 
 def test_nearest():

@@ -268,6 +268,8 @@ def test_every_switch_of_mla_alone(make_dataset, make_program, switch):
     assert others
     for value in others:
         overrides = {f"method.{switch}": value}
+        if switch == "fusion_weights":  # they mean nothing without it
+            overrides["method.fusion"] = paper["fusion"] = "fixed"
         found = resolved("mla", overrides=overrides)
         assert {k: v for k, v in found.items() if v != paper[k]} == {switch: value}
         build_and_trace(make_dataset, make_program, "mla", **overrides)

@@ -17,6 +17,7 @@ from mla_jax.checkpoint import Checkpoints
 from mla_jax.data import pipeline
 from mla_jax.datasets import load_dataset
 from mla_jax.errors import UserError
+from mla_jax.workdir import Workdir
 
 TINY = str(pathlib.Path(__file__).parent / "configs" / "tiny.py")
 PER_EPOCH = 26  # 1700 examples in batches of 64
@@ -130,10 +131,10 @@ train.run(config, sys.argv[3])
 """
 
 
-@pytest.mark.parametrize("method", ["concat", "mla"])
+@pytest.mark.parametrize("method", sorted(methods.REGISTRY))
 def test_kill_9_and_resume(method, straight, tmp_path):
     """A killed process leaves a metrics file that runs ahead of its newest checkpoint."""
-    arguments = f"method={method},modalities=audio+text"
+    arguments = f"method={method},modalities={MODALITIES.get(method, 'audio+text')}"
     command = [sys.executable, "-c", KILLED, TINY, arguments, str(tmp_path / "cut"), "57"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == -signal.SIGKILL, done.stderr
@@ -181,8 +182,36 @@ def test_all_checkpoints_damaged(interrupted):
     for file in (interrupted / "checkpoints").rglob("*"):
         if file.is_file():
             file.write_bytes(b"")
-    with pytest.raises(UserError, match=r"all checkpoints of .* are damaged: start in another"):
+    for _ in range(2):  # it stays so: nothing starts over in silence
+        with pytest.raises(UserError, match=r"all checkpoints of .* are damaged: start in another"):
+            run(tiny("mla"), interrupted)
+
+
+def test_a_directory_that_lost_its_configuration(interrupted, straight, tmp_path):
+    (interrupted / "config.json").unlink()
+    with pytest.raises(UserError, match=r"config\.json is gone"):
+        run(tiny("mla", seed=9), interrupted)
+    another = configuration.to_json(configuration.resolve(tiny("mla", seed=9)))
+    data = json.loads((straight("mla") / "config.json").read_text())["data"]
+    (interrupted / "config.json").write_text(json.dumps({"config": another, "data": data}))
+    with pytest.raises(UserError, match="seed: 0 -> 9"):  # the checkpoint itself knows
+        run(tiny("mla", seed=9), interrupted)
+
+
+@pytest.mark.parametrize("file", ["config.json", "result.json", "metrics.jsonl"])
+@pytest.mark.parametrize("content", ["{}\n", "[]\n", "{\n", "\x00garbage\n"])
+def test_damaged_files_of_a_run(file, content, interrupted):
+    (interrupted / file).write_text(content)
+    with pytest.raises(UserError, match=f"{file}.*(damaged|unreadable)"):
         run(tiny("mla"), interrupted)
+
+
+def test_two_runs_in_one_directory(interrupted):
+    other = Workdir(interrupted)
+    other.create({})
+    with pytest.raises(UserError, match="another process is at work"):
+        run(tiny("mla"), interrupted)
+    other.release()
 
 
 def test_another_configuration_is_refused(interrupted):
@@ -209,10 +238,12 @@ def test_finished_run_shows_its_result_again(straight):
     assert {p: p.stat().st_mtime_ns for p in path.rglob("*")} == before
 
 
-def test_restored_on_other_device_counts(interrupted):
+def test_restored_on_other_device_counts(interrupted, straight):
     """Saved on one device, resumed on four: the same run up to rounding."""
-    result = train.run(tiny("mla"), interrupted, devices=jax.devices()[:4], say=lambda line: None)
-    assert result["train"]["batches"] == 3 * PER_EPOCH
+    train.run(tiny("mla"), interrupted, devices=jax.devices()[:4], say=lambda line: None)
+    one, four = (metrics.read_lines(p / "metrics.jsonl")[1] for p in (straight("mla"), interrupted))
+    for name, value in one["train"].items():  # of the epoch in which the devices changed
+        np.testing.assert_allclose(four["train"][name], value, rtol=1e-3, err_msg=name)
 
 
 def test_a_second_run_is_the_same_run(straight, tmp_path):

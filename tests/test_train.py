@@ -104,7 +104,7 @@ def test_selection_on_validation_keeps_the_best_epoch(run, tmp_path):
 )
 def test_selection_rules(protocol, asked, rule):
     config = configuration.resolve(build_config(protocol=protocol, selection=asked))
-    selector = selection.Selector(config, build_dataset(), None)
+    selector = selection.Selector(config, build_dataset())
     assert selector.rule == rule
     scores = [(0.5, 0.7), (0.9, 0.6), (0.9, 0.9), (0.8, 0.8)]  # validation, test
     for epoch, (validation, test) in enumerate(scores, 1):
@@ -114,12 +114,19 @@ def test_selection_rules(protocol, asked, rule):
     assert selector.chosen["epoch"] == {"validation": 2, "last": 4, "best_test": 3}[rule]
 
 
+def test_a_data_set_may_rule_out_its_validation_split():
+    dataset = build_dataset()._replace(select_on_validation=False)
+    for protocol, rule in (("strict", "last"), ("paper", "best_test")):
+        config = configuration.resolve(build_config(protocol=protocol))
+        assert selection.Selector(config, dataset).rule == rule
+
+
 def test_selection_needs_a_validation_split():
     dataset = build_dataset()
     splits = {name: split for name, split in dataset.splits.items() if name != "validation"}
     config = configuration.resolve(build_config(selection="validation"))
     with pytest.raises(UserError, match="no validation split: set selection=last"):
-        selection.Selector(config, dataset._replace(splits=splits), None)
+        selection.Selector(config, dataset._replace(splits=splits))
 
 
 def test_evaluation_every_few_epochs_and_always_at_the_end(run, tmp_path):
