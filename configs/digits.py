@@ -27,7 +27,7 @@ def get_config(argument: str | None = None):
     config.modalities = chosen.modalities
     config.method = configuration.method_block(chosen.method, chosen.fidelity)
     config.encoders = {
-        "image": {"name": "conv2d", "widths": (16, 32)},
+        "image": {"name": "conv2d", "widths": (8, 16)},
         "audio": {"name": "conv1d", "widths": (16, 32)},
         "text": {"name": "ngram_bag", "vocabulary": 1024},
     }

@@ -4,6 +4,8 @@ The order is a function of the seed and the epoch alone, so a run resumes by sli
 process, two or four see the same global batches.
 """
 
+import functools
+import sys
 from collections.abc import Iterator
 
 import grain
@@ -42,16 +44,19 @@ def training_batches(
     """
     if batch_size % process_count:
         raise UserError(f"batch_size={batch_size} does not divide among {process_count} processes")
-    used = batches_per_epoch(split, batch_size) * batch_size
-    order = grain.MapDataset.range(split.examples).seed(seed).shuffle()
-    order = order[:used]  # before sharding, so that every process has the same number of batches
-    order = order[process_index::process_count]
-    batches = order.batch(batch_size // process_count).map(split.fetch)
-    return iter(
-        batches.repeat()[start:].to_iter_dataset(
-            grain.ReadOptions(num_threads=1, prefetch_buffer_size=4)
-        )
-    )
+    per_epoch = batches_per_epoch(split, batch_size)
+
+    @functools.lru_cache(maxsize=2)
+    def order(epoch: int) -> np.ndarray:
+        return np.random.default_rng((seed, epoch)).permutation(split.examples)
+
+    def load(number: int) -> Batch:
+        epoch, first = number // per_epoch, number % per_epoch * batch_size
+        return split.fetch(order(epoch)[first : first + batch_size][process_index::process_count])
+
+    numbers = grain.MapDataset.range(start, sys.maxsize)
+    reading = grain.ReadOptions(num_threads=1, prefetch_buffer_size=4)
+    return iter(numbers.map(load).to_iter_dataset(reading))
 
 
 def evaluation_batches(
