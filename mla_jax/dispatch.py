@@ -6,6 +6,7 @@ conditional and no copies, and the whole state is donated.  A traced index would
 emitter, and it would copy every encoder on every backend; so it is refused.
 """
 
+import concurrent.futures
 import functools
 import operator
 import time
@@ -13,6 +14,7 @@ from collections.abc import Callable, Sequence
 
 import jax
 
+from mla_jax import distributed
 from mla_jax.state import Batch, Clock, Metrics, TrainState
 
 Update = Callable[[TrainState, Batch, Clock], tuple[TrainState, Metrics]]
@@ -30,9 +32,9 @@ class Dispatch:
 
         self._switch = switch
         self._count = len(phases)
-        self._compiled: set[int] = set()
+        self._compiled = False
         self.compile_seconds = 0.0
-        """Time spent in the first call of each phase: tracing, compiling, running it once."""
+        """Time spent tracing and compiling the phases, all of them at the first call."""
 
     def _index(self, index: int) -> int:
         if isinstance(index, jax.core.Tracer):
@@ -50,13 +52,22 @@ class Dispatch:
         self, index: int, state: TrainState, batch: Batch, clock: Clock
     ) -> tuple[TrainState, Metrics]:
         index = self._index(index)
-        if index in self._compiled:
-            return self._switch(index, state, batch, clock)
+        if not self._compiled:
+            self._compile(state, batch, clock)
+        return self._switch(index, state, batch, clock)
+
+    def _compile(self, state: TrainState, batch: Batch, clock: Clock) -> None:
+        """Compiles all phases side by side; the calls then find the programs made here.
+
+        Several processes compile one by one, so that all of them do it in the same order.
+        """
         started = time.perf_counter()
-        result = jax.block_until_ready(self._switch(index, state, batch, clock))
+        lowered = [self.lower(index, state, batch, clock) for index in range(self._count)]
+        _, processes = distributed.process()
+        with concurrent.futures.ThreadPoolExecutor(None if processes == 1 else 1) as threads:
+            list(threads.map(jax.stages.Lowered.compile, lowered))
+        self._compiled = True
         self.compile_seconds += time.perf_counter() - started
-        self._compiled.add(index)
-        return result
 
     def lower(self, index: int, state: TrainState, batch: Batch, clock: Clock):
         """The lowered program of one phase, for the tests that read what XLA made of it."""

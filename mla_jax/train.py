@@ -67,7 +67,7 @@ def build_program(
 def initial_state(program: Program, dataset: Dataset, seed: int) -> TrainState:
     """A fresh state, on every device."""
     sample = dataset.splits["train"].fetch(np.arange(1))
-    state = program.method.init(jax.random.key(seed), sample)
+    state = jax.jit(program.method.init)(jax.random.key(seed), sample)
     return program.layout.replicate(state)
 
 

@@ -43,7 +43,7 @@ class Encoders(NamedTuple):
         params, batch_stats = {}, {}
         for modality, module in self.modules.items():
             example = jnp.asarray(inputs[modality][:1])
-            variables = jax.jit(module.init)(self.key(rng, modality), example)
+            variables = module.init(self.key(rng, modality), example)
             params[modality] = variables["params"]
             batch_stats[modality] = variables.get("batch_stats", {})
         return params, batch_stats
