@@ -6,7 +6,8 @@ import jax
 import numpy as np
 import pytest
 
-from mla_jax import configuration, metrics, selection, train
+from mla_jax import configuration, convert, metrics, selection, train
+from mla_jax.checkpoint import Checkpoints
 from mla_jax.datasets import ArraySplit, Dataset
 from mla_jax.errors import UserError
 from tests.conftest import build_config, build_dataset
@@ -139,6 +140,48 @@ def test_tensorboard_when_installed(run, tmp_path):
     pytest.importorskip("tensorboardX")
     run(build_config())
     assert list((tmp_path / "run" / "tensorboard").glob("events*"))
+
+
+def image_dataset() -> Dataset:
+    """Two modalities of 16x16 images of three classes."""
+    rng = np.random.default_rng(0)
+
+    def split(examples: int) -> ArraySplit:
+        label = rng.integers(0, 3, examples).astype(np.int32)
+        images = {
+            m: (rng.normal(size=(examples, 16, 16, c)) + label[:, None, None, None]).astype("f4")
+            for m, c in (("audio", 1), ("visual", 3))
+        }
+        return ArraySplit(images, label, np.ones((examples, 2), bool))
+
+    splits = {"train": split(32), "test": split(16)}
+    return Dataset("images", ("audio", "visual"), ("a", "b", "c"), splits, "images")
+
+
+def test_a_run_that_starts_from_a_checkpoint(tmp_path, monkeypatch):
+    dataset, said = image_dataset(), []
+    monkeypatch.setattr(train, "load_dataset", lambda *arguments: dataset)
+    config = build_config(("audio", "visual"), encoder={"name": "resnet18"}, epochs=1)
+    config.optimizer.learning_rate = 0.0
+    program = train.build_program(configuration.resolve(config), dataset, jax.devices()[:1])
+    state = train.initial_state(program, dataset, seed=7)
+    convert.save_variables(tmp_path / "weights", state.variables)
+    convert.convert(tmp_path / "weights", tmp_path / "weights.safetensors")
+
+    config.init_from = str(tmp_path / "weights.safetensors")
+    train.run(config, tmp_path / "run", program, say=said.append)
+    assert said[0].startswith(f"initialised from {config.init_from}: encoder audio")
+    checkpoints = Checkpoints(tmp_path / "run" / "checkpoints")
+    trained, _ = checkpoints.restore(state)
+    checkpoints.close()
+    jax.tree.map(np.testing.assert_array_equal, trained.params, state.params)
+
+
+def test_a_checkpoint_to_start_from_that_is_not_there(run, tmp_path):
+    config = build_config(init_from=str(tmp_path / "nothing.pth"))
+    with pytest.raises(UserError, match=r"nothing\.pth"):
+        run(config)
+    assert not (tmp_path / "run").exists()
 
 
 def test_missing_modalities_train_and_evaluate(run):
