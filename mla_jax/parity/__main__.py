@@ -138,8 +138,9 @@ def settle_in_float64(
             if not v.passed:
                 table[mode][row] = v._replace(settled=True)
                 notes.append(
-                    f"{MODES[mode].title}: {row}: {v.relative:.0e} in float32 at {v.worst}, a ReLU "
-                    f"or max-pooling tie: float64 agrees to {compare.DOUBLE:.0e}"
+                    f"{MODES[mode].title}: {row}: {v.relative:.0e} in float32 at {v.worst}; the "
+                    f"same mode agrees to {compare.DOUBLE:.0e} in float64, so it is rounding, "
+                    "presumably at a ReLU or max-pooling tie"
                 )
     return notes
 
