@@ -83,8 +83,9 @@ class Checkpoints:
             except Exception as error:
                 unsound[step] = "bad checksum" if isinstance(error, ChecksumError) else "unreadable"
                 continue
-            with _quiet():
-                gc.collect()  # orbax leaves coroutines behind that complain when collected
+            finally:
+                with _quiet():
+                    gc.collect()  # orbax leaves coroutines behind that complain when collected
             for bad, reason in unsound.items():
                 damaged(f"checkpoint {bad} is damaged ({reason}); moved to {self._set_aside(bad)}")
             return loaded

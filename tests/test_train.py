@@ -142,39 +142,26 @@ def test_tensorboard_when_installed(run, tmp_path):
     assert list((tmp_path / "run" / "tensorboard").glob("events*"))
 
 
-def image_dataset() -> Dataset:
-    """Two modalities of 16x16 images of three classes."""
-    rng = np.random.default_rng(0)
+def test_a_run_that_starts_from_a_checkpoint(run, tmp_path, monkeypatch):
+    """The wiring alone; ``tests/test_convert.py`` has the real conversions."""
+    asked = []
 
-    def split(examples: int) -> ArraySplit:
-        label = rng.integers(0, 3, examples).astype(np.int32)
-        images = {
-            m: (rng.normal(size=(examples, 16, 16, c)) + label[:, None, None, None]).astype("f4")
-            for m, c in (("audio", 1), ("visual", 3))
-        }
-        return ArraySplit(images, label, np.ones((examples, 2), bool))
+    def initialize_from(path, state, say):
+        asked.append(path)
+        return state.replace(params=jax.tree.map(lambda x: 2 * x + 1, state.params))
 
-    splits = {"train": split(32), "test": split(16)}
-    return Dataset("images", ("audio", "visual"), ("a", "b", "c"), splits, "images")
-
-
-def test_a_run_that_starts_from_a_checkpoint(tmp_path, monkeypatch):
-    dataset, said = image_dataset(), []
-    monkeypatch.setattr(train, "load_dataset", lambda *arguments: dataset)
-    config = build_config(("audio", "visual"), encoder={"name": "resnet18"}, epochs=1)
+    monkeypatch.setattr(convert, "initialize_from", initialize_from)
+    config, dataset = build_config(init_from="weights.pth", epochs=1), build_dataset()
     config.optimizer.learning_rate = 0.0
+    run(config, dataset)
     program = train.build_program(configuration.resolve(config), dataset, jax.devices()[:1])
-    state = train.initial_state(program, dataset, seed=7)
-    convert.save_variables(tmp_path / "weights", state.variables)
-    convert.convert(tmp_path / "weights", tmp_path / "weights.safetensors")
-
-    config.init_from = str(tmp_path / "weights.safetensors")
-    train.run(config, tmp_path / "run", program, say=said.append)
-    assert said[0].startswith(f"initialised from {config.init_from}: encoder audio")
+    fresh = train.initial_state(program, dataset, config.seed)
     checkpoints = Checkpoints(tmp_path / "run" / "checkpoints")
-    trained, _ = checkpoints.restore(state)
+    trained, _ = checkpoints.restore(fresh)
     checkpoints.close()
-    jax.tree.map(np.testing.assert_array_equal, trained.params, state.params)
+    expected = jax.tree.map(lambda x: 2 * x + 1, fresh.params)
+    jax.tree.map(np.testing.assert_array_equal, trained.params, expected)
+    assert asked == ["weights.pth"]
 
 
 def test_a_checkpoint_to_start_from_that_is_not_there(run, tmp_path):
