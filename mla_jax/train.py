@@ -148,7 +148,7 @@ def fit(
     selector: Selector,
     seconds: Stopwatch,
     say: Callable[[str], None],
-) -> TrainState:
+) -> None:
     """The loop: trains ``state``, or what ``workdir`` holds of the run, to the last epoch.
 
     ``selector`` and ``seconds`` are filled in on the way.  Raises as ``run`` does.
@@ -243,7 +243,6 @@ def fit(
         checkpoints.close()
         if file:
             file.close()
-    return state
 
 
 def evaluation_due(config: FrozenConfigDict, epoch: int, epochs: int) -> bool:
