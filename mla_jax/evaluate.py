@@ -15,6 +15,7 @@ from mla_jax import distributed
 from mla_jax.data.pipeline import evaluation_batches
 from mla_jax.datasets import ArraySplit
 from mla_jax.methods import Method
+from mla_jax.methods.base import Fold
 from mla_jax.state import Batch, TrainState
 
 Counts = Callable[[dict[str, Any], Any, Batch], jax.Array]
@@ -63,6 +64,24 @@ class Evaluator:
                 self._counts(state.variables, state.method_state, batch), np.int64
             )
         return summarize(total, self.modalities)
+
+
+class TrainingVisit:
+    """Folds a function over every training example once, in evaluation mode: ``methods.Visit``.
+
+    The global batches are the same for any number of processes; the last one is padded.
+    """
+
+    def __init__(self, split: ArraySplit, batch_size: int, layout: distributed.Layout):
+        self._split, self._batch_size, self._layout = split, batch_size, layout
+
+    def __call__(self, fold: Fold, variables: dict[str, Any], carry: Any) -> Any:
+        where = distributed.process()
+        folded, carry = jax.jit(fold), self._layout.replicate(carry)
+        for batch in evaluation_batches(self._split, self._batch_size // where[1], 1, *where):
+            local = jax.tree.map(lambda array: array[0], batch)
+            carry = folded(variables, carry, self._layout.shard(local))
+        return carry
 
 
 def summarize(confusion: np.ndarray, modalities: Sequence[str]) -> dict[str, Any]:

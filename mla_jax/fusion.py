@@ -59,6 +59,26 @@ def equal_weights(logits: jax.Array, present: jax.Array) -> jax.Array:
     return fixed_weights((1.0 / len(logits),) * len(logits))(logits, present)
 
 
+def energy_weights(logits: jax.Array, present: jax.Array) -> jax.Array:
+    """QMF's confidence (Zhang et al., ICML 2023): a tenth of the negative free energy.
+
+    ``logsumexp(logits) / 10``, which need not sum to 1.  The published code takes the logarithm of
+    a plain sum of exponentials, which overflows past 88.
+    """
+    return jnp.where(present, jax.nn.logsumexp(logits, axis=-1).T / 10, 0)
+
+
+def certainty_weights(temperature: float) -> Weights:
+    """DI-MML's weighting: a softmax over the predictions of their highest class probability."""
+
+    def rule(logits: jax.Array, present: jax.Array) -> jax.Array:
+        certainty = jax.nn.softmax(logits).max(-1).T / temperature
+        raw = jnp.where(present, jnp.exp(certainty), 0)
+        return raw / jnp.where(present.any(1, keepdims=True), raw.sum(1, keepdims=True), 1)
+
+    return rule
+
+
 def batch_entropy_weights(logits: jax.Array, present: jax.Array) -> jax.Array:
     """The released rule (``main.py:65-106``, quirks Q5 and Q6): one weight a modality a *batch*.
 

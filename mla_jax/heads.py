@@ -1,4 +1,6 @@
-"""Linear classification heads as plain parameter dictionaries, in float32."""
+"""Linear layers on features as plain parameter dictionaries, in float32."""
+
+import math
 
 import jax
 import jax.numpy as jnp
@@ -8,12 +10,22 @@ HIGHEST = jax.lax.Precision.HIGHEST
 Head = dict[str, jax.Array]
 """``{"kernel": float32[D, C], "bias": float32[C]}``."""
 
+INITIALIZATIONS = ("xavier", "torch")
 
-def init_head(rng: jax.Array, features: int, classes: int) -> Head:
-    """A linear layer ``D -> C``: Xavier-normal kernel, zero bias.
 
-    The initialisation of the reference's ``weight_init`` (``utils/utils.py:106``).
+def init_head(rng: jax.Array, features: int, classes: int, law: str = "xavier") -> Head:
+    """A linear layer ``D -> C``.
+
+    ``xavier``: normal kernel, zero bias, the ``weight_init`` of the MLA and OGM-GE code
+    (``utils/utils.py:106``).  ``torch``: kernel and bias uniform within ``1 / sqrt(D)``, PyTorch's
+    default, which DI-MML's first stage keeps.
     """
+    if law == "torch":
+        bound = 1 / math.sqrt(features)
+        keys = jax.random.split(rng)
+        kernel = jax.random.uniform(keys[0], (features, classes), jnp.float32, -bound, bound)
+        bias = jax.random.uniform(keys[1], (classes,), jnp.float32, -bound, bound)
+        return {"kernel": kernel, "bias": bias}
     kernel = jax.nn.initializers.xavier_normal()(rng, (features, classes), jnp.float32)
     return {"kernel": kernel, "bias": jnp.zeros((classes,), jnp.float32)}
 
@@ -25,3 +37,14 @@ def apply_head(head: Head, features: jax.Array) -> jax.Array:
     """
     features = features.astype(head["kernel"].dtype)
     return jnp.matmul(features, head["kernel"], precision=HIGHEST) + head["bias"]
+
+
+def block(head: Head, position: int, count: int) -> Head:
+    """The share of one of ``count`` joined feature vectors in a head on their concatenation.
+
+    Its rows of the kernel and ``1 / count`` of the bias, so that the shares' logits add up to the
+    head's (``main.py:282-302``, quirk Q41).
+    """
+    rows = len(head["kernel"]) // count
+    kernel = head["kernel"][position * rows : (position + 1) * rows]
+    return {"kernel": kernel, "bias": head["bias"] / count}

@@ -4,6 +4,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from mla_jax.heads import HIGHEST
+
 
 def cross_entropy(logits: jax.Array, label: jax.Array) -> jax.Array:
     """Cross-entropy in nats of ``logits: float[B, C]`` against ``label: int[B]``, as ``[B]``."""
@@ -19,3 +21,65 @@ def masked_mean(values: jax.Array, mask: jax.Array) -> jax.Array:
 def accuracy(logits: jax.Array, label: jax.Array, mask: jax.Array) -> jax.Array:
     """Share of the masked examples whose largest logit is the label's."""
     return masked_mean((logits.argmax(-1) == label).astype(jnp.float32), mask)
+
+
+def shared_out(losses: jax.Array, mask: jax.Array) -> jax.Array:
+    """``losses: [B]``, 0 outside ``mask: bool[B]`` and scaled so that their mean over the batch is
+    the mean over the mask."""
+    return jnp.where(mask, losses, 0) * (len(losses) / jnp.maximum(mask.sum(), 1))
+
+
+def unimodal_cross_entropy(logits: jax.Array, label: jax.Array, present: jax.Array) -> jax.Array:
+    """The sum over modalities of the cross-entropy of each, an example's share ``float32[B]``.
+
+    ``logits: float[M, B, C]``, ``present: bool[B, M]``: each modality counts the mean over the
+    examples that have it.
+    """
+    losses = jax.vmap(cross_entropy, in_axes=(0, None))(logits, label)
+    return jax.vmap(shared_out)(losses, present.T).sum(0)
+
+
+def confidence_ranking(
+    confidence: jax.Array, badness: jax.Array, present: jax.Array, enforce_margin: bool
+) -> jax.Array:
+    """Orders confidences against badness (Moon et al., ICML 2020): each example's loss ``[B]``.
+
+    For neighbours i and j = i + 1 in the batch (the last meets the first), with
+    t = sign(badness_i - badness_j):
+
+        max(0, t (confidence_i - confidence_j) + |badness_i - badness_j|)
+
+    so that the worse one must be the less confident by that margin.  The published QMF code, and
+    MLA's copy of it, turn the sign of t but not of the margin (``main.py:108-124``): there the
+    worse one may be *more* confident by up to the margin; ``enforce_margin=False``.  Pairs of
+    equal badness and pairs that lack the modality (``present: bool[B]``) count 0.
+    """
+    following = jnp.roll(confidence, -1)
+    difference = badness - jnp.roll(badness, -1)
+    t, margin = jnp.sign(difference), jnp.abs(difference)
+    margin = margin if enforce_margin else -margin
+    loss = jnp.maximum(t * (confidence - following) + margin, 0)
+    return shared_out(jnp.where(t == 0, 0, loss), present & jnp.roll(present, -1))
+
+
+def dimension_contrastive(
+    student: jax.Array,
+    teacher: jax.Array,
+    dimensions: jax.Array,
+    present: jax.Array,
+    temperature: float,
+) -> jax.Array:
+    """DI-MML's DUC loss in one direction: each example's loss ``float32[B]``.
+
+    InfoNCE from ``student`` to ``teacher: float[B, D]``, which gets no gradient, on the masked
+    ``dimensions: bool[D]`` only; the positive is the same example, the negatives are the rest of
+    the batch.  Plain dot products over ``temperature``.  Examples outside ``present: bool[B]`` are
+    neither.  Without any dimension it is log B, and its gradient 0, as in
+    ``loss/contrast_loss.py``; unlike there it does not overflow.
+    """
+    teacher = jax.lax.stop_gradient(jnp.where(present[:, None], teacher, 0) * dimensions)
+    student = jnp.where(present[:, None], student, 0) * dimensions
+    similarity = jnp.matmul(student, teacher.T, precision=HIGHEST) / temperature
+    similarity = jnp.where(present[None, :], similarity, -jnp.inf)
+    losses = cross_entropy(jnp.where(present[:, None], similarity, 0), jnp.arange(len(student)))
+    return shared_out(losses, present)

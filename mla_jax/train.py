@@ -19,7 +19,7 @@ from mla_jax.data import pipeline
 from mla_jax.datasets import Dataset, load_dataset
 from mla_jax.dispatch import Dispatch
 from mla_jax.encoders import create_encoders
-from mla_jax.evaluate import Evaluator
+from mla_jax.evaluate import Evaluator, TrainingVisit
 from mla_jax.methods import Method, Problem, create_method
 from mla_jax.methods.base import Stage
 from mla_jax.metrics import MetricsFile, NonFiniteLossError, RunningMeans
@@ -58,7 +58,7 @@ def build_program(
         config.encoders, config.modalities, config.feature_dim, jnp.dtype(config.compute_dtype)
     )
     optimizer = create_optimizer(config.optimizer, config.epochs)
-    problem = Problem(dataset.classes, config.epochs)
+    problem = Problem(dataset.classes, config.epochs, dataset.splits["train"].examples)
     method = create_method(config.method, encoders, optimizer, problem)
     dispatches = {s.name: Dispatch([p.update for p in s.phases]) for s in method.stages}
     return Program(method, optimizer, dispatches, Evaluator(method, devices), layout)
@@ -170,7 +170,7 @@ def fit(
             checkpoints.pin(selector.chosen["step"])
     else:
         say(report.run_header(config, dataset))
-        say(report.parameter_table(state.params))
+        say("\n".join([report.parameter_table(state.params), *program.method.describe(state)]))
     file = MetricsFile(workdir.metrics, start) if distributed.is_main() else None
     batches = pipeline.training_batches(
         train_split, config.batch_size, config.seed, start, *distributed.process()
@@ -187,6 +187,7 @@ def fit(
 
     # ---- The loop ----------------------------------------------------------------------------
     bar = ProgressBar(total, start)
+    visit = TrainingVisit(train_split, config.batch_size, program.layout)
     try:
         with distributed.StopSignal() as stopping, bar:
             for number in range(start, total):
@@ -197,7 +198,7 @@ def fit(
                 compiling = dispatch.compile_seconds
                 with seconds("train"):
                     if index == 0 and stage.on_epoch:
-                        state = stage.on_epoch(state, stage_epoch)
+                        state = stage.on_epoch(state, stage_epoch, visit)
                     local = next(batches)
                     batch = program.layout.shard(local)
                     clock = Clock(*map(np.int32, (stage_epoch, index, per_epoch)))
@@ -218,7 +219,8 @@ def fit(
                         with seconds("evaluate"):
                             scores = evaluate_all(program, state, dataset, config)
                         line |= {split: without_counts(scores[split]) for split in scores}
-                        improved = selector.offer(epoch + 1, done, scores)
+                        if stage is calendar[-1][0]:
+                            improved = selector.offer(epoch + 1, done, scores)
                     line["time"] = dict(seconds.spent)
                     if file:
                         file.write(line)

@@ -23,7 +23,10 @@ def run(dtype, steps=10):
     )
     optimizer = create_optimizer(case.optimizer_config(), 10)
     method = create_method(
-        cases.switches(cases.MODES["paper"]), case.encoders, optimizer, Problem(cases.CLASSES, 10)
+        cases.switches(cases.MODES["paper"]),
+        case.encoders,
+        optimizer,
+        Problem(cases.CLASSES, 10, 100),
     )
     batch = jax.tree.map(jnp.asarray, case.batch(0))
     shapes = jax.eval_shape(method.init, jax.random.key(0), batch)

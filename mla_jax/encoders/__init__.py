@@ -59,6 +59,16 @@ class Encoders(NamedTuple):
         features, updated = module.apply(variables, inputs, train=True, mutable=["batch_stats"])
         return _full_precision(features), updated.get("batch_stats", batch_stats)
 
+    def features(
+        self, params: Any, batch_stats: Any, batch: Mapping[str, Any], train: bool
+    ) -> tuple[dict, dict]:
+        """``apply`` to every modality of a batch: ``({modality: [B, D]}, batch_stats)``."""
+        found = {
+            m: self.apply(m, params[m], batch_stats[m], batch["inputs"][m], train)
+            for m in self.modalities
+        }
+        return {m: z for m, (z, _) in found.items()}, {m: stats for m, (_, stats) in found.items()}
+
 
 def _full_precision(features: jax.Array) -> jax.Array:
     """At least float32: bfloat16 goes up, the parity tool's float64 stays."""

@@ -5,15 +5,38 @@ from typing import Any
 
 from mla_jax.encoders import Encoders
 from mla_jax.errors import check_choice
-from mla_jax.methods import concat, late_fusion, mla, unimodal
+from mla_jax.methods import (
+    concat,
+    dimml,
+    ensemble,
+    film,
+    gated,
+    late_fusion,
+    mla,
+    modality_dropout,
+    ogm,
+    ogm_ge,
+    qmf,
+    sum,
+    unimodal,
+)
 from mla_jax.methods.base import Method, Problem
 from mla_jax.optim import Optimizer
 
 REGISTRY: dict[str, ModuleType] = {
-    "concat": concat,
-    "late_fusion": late_fusion,
-    "mla": mla,
     "unimodal": unimodal,
+    "ensemble": ensemble,
+    "late_fusion": late_fusion,
+    "sum": sum,
+    "concat": concat,
+    "film": film,
+    "gated": gated,
+    "modality_dropout": modality_dropout,
+    "ogm": ogm,
+    "ogm_ge": ogm_ge,
+    "qmf": qmf,
+    "dimml": dimml,
+    "mla": mla,
 }
 
 

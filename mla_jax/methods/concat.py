@@ -14,10 +14,9 @@ import jax
 import jax.numpy as jnp
 
 from mla_jax.encoders import Encoders
-from mla_jax.heads import apply_head, init_head
-from mla_jax.losses import cross_entropy
+from mla_jax.heads import apply_head, block, init_head
 from mla_jax.methods.base import Method, Problem
-from mla_jax.methods.joint import JointRule, joint_method
+from mla_jax.methods.joint import JointRule, joint_fusion, joint_loss, joint_method, visible
 from mla_jax.optim import Optimizer
 from mla_jax.state import Prediction
 
@@ -25,28 +24,24 @@ FIDELITY: dict[str, dict[str, Any]] = {"paper": {}, "released": {}}
 CHOICES: dict[str, tuple] = {}
 
 
-def build(switches: Any, encoders: Encoders, optimizer: Optimizer, problem: Problem) -> Method:
-    """Concatenation of any number of modalities, in the order of ``encoders.modalities``."""
+def rule(switches: Any, encoders: Encoders, problem: Problem) -> JointRule:
+    """The head and the loss, for the methods that build on them."""
     del switches
     modalities, D, M = encoders.modalities, encoders.feature_dim, len(encoders.modalities)
 
-    def classify(heads, features, present) -> Prediction:
-        head = heads["joint"]
-        z = [jnp.where(present[:, [i]], features[m], 0) for i, m in enumerate(modalities)]
-        unimodal = [
-            apply_head({"kernel": head["kernel"][i * D : (i + 1) * D], "bias": head["bias"] / M}, x)
-            for i, x in enumerate(z)
-        ]
-        return Prediction(jnp.stack(unimodal), joint=apply_head(head, jnp.concatenate(z, axis=-1)))
+    def init_heads(rng: jax.Array):
+        return {"joint": init_head(rng, M * D, problem.classes)}
 
-    def loss(prediction: Prediction, label: jax.Array, present: jax.Array) -> jax.Array:
-        del present
-        return cross_entropy(prediction.joint, label)
+    def classify(heads, features, present, train: bool) -> Prediction:
+        del train
+        head, z = heads["joint"], visible(features, present, modalities)
+        unimodal = [apply_head(block(head, i, M), z[m]) for i, m in enumerate(modalities)]
+        joined = jnp.concatenate([z[m] for m in modalities], axis=-1)
+        return Prediction(jnp.stack(unimodal), joint=apply_head(head, joined))
 
-    rule = JointRule(
-        init_heads=lambda rng: {"joint": init_head(rng, M * D, problem.classes)},
-        classify=classify,
-        loss=loss,
-        fuse=lambda prediction, present, method_state: prediction.joint,
-    )
-    return joint_method("concat", rule, encoders, optimizer, problem)
+    return JointRule(init_heads, classify, joint_loss, joint_fusion)
+
+
+def build(switches: Any, encoders: Encoders, optimizer: Optimizer, problem: Problem) -> Method:
+    """Concatenation of any number of modalities, in the order of ``encoders.modalities``."""
+    return joint_method("concat", rule(switches, encoders, problem), encoders, optimizer, problem)

@@ -7,79 +7,149 @@ import jax
 import jax.numpy as jnp
 
 from mla_jax.encoders import Encoders
-from mla_jax.heads import Head
-from mla_jax.losses import accuracy
+from mla_jax.losses import accuracy, cross_entropy
 from mla_jax.methods.base import Method, Phase, Problem, Stage
 from mla_jax.optim import Optimizer
 from mla_jax.state import Batch, Clock, Metrics, Prediction, TrainState
 
+Features = Mapping[str, jax.Array]
+"""``{modality: float32[B, D]}``."""
+
+
+class Step(NamedTuple):
+    """All that a rule may look at in one training step."""
+
+    batch: Batch
+    clock: Clock
+    features: Features
+    heads: Mapping[str, Any]
+    prediction: Prediction
+    method_state: Any
+
 
 class JointRule(NamedTuple):
-    """What makes one joint method differ from another."""
+    """What makes one joint method differ from another; the first four are all that most need."""
 
-    init_heads: Callable[[jax.Array], dict[str, Head]]
-    classify: Callable[[Mapping[str, Head], Mapping[str, jax.Array], jax.Array], Prediction]
-    """``(heads, features {modality: [B, D]}, present [B, M])`` -> logits."""
-    loss: Callable[[Prediction, jax.Array, jax.Array], jax.Array]
-    """``(prediction, label [B], present [B, M])`` -> each example's loss ``[B]``."""
+    init_heads: Callable[[jax.Array], dict[str, Any]]
+    """``(rng) -> {name: head}``."""
+    classify: Callable[[Mapping[str, Any], Features, jax.Array, bool], Prediction]
+    """``(heads, features, present: bool[B, M], train) -> logits``."""
+    loss: Callable[[Step], jax.Array]
+    """Each example's loss ``float32[B]``."""
     fuse: Callable[[Prediction, jax.Array, Any], jax.Array]
+    """``Method.fuse``."""
+    init_state: Callable[[jax.Array], Any] = lambda rng: ()
+    """``(rng) -> method_state``."""
+    next_state: Callable[[Step], Any] = lambda step: step.method_state
+    """The new ``method_state``, made before the loss, which sees it; no gradient passes."""
+    show: Callable[[Batch, Clock, Any], jax.Array] = lambda batch, clock, state: batch["present"]
+    """``(batch, clock, method_state) -> bool[B, M]``: which modalities the heads get to see."""
+    modulate: Callable[[Step], dict[str, dict[str, Any]]] = lambda step: {}
+    """``{modality: extra arguments of its encoder's optimiser}``; no gradient passes."""
+    idle_heads: tuple[str, ...] = ()
+    """Heads that this phase leaves alone."""
+
+
+def joint_loss(step: Step) -> jax.Array:
+    """Cross-entropy of the joint logits, the loss of plain joint training: ``float32[B]``."""
+    return cross_entropy(step.prediction.joint, step.batch["label"])
+
+
+def joint_fusion(prediction: Prediction, present: jax.Array, method_state: Any) -> jax.Array:
+    """The joint logits as they are."""
+    del present, method_state
+    return prediction.joint
+
+
+def visible(features: Features, present: jax.Array, modalities: tuple[str, ...]) -> Features:
+    """The features with zeros where ``present: bool[B, M]`` is False."""
+    return {m: jnp.where(present[:, [i]], features[m], 0) for i, m in enumerate(modalities)}
+
+
+def alone_and_together(
+    joint: Callable[[Mapping[str, Any], Features], jax.Array], modalities: tuple[str, ...]
+) -> Callable[..., Prediction]:
+    """A ``classify`` for heads that mix modalities: a modality's own logits are the joint ones
+    with the features of all others zero.
+
+    ``joint``: ``(heads, features) -> float32[B, C]``; missing modalities have zero features.
+    """
+
+    def classify(heads, features, present, train: bool) -> Prediction:
+        del train
+        z = visible(features, present, modalities)
+        only = [{k: z[k] if k == m else jnp.zeros_like(z[k]) for k in modalities}
+                for m in modalities]  # fmt: skip
+        return Prediction(jnp.stack([joint(heads, zs) for zs in only]), joint=joint(heads, z))
+
+    return classify
 
 
 def joint_method(
-    name: str, rule: JointRule, encoders: Encoders, optimizer: Optimizer, problem: Problem
+    name: str,
+    rule: JointRule,
+    encoders: Encoders,
+    optimizer: Optimizer,
+    problem: Problem,
+    encoder_optimizer: Optimizer | None = None,
 ) -> Method:
-    """A method whose encoders and heads all follow the gradient of one mean loss."""
+    """A method whose encoders and heads all follow the gradient of one mean loss.
+
+    ``encoder_optimizer`` (default: ``optimizer``) takes the extra arguments of ``rule.modulate``.
+    """
     modalities = encoders.modalities
+    optimizers = {"encoder": encoder_optimizer or optimizer, "head": optimizer}
 
     def init(rng: jax.Array, batch: Batch) -> TrainState:
         encoder_rng, head_rng = jax.random.split(rng)
         encoder_params, batch_stats = encoders.init(encoder_rng, batch["inputs"])
         params = {"encoder": encoder_params, "head": rule.init_heads(head_rng)}
         opt_state = {
-            group: {key: optimizer.init(module) for key, module in modules.items()}
+            group: {key: optimizers[group].init(module) for key, module in modules.items()}
             for group, modules in params.items()
         }
-        return TrainState(params=params, batch_stats=batch_stats, opt_state=opt_state)
-
-    def features(params, batch_stats, batch: Batch, train: bool):
-        z, stats = {}, {}
-        for m in modalities:
-            z[m], stats[m] = encoders.apply(
-                m, params["encoder"][m], batch_stats[m], batch["inputs"][m], train
-            )
-        return z, stats
+        method_state = rule.init_state(jax.random.fold_in(rng, 1))
+        return TrainState(params, batch_stats, opt_state, method_state)
 
     def update(state: TrainState, batch: Batch, clock: Clock) -> tuple[TrainState, Metrics]:
-        label, present = batch["label"], batch["present"]
+        shown = rule.show(batch, clock, state.method_state)
 
         def objective(params):
-            z, stats = features(params, state.batch_stats, batch, train=True)
-            prediction = rule.classify(params["head"], z, present)
-            losses = rule.loss(prediction, label, present)
-            return losses.mean(), (losses, prediction, stats)
+            z, stats = encoders.features(params["encoder"], state.batch_stats, batch, train=True)
+            prediction = rule.classify(params["head"], z, shown, True)
+            step = Step(batch, clock, z, params["head"], prediction, state.method_state)
+            step = step._replace(method_state=jax.lax.stop_gradient(rule.next_state(step)))
+            losses = rule.loss(step)
+            return losses.mean(), (losses, step, stats)
 
         grad = jax.value_and_grad(objective, has_aux=True)
-        (loss, (losses, prediction, stats)), gradients = grad(state.params)
+        (loss, (losses, step, stats)), gradients = grad(state.params)
+        extra = rule.modulate(step)
         params, opt_state = {}, {}
         for group, modules in state.params.items():
-            params[group], opt_state[group] = {}, {}
+            params[group], opt_state[group] = dict(modules), dict(state.opt_state[group])
             for key, module in modules.items():
-                params[group][key], opt_state[group][key] = optimizer.step(
-                    gradients[group][key], state.opt_state[group][key], module, clock
+                if group == "head" and key in rule.idle_heads:
+                    continue
+                params[group][key], opt_state[group][key] = optimizers[group].step(
+                    gradients[group][key],
+                    state.opt_state[group][key],
+                    module,
+                    clock,
+                    **(extra.get(key, {}) if group == "encoder" else {}),
                 )
-        fused = rule.fuse(prediction, present, state.method_state)
-        everyone = jnp.ones(label.shape, bool)
+        fused = rule.fuse(step.prediction, batch["present"], step.method_state)
         metrics = {
             "loss": loss,
-            "accuracy": accuracy(fused, label, everyone),
+            "accuracy": accuracy(fused, batch["label"], jnp.ones(len(fused), bool)),
             "example_loss": losses,
         }
-        state = state.replace(params=params, batch_stats=stats, opt_state=opt_state)
-        return state, metrics
+        return TrainState(params, stats, opt_state, step.method_state), metrics
 
     def predict(variables: dict[str, Any], batch: Batch) -> Prediction:
-        z, _ = features(variables["params"], variables["batch_stats"], batch, train=False)
-        return rule.classify(variables["params"]["head"], z, batch["present"])
+        params, batch_stats = variables["params"], variables["batch_stats"]
+        z, _ = encoders.features(params["encoder"], batch_stats, batch, train=False)
+        return rule.classify(params["head"], z, batch["present"], False)
 
     stages = (Stage("joint", problem.epochs, (Phase("joint", update),)),)
     return Method(name, modalities, problem.classes, init, stages, predict, rule.fuse)

@@ -8,6 +8,7 @@ shows in its column without gradient modification and without dynamic fusion; th
 holds no code for it (quirk Q41).
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -16,40 +17,44 @@ import jax.numpy as jnp
 from mla_jax import fusion
 from mla_jax.encoders import Encoders
 from mla_jax.heads import apply_head, init_head
-from mla_jax.losses import cross_entropy
+from mla_jax.losses import unimodal_cross_entropy
 from mla_jax.methods.base import Method, Problem
-from mla_jax.methods.joint import JointRule, joint_method
+from mla_jax.methods.joint import JointRule, Step, joint_method
 from mla_jax.optim import Optimizer
 from mla_jax.state import Prediction
 
-FIDELITY: dict[str, dict[str, Any]] = {"paper": {"fusion": "equal"}}
+FIDELITY: dict[str, dict[str, Any]] = {"paper": {"fusion": "equal"}, "released": {}}
 CHOICES = {"fusion": ("equal", "entropy")}
 
+Fuse = Callable[[Prediction, jax.Array, Any], jax.Array]
 RULES = {"equal": fusion.equal_weights, "entropy": fusion.entropy_weights}
 
 
-def build(switches: Any, encoders: Encoders, optimizer: Optimizer, problem: Problem) -> Method:
-    """Late fusion of any number of modalities; with one modality, plain unimodal training."""
+def rule(encoders: Encoders, problem: Problem, fuse: Fuse) -> JointRule:
+    """A head and a loss for each modality, for the methods that build on them."""
     modalities, D = encoders.modalities, encoders.feature_dim
 
     def init_heads(rng: jax.Array):
         return {m: init_head(encoders.key(rng, m), D, problem.classes) for m in modalities}
 
-    def classify(heads, features, present) -> Prediction:
-        del present
+    def classify(heads, features, present, train: bool) -> Prediction:
+        del present, train
         return Prediction(jnp.stack([apply_head(heads[m], features[m]) for m in modalities]))
 
-    def loss(prediction: Prediction, label: jax.Array, present: jax.Array) -> jax.Array:
-        share = len(label) / jnp.maximum(
-            present.sum(0), 1
-        )  # so that the mean is over those present
-        losses = jax.vmap(cross_entropy, in_axes=(0, None))(prediction.unimodal, label)
-        return jnp.where(present, losses.T * share, 0).sum(1)
+    def loss(step: Step) -> jax.Array:
+        batch = step.batch
+        return unimodal_cross_entropy(step.prediction.unimodal, batch["label"], batch["present"])
+
+    return JointRule(init_heads, classify, loss, fuse)
+
+
+def build(switches: Any, encoders: Encoders, optimizer: Optimizer, problem: Problem) -> Method:
+    """Late fusion of any number of modalities; with one modality, plain unimodal training."""
 
     def fuse(prediction: Prediction, present: jax.Array, method_state: Any) -> jax.Array:
         del method_state
         weights = RULES[switches.fusion](prediction.unimodal, present)
         return fusion.combine(weights, prediction.unimodal)
 
-    rule = JointRule(init_heads, classify, loss, fuse)
-    return joint_method("late_fusion", rule, encoders, optimizer, problem)
+    chosen = rule(encoders, problem, fuse)
+    return joint_method("late_fusion", chosen, encoders, optimizer, problem)

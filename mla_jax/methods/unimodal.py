@@ -11,7 +11,7 @@ from mla_jax.methods import late_fusion
 from mla_jax.methods.base import Method, Problem
 from mla_jax.optim import Optimizer
 
-FIDELITY: dict[str, dict[str, Any]] = {"paper": {"fusion": "equal"}}
+FIDELITY: dict[str, dict[str, Any]] = {"paper": {"fusion": "equal"}, "released": {}}
 CHOICES = {"fusion": ("equal",)}
 
 

@@ -19,6 +19,7 @@ from mla_jax.projection import alpha_schedule, orthogonal_projection
 from mla_jax.state import Clock, TrainState
 
 EPOCHS = 100
+EXAMPLES = 1000
 
 
 class Applied(NamedTuple):
@@ -61,7 +62,7 @@ class Program:
         optimizer = create_optimizer(case.optimizer_config(), EPOCHS).after(recording(Applied))
         optimizer = RecordingOptimizer(*optimizer)
         self.optimizer = optimizer
-        problem = Problem(CLASSES, EPOCHS)
+        problem = Problem(CLASSES, EPOCHS, examples=EXAMPLES)
 
         def method(**changes: Any) -> Method:
             chosen = switches(mode, broken, **changes)

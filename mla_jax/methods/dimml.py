@@ -1,0 +1,174 @@
+"""DI-MML: detached and interactive multimodal learning (Fan et al., ACM MM 2024).
+
+Stage 1, ``detached``.  Every modality has an encoder and a private head h_m; one head h_s is shared
+by all.  No term sends a gradient into two encoders:
+
+    L = sum_m [ CE(h_m(z_m), y) + lambda CE(h_s(z_m), y) ]  +  sum_{t != s} DUC(t -> s)
+
+DUC (dimension-decoupled unidirectional contrastive loss, ``losses.dimension_contrastive``) pulls
+modality s towards t, whose features get no gradient, on the dimensions that tell classes apart in
+t and not in s (``dimensions.py``).  They are determined once, before epoch ``split_epoch``, and
+DUC starts there.
+
+Stage 2, ``fusion``.  Encoders, statistics and heads are frozen; a fused head learns on
+[z_1; ...; z_M].
+
+At test time the private and the fused logits o_k are weighed by their certainty (``fusion.py``):
+
+    w = softmax_k(max_c softmax(o_k)_c / tau_2),   logits = sum_k w_k o_k
+
+The published code has two modalities; for more, every ordered pair has its DUC term.  A missing
+modality adds no loss and no logits, and zero features to the fused head.
+
+``split_epoch`` and ``fusion_epochs`` 0 mean the published share of the epochs, 20 of 150.
+``released`` draws the heads of stage 1 from PyTorch's default law (``main_CFT.py`` calls no
+``weight_init``); ``released_<dataset>`` adds the temperatures published for a dataset.
+What the paper says beyond the abstract could not be read, so ``paper`` is the code's rule too.
+"""
+
+import itertools
+import types
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from mla_jax import fusion
+from mla_jax.dimensions import effective_dimensions
+from mla_jax.encoders import Encoders
+from mla_jax.errors import UserError
+from mla_jax.heads import INITIALIZATIONS, apply_head, init_head
+from mla_jax.losses import (
+    accuracy,
+    cross_entropy,
+    dimension_contrastive,
+    unimodal_cross_entropy,
+)
+from mla_jax.methods import concat, film, gated, sum
+from mla_jax.methods.base import Method, Phase, Problem, Stage, Visit
+from mla_jax.methods.joint import JointRule, Step, joint_method
+from mla_jax.optim import Optimizer
+from mla_jax.state import Batch, Clock, Metrics, Prediction, TrainState
+
+FUSED = {"concat": concat, "sum": sum, "film": film, "gated": gated}
+PLAIN = types.SimpleNamespace(unimodal_bias="full", condition_on="", gate="")
+
+FIDELITY: dict[str, dict[str, Any]] = {
+    "paper": {
+        "heads": "xavier",
+        "shared_weight": 1.0,
+        "temperature": 10.0,
+        "certainty_temperature": 1.0,
+        "split_epoch": 0,
+        "fusion_epochs": 0,
+        "fused_head": "concat",
+    },
+    "released": {"heads": "torch"},
+    "released_cremad": {"heads": "torch", "temperature": 50.0, "certainty_temperature": 1.0},
+    "released_ave": {"heads": "torch", "temperature": 10.0, "certainty_temperature": 3.0},
+    "released_ucf101": {"heads": "torch", "temperature": 10.0, "certainty_temperature": 1.0},
+    "released_modelnet40": {"heads": "torch", "temperature": 50.0, "certainty_temperature": 3.0},
+}
+CHOICES = {"heads": INITIALIZATIONS, "fused_head": tuple(FUSED)}
+
+
+def build(switches: Any, encoders: Encoders, optimizer: Optimizer, problem: Problem) -> Method:
+    """DI-MML over any number of modalities; with one there is no DUC term."""
+    modalities, D, C = encoders.modalities, encoders.feature_dim, problem.classes
+    pairs = list(itertools.permutations(range(len(modalities)), 2))
+    split_epoch, fusion_epochs = _epochs(switches, problem)
+    find_effective = effective_dimensions(encoders, C)
+    fused_rule = FUSED[switches.fused_head].rule(PLAIN, encoders, problem)
+    weights = fusion.certainty_weights(switches.certainty_temperature)
+
+    def init_heads(rng: jax.Array) -> dict[str, Any]:
+        rng, shared_rng, fused_rng = jax.random.split(rng, 3)
+        heads = {m: init_head(encoders.key(rng, m), D, C, switches.heads) for m in modalities}
+        heads["shared"] = init_head(shared_rng, D, C, switches.heads)
+        return {**heads, "fused": fused_rule.init_heads(fused_rng)}
+
+    def init_state(rng: jax.Array) -> dict[str, jax.Array]:
+        del rng
+        return {"effective": jnp.zeros((len(modalities), D), bool), "fused": jnp.zeros((), bool)}
+
+    def classify(heads, features, present, train: bool) -> Prediction:
+        private = jnp.stack([apply_head(heads[m], features[m]) for m in modalities])
+        return Prediction(
+            private, fused_rule.classify(heads["fused"], features, present, train).joint
+        )
+
+    def detached_loss(step: Step) -> jax.Array:
+        label, present = step.batch["label"], step.batch["present"]
+        z = [step.features[m] for m in modalities]
+        shared = jnp.stack([apply_head(step.heads["shared"], features) for features in z])
+        losses = unimodal_cross_entropy(step.prediction.unimodal, label, present)
+        losses += switches.shared_weight * unimodal_cross_entropy(shared, label, present)
+        effective = step.method_state["effective"]
+        duc = jnp.zeros_like(losses)
+        for t, s in pairs:
+            duc += dimension_contrastive(
+                student=z[s],
+                teacher=z[t],
+                dimensions=effective[t] & ~effective[s],
+                present=present[:, t] & present[:, s],
+                temperature=switches.temperature,
+            )
+        return losses + jnp.where(jnp.asarray(step.clock.epoch) >= split_epoch, duc, 0)
+
+    def split(state: TrainState, epoch: int, visit: Visit) -> TrainState:
+        if epoch != split_epoch or not pairs:
+            return state
+        effective = find_effective(state.variables, visit)
+        return state.replace(method_state={**state.method_state, "effective": effective})
+
+    def learn_fused(state: TrainState, batch: Batch, clock: Clock) -> tuple[TrainState, Metrics]:
+        frozen = state.params["encoder"], state.batch_stats
+        z, _ = encoders.features(*frozen, batch, train=False)
+
+        def objective(head):
+            logits = fused_rule.classify(head, z, batch["present"], True).joint
+            losses = cross_entropy(logits, batch["label"])
+            return losses.mean(), (losses, logits)
+
+        head = state.params["head"]["fused"]
+        (loss, (losses, logits)), gradient = jax.value_and_grad(objective, has_aux=True)(head)
+        head, opt_state = optimizer.step(gradient, state.opt_state["head"]["fused"], head, clock)
+        right = accuracy(logits, batch["label"], jnp.ones(len(logits), bool))
+        state = state.replace(
+            params=_with_fused(state.params, head),
+            opt_state=_with_fused(state.opt_state, opt_state),
+            method_state={**state.method_state, "fused": jnp.ones((), bool)},
+        )
+        return state, {"loss": loss, "accuracy": right, "example_loss": losses}
+
+    def fuse(prediction: Prediction, present: jax.Array, method_state: Any) -> jax.Array:
+        logits = jnp.concatenate([prediction.unimodal, prediction.joint[None]])
+        learnt = present.any(1, keepdims=True) & method_state["fused"]
+        return fusion.combine(weights(logits, jnp.concatenate([present, learnt], 1)), logits)
+
+    rule = JointRule(init_heads, classify, detached_loss, fuse, init_state, idle_heads=("fused",))
+    method = joint_method("dimml", rule, encoders, optimizer, problem)
+    (detached,) = method.stages
+    detached = detached._replace(name="detached", on_epoch=split)
+    return method._replace(
+        stages=(detached, Stage("fusion", fusion_epochs, (Phase("fused", learn_fused),)))
+    )
+
+
+def _with_fused(tree: dict[str, Any], fused: Any) -> dict[str, Any]:
+    return {**tree, "head": {**tree["head"], "fused": fused}}
+
+
+def _epochs(switches: Any, problem: Problem) -> tuple[int, int]:
+    """The epoch before which the dimensions are split, and the length of stage 2."""
+    share = max(1, round(problem.epochs * 20 / 150))
+    split_epoch, fusion_epochs = switches.split_epoch or share, switches.fusion_epochs or share
+    if min(split_epoch, fusion_epochs) < 1 or switches.split_epoch >= problem.epochs:
+        raise UserError(
+            f"method.split_epoch={switches.split_epoch} must come before the last of "
+            f"{problem.epochs} epochs and method.fusion_epochs={switches.fusion_epochs} must not "
+            "be negative (0: the published share)"
+        )
+    if min(switches.temperature, switches.certainty_temperature) <= 0:
+        raise UserError("method.temperature and method.certainty_temperature must be positive")
+    return split_epoch, fusion_epochs

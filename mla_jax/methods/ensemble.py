@@ -1,0 +1,76 @@
+"""Ensemble: every modality trained apart, logits averaged at test time.  A control.
+
+    for m = 1..M:   L_m = CE(W_m z_m + b_m, y)   moves theta_m, W_m, b_m and nothing else
+    fused logits = mean_m (W_m z_m + b_m)
+
+The compute is that of joint training: each encoder sees each batch once.  Each member is the very
+run that ``unimodal`` makes of its modality with the same seed.  With an optimiser that looks at one
+tensor at a time, ``late_fusion`` computes the same in one step instead of M; both names occur in
+the literature, and a rule that couples modalities (clipping by a global norm, say) would part them.
+``average=probabilities`` averages the softmax outputs instead.  Any number of modalities.
+"""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from mla_jax import fusion
+from mla_jax.encoders import Encoders
+from mla_jax.heads import apply_head
+from mla_jax.losses import accuracy, cross_entropy, masked_mean
+from mla_jax.methods import late_fusion
+from mla_jax.methods.base import Method, Phase, Problem
+from mla_jax.methods.joint import joint_method
+from mla_jax.optim import Optimizer
+from mla_jax.state import Batch, Clock, Metrics, Prediction, TrainState
+
+FIDELITY: dict[str, dict[str, Any]] = {"paper": {"average": "logits"}, "released": {}}
+CHOICES = {"average": ("logits", "probabilities")}
+
+
+def build(switches: Any, encoders: Encoders, optimizer: Optimizer, problem: Problem) -> Method:
+    """An ensemble of one model a modality."""
+    modalities = encoders.modalities
+
+    def learn(position: int, state: TrainState, batch: Batch, clock: Clock):
+        """One unimodal step."""
+        m, present = modalities[position], batch["present"][:, position]
+
+        def objective(params):
+            theta, stats = params["encoder"], state.batch_stats[m]
+            z, stats = encoders.apply(m, theta, stats, batch["inputs"][m], True)
+            logits = apply_head(params["head"], z)
+            losses = cross_entropy(logits, batch["label"])
+            return masked_mean(losses, present), (losses, logits, stats)
+
+        old = {group: modules[m] for group, modules in state.params.items()}
+        grad = jax.value_and_grad(objective, has_aux=True)
+        (loss, (losses, logits, stats)), gradients = grad(old)
+        params = {group: dict(modules) for group, modules in state.params.items()}
+        opt_state = {group: dict(states) for group, states in state.opt_state.items()}
+        for group in params:
+            params[group][m], opt_state[group][m] = optimizer.step(
+                gradients[group], opt_state[group][m], old[group], clock
+            )
+        batch_stats = {**state.batch_stats, m: stats}
+        metrics: Metrics = {
+            "loss": loss,
+            "accuracy": accuracy(logits, batch["label"], present),
+            "example_loss": jnp.where(present, losses, 0),
+        }
+        return TrainState(params, batch_stats, opt_state, state.method_state), metrics
+
+    def fuse(prediction: Prediction, present: jax.Array, method_state: Any) -> jax.Array:
+        del method_state
+        outputs = prediction.unimodal
+        if switches.average == "probabilities":
+            outputs = jax.nn.softmax(outputs)
+        return fusion.combine(fusion.equal_weights(outputs, present), outputs)
+
+    rule = late_fusion.rule(encoders, problem, fuse)
+    method = joint_method("ensemble", rule, encoders, optimizer, problem)
+    phases = tuple(Phase(m, functools.partial(learn, i)) for i, m in enumerate(modalities))
+    (stage,) = method.stages
+    return method._replace(stages=(stage._replace(name="apart", phases=phases),))

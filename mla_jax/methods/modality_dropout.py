@@ -1,0 +1,48 @@
+"""Modality dropout: joint training that hides modalities at random (Neverova et al., TPAMI 2016).
+
+    keep_im ~ Bernoulli(1 - rate), at least one kept for each example i
+    logits = W [keep_i1 z_i1; ...; keep_iM z_iM] + b,   L = CE(logits, y)
+
+The simplest remedy for modality laziness, and the control for anything subtler: a head that must
+sometimes do without the dominant modality has to listen to the others.  Hidden features are zero,
+as for a missing modality in ``concat``, with which it shares head, prediction and fusion; nothing
+is hidden at test time and nothing is rescaled.  If chance would hide all that an example has, all
+is shown.  What is hidden is a function of the run's seed, the step and the example's place in the
+global batch, so it does not depend on the number of processes.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from mla_jax.encoders import Encoders
+from mla_jax.errors import UserError
+from mla_jax.methods import concat
+from mla_jax.methods.base import Method, Problem
+from mla_jax.methods.joint import joint_method
+from mla_jax.optim import Optimizer
+from mla_jax.state import Batch, Clock
+
+FIDELITY: dict[str, dict[str, Any]] = {"paper": {"rate": 0.5}, "released": {}}
+CHOICES: dict[str, tuple] = {}
+
+
+def build(switches: Any, encoders: Encoders, optimizer: Optimizer, problem: Problem) -> Method:
+    """Modality dropout over any number of modalities; with one it never hides anything."""
+    if not 0 <= switches.rate < 1:
+        raise UserError(f"method.rate must be at least 0 and less than 1, not {switches.rate}")
+
+    def init_state(rng: jax.Array) -> dict[str, jax.Array]:
+        return {"hide": jax.random.key_data(rng)}
+
+    def show(batch: Batch, clock: Clock, method_state: Any) -> jax.Array:
+        present = batch["present"]
+        key = jax.random.wrap_key_data(method_state["hide"])
+        epoch = jnp.asarray(clock.epoch)
+        key = jax.random.fold_in(key, epoch * clock.batches_per_epoch + clock.batch_index)
+        kept = present & jax.random.bernoulli(key, 1 - switches.rate, present.shape)
+        return jnp.where(kept.any(1, keepdims=True), kept, present)
+
+    rule = concat.rule(switches, encoders, problem)._replace(init_state=init_state, show=show)
+    return joint_method("modality_dropout", rule, encoders, optimizer, problem)

@@ -1,0 +1,122 @@
+"""On-the-fly gradient modulation as an optax transformation (OGM-GE, Peng et al., CVPR 2022).
+
+    g~ = k g + eps,   eps ~ N(0, std(g)^2)       (section 3.3, equations 9-11)
+
+for each modulated tensor of an encoder, where k slows down the modality that is ahead.  The noise,
+which stands for the generalisation that a smaller step costs, is the "GE" and can be left out.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+TENSORS = ("all", "kernels_4d")
+"""Which tensors of an encoder are modulated: the paper's "all" (the parameters of the encoder), or
+only gradients of four axes, which are the kernels of two-dimensional convolutions, as published."""
+
+
+def modulated(tensor: jax.Array, tensors: str) -> bool:
+    """Whether a tensor of an encoder is among ``tensors``."""
+    return tensors == "all" or tensor.ndim == 4
+
+
+def gradient_modulation(tensors: str, noise: bool) -> optax.GradientTransformationExtraArgs:
+    """Scales the gradients of one encoder; ``update`` takes ``coefficient`` and ``key``.
+
+    ``coefficient: float32[]`` is k.  ``active: bool[]`` is False outside the epochs of modulation.
+    ``key`` is the PRNG key of this step and modality; each tensor draws its own noise, of the
+    unbiased standard deviation of its gradient before scaling, plus 1e-8 (``main.py:396``).
+    """
+
+    def update(
+        updates: Any,
+        state: Any,
+        params: Any = None,
+        *,
+        coefficient: jax.Array,
+        active: jax.Array,
+        key: jax.Array,
+        **others: Any,
+    ) -> tuple[Any, Any]:
+        del params, others
+        leaves, structure = jax.tree.flatten(updates)
+
+        def modulate(number: int, g: jax.Array) -> jax.Array:
+            if not modulated(g, tensors):
+                return g
+            new = coefficient * g
+            if noise and g.size > 1:
+                draw = jax.random.normal(jax.random.fold_in(key, number), g.shape, g.dtype)
+                new = new + (jnp.std(g, ddof=1) + 1e-8) * draw
+            return jnp.where(active, new, g)
+
+        leaves = [modulate(number, g) for number, g in enumerate(leaves)]
+        return jax.tree.unflatten(structure, leaves), state
+
+    return optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
+
+
+def true_class_scores(logits: jax.Array, label: jax.Array, present: jax.Array) -> jax.Array:
+    """Each modality's mean probability of the true class over the examples that have it: ``[M]``.
+
+    ``logits: float[M, B, C]``, ``label: int[B]``, ``present: bool[B, M]`` (equation 7; the sum over
+    the batch there and the mean here have the same ratios).
+    """
+    p = jnp.take_along_axis(jax.nn.softmax(logits), label[None, :, None], axis=-1)[..., 0]
+    return jnp.where(present.T, p, 0).sum(1) / jnp.maximum(present.sum(0), 1)
+
+
+def one_to_others(scores: jax.Array) -> jax.Array:
+    """Discrepancy ratios ``[M]``: each score over each other one, averaged.
+
+    Equation 8 for two modalities; the average over pairs is what the authors suggest for more
+    (OGM-GE repository, issue 16).
+    """
+    M = len(scores)
+    pairs = scores[:, None] / jnp.maximum(scores[None, :], 1e-30)
+    return (pairs.sum(1) - 1) / max(M - 1, 1)
+
+
+def coefficients(scores: jax.Array, alpha: float) -> jax.Array:
+    """k of every modality ``[M]``: ``1 - tanh(alpha rho)`` where its ratio rho > 1, else 1."""
+    if len(scores) == 1:
+        return jnp.ones(1)
+    ratio = one_to_others(scores)
+    return jnp.where(ratio > 1, 1 - jnp.tanh(alpha * ratio), 1.0)
+
+
+def released_coefficients(scores: jax.Array, alpha: float) -> jax.Array:
+    """k of every modality as published (``main.py:316-371``): exactly one is below 1.
+
+    The ratio is a score over the *sum* of the others.  The first of modalities 2, 3, ... whose
+    ratio exceeds 1 is slowed down; if there is none, the first modality is, even when its own
+    ratio is small.  For two modalities this is the paper's rule.
+    """
+    M = len(scores)
+    if M == 1:
+        return jnp.ones(1)
+    ratio = scores / jnp.maximum(scores.sum() - scores, 1e-30)
+    ahead = jnp.concatenate([jnp.zeros(1, bool), ratio[1:] > 1])
+    chosen = jnp.argmax(ahead)  # 0, the first modality, if none is
+    return jnp.where(jnp.arange(M) == chosen, 1 - jnp.tanh(alpha * ratio), 1.0)
+
+
+RATIOS = {"one_to_others": coefficients, "released": released_coefficients}
+
+
+def modulation_table(params: Mapping[str, Any], tensors: str, shown: int = 4) -> Sequence[str]:
+    """One line an encoder: which of its tensors are modulated, the first few by name."""
+    lines = []
+    for modality, tree in params.items():
+        named = jax.tree_util.tree_leaves_with_path(tree)
+        hit = [jax.tree_util.keystr(p, simple=True, separator="/") for p, x in named
+               if modulated(x, tensors)]  # fmt: skip
+        names = ", ".join(hit[:shown]) + (", ..." if len(hit) > shown else "")
+        lines.append(
+            f"modulated in {modality}: {len(hit)} of {len(named)} tensors"
+            + (f" ({names})" if hit else ": this encoder trains as in plain joint training")
+        )
+    return lines
