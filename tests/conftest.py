@@ -1,18 +1,21 @@
 """Eight simulated devices, a compile cache that outlives the run, tiny data and configurations."""
 
+import functools
 import os
+import pathlib
 
 import jax
 import numpy as np
 import pytest
 from absl import flags
 
-from mla_jax import configuration, train
-from mla_jax.datasets import ArraySplit, Dataset
+from mla_jax import command_line, configuration, train
+from mla_jax.datasets import ArraySplit, Dataset, load_dataset
 
 jax.config.update("jax_num_cpu_devices", 8)
 flags.FLAGS.mark_as_parsed()
 
+TINY = str(pathlib.Path(__file__).parent / "configs" / "tiny.py")
 FEATURES, CLASSES, FEATURE_DIM, BATCH = 6, 3, 8, 16
 
 
@@ -67,6 +70,17 @@ def build_config(modalities=("a", "b"), method="mla", fidelity="paper", encoder=
     config.optimizer.weight_decay = 1e-3
     configuration.override(config, overrides)
     return config
+
+
+@functools.cache
+def digits_program(method: str) -> tuple[train.Program, Dataset]:
+    """A method's program on the digits of ``configs/tiny.py``, on one device, made once."""
+    modalities = "audio" if method == "unimodal" else "audio+text"
+    config = command_line.load_config(TINY, {"method": method, "modalities": modalities})
+    config.epochs = 3
+    config = configuration.resolve(config)
+    dataset = load_dataset(config.dataset, config.modalities)
+    return train.build_program(config, dataset, jax.devices()[:1]), dataset
 
 
 @pytest.fixture(scope="session")

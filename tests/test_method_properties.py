@@ -1,0 +1,324 @@
+"""The properties that every registered method keeps; registering a method is what runs them on it.
+
+Others are in ``test_dispatch`` (donation), ``test_resume`` (bit for bit) and ``test_multiprocess``
+(two processes compute what one does).
+"""
+
+import functools
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mla_jax import configuration, methods, train
+from mla_jax.errors import UserError
+from mla_jax.state import Clock
+from tests.conftest import BATCH, CLASSES, build_config, build_dataset, digits_program
+
+NAMES = ("a", "b", "c", "d", "e")
+COUNTS = (1, 2, 3, 5)
+SOLITARY = ("unimodal",)
+"""Methods for one modality only; they must say so."""
+ROLES = {"film": {"method.condition_on": "a"}, "gated": {"method.gate": "c"}}
+"""Where the order of modalities gives one of them a part to play, the part is given by name."""
+BAG = {"name": "ngram_bag", "vocabulary": 20}  # no batch statistics: examples cannot meet
+HASTE = {"xla_backend_optimization_level": 0}  # the results count here, not the speed
+
+
+def modalities_of(name: str, count: int = 2) -> tuple[str, ...]:
+    return NAMES[:1] if name in SOLITARY else NAMES[:count]
+
+
+@functools.cache
+def dataset_of(modalities, missing=0.0):
+    return build_dataset(modalities, missing=missing)
+
+
+class Prepared:
+    """A method on synthetic data: its jitted phases, a fresh state and the data set."""
+
+    def __init__(self, name, modalities, dataset, **options):
+        config = configuration.resolve(build_config(modalities, name, **options))
+        self.program = train.build_program(config, dataset, jax.devices()[:1])
+        self.method, self.dataset = self.program.method, dataset
+        self.state = train.initial_state(self.program, dataset, seed=0)
+        self.stages = [
+            (stage, [jax.jit(p.update, compiler_options=HASTE) for p in stage.phases])
+            for stage in self.method.stages
+        ]
+
+    def batch(self, number: int = 0, size: int = BATCH):
+        return self.dataset.splits["train"].fetch(np.arange(size) + size * number)
+
+    def losses(self, batches: int = 30):
+        """The mean loss of every batch of every stage, and the state at the end.
+
+        The clock stays in the first epoch: a term that starts later is another loss.
+        """
+        state, found = self.state, []
+        for _, updates in self.stages:
+            found.append([])
+            for step in range(batches):
+                batch, clock = self.batch(step % 6), Clock(0, step % 6, 6)
+                state, loss = one_batch(updates, state, batch, clock)
+                found[-1].append(loss)
+        return found, state
+
+
+def one_batch(updates, state, batch, clock):
+    """All phases on one batch: the new state and the mean loss."""
+    losses = []
+    for update in updates:
+        state, metrics = update(state, batch, clock)
+        losses.append(float(metrics["loss"]))
+    return state, float(np.mean(losses))
+
+
+@functools.cache
+def prepared(name, modalities, missing=0.0, **options):
+    return Prepared(name, modalities, dataset_of(modalities, missing), **options)
+
+
+every_method = pytest.mark.parametrize("name", methods.REGISTRY)
+
+
+@pytest.mark.parametrize(("name", "count"), list(itertools.product(methods.REGISTRY, COUNTS)))
+def test_any_number_of_modalities(name, count):
+    modalities = NAMES[:count]
+    dataset = dataset_of(modalities)
+    config = build_config(modalities, name)
+    if name in SOLITARY and count > 1:
+        with pytest.raises(UserError, match=f"exactly one modality, not {'.'.join(modalities)}"):
+            train.build_program(configuration.resolve(config), dataset, jax.devices()[:1])
+        return
+    method = train.build_program(configuration.resolve(config), dataset, jax.devices()[:1]).method
+    batch = dataset.splits["train"].fetch(np.arange(BATCH))
+    state = jax.eval_shape(lambda: method.init(jax.random.key(0), batch))
+    assert (method.name, method.modalities, method.classes) == (name, modalities, CLASSES)
+    assert tuple(state.params["encoder"]) == modalities
+    assert set(state.batch_stats) == set(modalities)
+    keys = {k: set(v) for k, v in state.params.items()}
+    assert {k: set(v) for k, v in state.opt_state.items()} == keys
+    floats = [x for x in jax.tree.leaves(state) if jnp.issubdtype(x.dtype, jnp.floating)]
+    assert {x.dtype for x in floats} == {jnp.dtype("float32")}
+
+    prediction = jax.eval_shape(method.predict, state.variables, batch)
+    assert prediction.unimodal.shape == (count, BATCH, CLASSES)
+    assert prediction.joint is None or prediction.joint.shape == (BATCH, CLASSES)
+    fused = jax.eval_shape(method.fuse, prediction, batch["present"], state.method_state)
+    assert (fused.shape, fused.dtype) == ((BATCH, CLASSES), jnp.float32)
+    assert method.stages and method.stages[0].epochs == config.epochs
+    for stage in method.stages:
+        assert stage.epochs > 0 and stage.phases
+        for phase in stage.phases:
+            new, metrics = jax.eval_shape(phase.update, state, batch, Clock(0, 0, 6))
+            assert shapes(new) == shapes(state)
+            assert metrics["loss"].shape == metrics["accuracy"].shape == ()
+            assert metrics["example_loss"].shape == (BATCH,)
+
+
+def shapes(tree):
+    return jax.tree.map(lambda x: (x.shape, x.dtype), tree)
+
+
+@every_method
+def test_an_epoch_on_digits_lowers_the_loss(name):
+    """Through the dispatch that a run uses, the state donated."""
+    program, dataset = digits_program(name)
+    state = train.initial_state(program, dataset, seed=0)
+    order = np.random.default_rng(0).permutation(dataset.splits["train"].examples)
+    per_epoch = len(order) // 64
+    for stage in program.method.stages:
+        losses = []
+        for i in range(per_epoch):
+            batch = program.layout.shard(dataset.splits["train"].fetch(order[64 * i : 64 * i + 64]))
+            clock = Clock(*map(np.int32, (0, i, per_epoch)))
+            for index in range(len(stage.phases)):
+                state, metrics = program.dispatches[stage.name](index, state, batch, clock)
+                losses.append(float(metrics["loss"]))
+        fifth = len(losses) // 5
+        assert np.isfinite(losses).all()
+        assert np.mean(losses[-fifth:]) < np.mean(losses[:fifth])
+
+
+@every_method
+def test_loss_falls_on_separable_classes(name):
+    found, state = prepared(name, modalities_of(name)).losses()
+    for losses in found:
+        assert np.isfinite(losses).all()
+        assert np.mean(losses[-6:]) < 0.8 * np.mean(losses[:2])
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(state) if x.dtype == jnp.float32)
+
+
+def absent_batch(dataset, garbage, size=32):
+    """Examples of which some miss modalities, whose inputs are ``garbage``."""
+    batch = dataset.splits["train"].fetch(np.arange(size))
+    assert 0 < batch["present"].mean() < 1
+    for i, modality in enumerate(dataset.modalities):
+        x = batch["inputs"][modality]
+        hole = ~batch["present"][:, i].reshape(-1, *[1] * (x.ndim - 1))
+        batch["inputs"][modality] = np.where(hole, np.asarray(garbage, x.dtype), x)
+    return batch
+
+
+def fused_logits(case, state, batch):
+    @jax.jit
+    def fused(variables, method_state, batch):
+        prediction = case.method.predict(variables, batch)
+        return case.method.fuse(prediction, batch["present"], method_state), prediction.unimodal
+
+    return jax.tree.map(np.asarray, fused(state.variables, state.method_state, batch))
+
+
+FUSING = [name for name in methods.REGISTRY if name not in SOLITARY]
+OPTIONS = [(name, {}) for name in FUSING] + [
+    ("late_fusion", {"method.fusion": "entropy"}),
+    ("mla", {"method.fusion": "fixed"}),
+    ("mla", {"method.fusion": "batch_entropy"}),
+]
+
+
+@pytest.mark.parametrize(("name", "options"), OPTIONS)
+def test_what_is_absent_changes_nothing(name, options):
+    """Garbage in the place of absent modalities is never seen, and neighbours do not matter."""
+    case = prepared(name, NAMES[:3], 0.4, **options)
+    _, state = prepared(name, NAMES[:3], 0.4).losses(2)  # both stages have begun
+    batches = [absent_batch(case.dataset, garbage) for garbage in (0.0, 1e6, np.nan)]
+    (first, unimodal), *others = [fused_logits(case, state, batch) for batch in batches]
+    assert np.isfinite(first).all()
+    present = batches[0]["present"]
+    for fused, alone in others:
+        np.testing.assert_array_equal(fused, first)
+        np.testing.assert_array_equal(alone[present.T], unimodal[present.T])
+    if options.get("method.fusion") != "batch_entropy":
+        full = case.dataset.splits["train"].fetch(np.arange(32))
+        complete = present.all(1)
+        everyone = {**full, "present": np.ones_like(present)}
+        fused, _ = fused_logits(case, state, everyone)
+        np.testing.assert_allclose(fused[complete], first[complete], rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", FUSING)
+def test_training_ignores_what_is_absent(name):
+    """With an encoder without batch statistics; through those, garbage would be felt."""
+    dataset = dataset_of(NAMES[:2], 0.4)
+    rng = np.random.default_rng(0)
+    split = dataset.splits["train"]
+    ids = {m: rng.integers(1, 10, (split.examples, 4)).astype(np.int32) for m in NAMES[:2]}
+    dataset = dataset._replace(splits={"train": split._replace(inputs=ids)})
+    case = Prepared(name, NAMES[:2], dataset, encoder=BAG)
+    states = []
+    for garbage in (0, 15):  # id 15 is nobody's: its embedding moves by decay alone
+        new = case.state
+        for step, (_, updates) in itertools.product(range(2), case.stages):
+            new, _ = one_batch(updates, new, absent_batch(dataset, garbage), Clock(0, step, 6))
+        states.append(new)
+    if name != "ogm_ge":  # its noise falls on every row of an embedding
+        jax.tree.map(np.testing.assert_array_equal, states[0], states[1])
+    old, new = (s.params["encoder"] for s in (case.state, states[0]))
+    moved = jax.tree.map(lambda x, y: np.abs(x - y).max() > 0, old, new)
+    assert all(jax.tree.leaves(moved))
+
+
+@pytest.mark.parametrize("name", FUSING)
+def test_a_batch_that_lacks_a_modality_altogether_is_finite(name):
+    case = prepared(name, NAMES[:2])
+    batch = case.batch()
+    batch["present"] = np.tile([True, False], (BATCH, 1))
+    for _, updates in case.stages:
+        new, loss = one_batch(updates, case.state, batch, Clock(1, 0, 6))
+        assert np.isfinite(loss)
+        assert all(np.isfinite(x).all() for x in jax.tree.leaves(new))
+
+
+@pytest.mark.parametrize("name", FUSING)
+def test_the_order_of_modalities_permutes_parameters_and_nothing_else(name):
+    order = (2, 0, 1)
+    case = prepared(name, NAMES[:3], 0.3, **ROLES.get(name, {}))
+    dataset = dataset_of(NAMES[:3], 0.3)
+    turned_data = dataset._replace(modalities=tuple(NAMES[i] for i in order))
+    other = Prepared(name, turned_data.modalities, turned_data, **ROLES.get(name, {}))
+    for m in NAMES[:3]:
+        first, second = (c.state.params["encoder"][m] for c in (case, other))
+        jax.tree.map(np.testing.assert_array_equal, first, second)
+
+    def turn(leaf):
+        """Rows that belong to modalities, a block each, in the other order."""
+        rows = 3 * build_config().feature_dim
+        if leaf.ndim != 2 or len(leaf) != rows:
+            return leaf
+        return jnp.concatenate([leaf.reshape(3, -1, leaf.shape[1])[i] for i in order])
+
+    params = {**case.state.params, "head": jax.tree.map(turn, case.state.params["head"])}
+    batch = dataset.splits["test"].fetch(np.arange(BATCH))
+    turned = {**batch, "present": batch["present"][:, order]}
+    fused, unimodal = fused_logits(case, case.state, batch)
+    new, alone = fused_logits(other, case.state.replace(params=params), turned)
+    # The same sums in another order: a few roundings of logits of order 1.
+    np.testing.assert_allclose(alone, unimodal[list(order)], atol=1e-5)
+    np.testing.assert_allclose(new, fused, atol=1e-5)
+
+
+FIDELITIES = [(n, f) for n, module in methods.REGISTRY.items() for f in module.FIDELITY]
+
+
+def resolved(name, fidelity="paper", overrides=None):
+    """The switches of a method as a flat dictionary."""
+    config = configuration.base_config()
+    config.method = configuration.method_block(name, fidelity)
+    configuration.override(config, overrides or {})
+    return configuration.flatten(configuration.resolve(config).method.to_dict())
+
+
+def build_and_trace(name, **options):
+    """Traces every phase and the prediction of a method with other switches."""
+    modalities = modalities_of(name)
+    dataset = dataset_of(modalities)
+    config = configuration.resolve(build_config(modalities, name, **options))
+    method = train.build_program(config, dataset, jax.devices()[:1]).method
+    batch = dataset.splits["train"].fetch(np.arange(BATCH))
+    state = jax.eval_shape(lambda: method.init(jax.random.key(0), batch))
+    for phase in (phase for stage in method.stages for phase in stage.phases):
+        jax.eval_shape(phase.update, state, batch, Clock(0, 0, 6))
+    prediction = jax.eval_shape(method.predict, state.variables, batch)
+    jax.eval_shape(method.fuse, prediction, batch["present"], state.method_state)
+
+
+@pytest.mark.parametrize(("name", "fidelity"), FIDELITIES)
+def test_a_fidelity_is_its_differences_from_the_paper(name, fidelity):
+    paper, chosen = resolved(name), resolved(name, fidelity)
+    differing = {k: v for k, v in chosen.items() if v != paper[k]}
+    expected = configuration.flatten(methods.REGISTRY[name].FIDELITY[fidelity])
+    if fidelity == "paper":
+        assert {k: v for k, v in chosen.items() if k not in ("name", "fidelity")} == expected
+        expected = {}
+    else:
+        expected = {k: v for k, v in expected.items() if v != paper[k]} | {"fidelity": fidelity}
+    assert differing == expected
+    build_and_trace(name, fidelity=fidelity)
+
+
+@every_method
+def test_there_is_a_paper_and_a_released_preset(name):
+    assert next(iter(methods.REGISTRY[name].FIDELITY)) == "paper"
+    assert "released" in methods.REGISTRY[name].FIDELITY
+
+
+SWITCHES = [
+    (name, switch) for name, module in methods.REGISTRY.items() for switch in module.CHOICES
+]
+
+
+@pytest.mark.parametrize(("name", "switch"), SWITCHES)
+def test_every_value_of_every_switch_alone(name, switch):
+    paper = resolved(name)
+    for value in methods.REGISTRY[name].CHOICES[switch]:
+        if value == paper[switch]:
+            continue
+        found = resolved(name, overrides={f"method.{switch}": value})
+        assert {k: v for k, v in found.items() if v != paper[k]} == {switch: value}
+        build_and_trace(name, **{f"method.{switch}": value})
+    with pytest.raises(UserError, match=f"unknown value of method.{switch} 'nonsense'"):
+        resolved(name, overrides={f"method.{switch}": "nonsense"})
