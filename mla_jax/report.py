@@ -120,7 +120,7 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def figure(width: float, height: float, columns: int = 1, below: float = 0.5):
+def figure(width: float, height: float, columns: int = 1, left: float = 0.6):
     """A Matplotlib figure that needs no display: ``(figure, axes [columns])``, sizes in inches.
 
     Margins are set, since a computed layout takes as long as the rest of the drawing.
@@ -130,7 +130,7 @@ def figure(width: float, height: float, columns: int = 1, below: float = 0.5):
     canvas = Figure(figsize=(width, height), dpi=120)
     axes = canvas.subplots(1, columns, squeeze=False)[0]
     canvas.subplots_adjust(
-        left=0.6 / width, right=1 - 0.1 / width, bottom=below / height, top=1 - 0.35 / height,
+        left=left / width, right=1 - 0.1 / width, bottom=0.5 / height, top=1 - 0.35 / height,
         wspace=0.6 * columns / width,
     )  # fmt: skip
     return canvas, axes

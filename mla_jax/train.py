@@ -116,6 +116,7 @@ def run(
     per_epoch = pipeline.batches_per_epoch(dataset.splits["train"], config.batch_size)
     selector, seconds = Selector(config, dataset), Stopwatch()
     state = initial_state(program, dataset, config.seed)
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
     if config.init_from and not workdir.newest_checkpoint():
         state = convert.initialize_from(config.init_from, state, say)
     if distributed.is_main():
@@ -127,6 +128,7 @@ def run(
     try:
         fit(config, dataset, program, state, workdir, identity, selector, seconds, say)
         result = summarize(config, dataset, program.method.stages, selector, seconds, per_epoch)
+        result["parameters"] = parameters
         if distributed.is_main():
             counts = selector.chosen["test"]["confusion"]
             report.write_report(workdir.path, result, identity, counts)

@@ -1,0 +1,159 @@
+"""The table and the plot of a comparison: methods by rows, means over seeds, intervals, cost."""
+
+import json
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from mla_jax import report
+
+Runs = Sequence[Sequence[Mapping[str, Any]]]
+"""The ``result.json`` of a method's runs, ``[seed][part]``; one part but for ``unimodal``."""
+
+RESAMPLES = 10_000
+
+
+def rows(results: Mapping[str, Runs]) -> list[dict[str, Any]]:
+    """One row a method, the best fused accuracy first; rows without one, the ceiling, lead."""
+    found = [summarize_method(name, runs) for name, runs in results.items()]
+    return sorted(found, key=lambda row: -row["mean"].get("fused", np.inf))
+
+
+def summarize_method(name: str, runs: Runs) -> dict[str, Any]:
+    """One row: per figure the values over the seeds; ``fused`` is absent for ``unimodal``."""
+    values: dict[str, list[float]] = {}
+    for parts in runs:
+        for result in parts:
+            for figure in result["test"]["macro_f1"]:
+                if figure != "fused" or name != "unimodal":
+                    values.setdefault(figure, []).append(result["test"][figure])
+    rate = [1 / sum(1 / r["train"]["examples_per_second"] for r in parts) for parts in runs]
+    return {
+        "method": name,
+        "fidelity": runs[0][0]["fidelity"],
+        "test": values,
+        "mean": {figure: float(np.mean(v)) for figure, v in values.items()},
+        "interval": {figure: bootstrap_interval(v) for figure, v in values.items()},
+        "seconds": [sum(map(seconds, parts)) for parts in runs],
+        "examples_per_second": float(np.mean(rate)),
+        "compile_seconds": sum(r["train"]["compile_seconds"] for parts in runs for r in parts),
+        "parameters": sum(r["parameters"] for r in runs[0]),
+    }
+
+
+def seconds(result: Mapping[str, Any]) -> float:
+    """Seconds a run took to train and evaluate; compiling, once a method, is apart."""
+    return result["train"]["seconds"] + result["train"]["evaluate_seconds"]
+
+
+def bootstrap_interval(values: Sequence[float], share: float = 0.95) -> tuple[float, float]:
+    """Percentile bootstrap interval of the mean over seeds; the resampling has a fixed seed.
+
+    It can reach no further than the smallest and the largest value: with three seeds it is nearly
+    their range.
+    """
+    values = np.asarray(values)
+    draws = np.random.default_rng(0).integers(0, len(values), (RESAMPLES, len(values)))
+    tail = 50 * (1 - share)
+    low, high = np.percentile(values[draws].mean(1), [tail, 100 - tail])
+    return float(low), float(high)
+
+
+def about(result: Mapping[str, Any]) -> dict[str, Any]:
+    """What all runs of a comparison share."""
+    shared = ("dataset", "protocol", "selection", "versions", "device", "commit")
+    examples = {"examples": result["test"]["examples"], "epochs": result["train"]["epochs"]}
+    return {key: result[key] for key in shared} | examples
+
+
+def mean_std(values: Sequence[float], form: str = ".3f") -> str:
+    """``0.971 ± 0.005``: mean and sample standard deviation; the mean alone for one value."""
+    mean = format(np.mean(values), form)
+    return f"{mean} ± {np.std(values, ddof=1):{form}}" if len(values) > 1 else mean
+
+
+def label(row: Mapping[str, Any]) -> str:
+    """The method's name, with its fidelity unless that is ``paper``."""
+    return row["method"] + ("" if row["fidelity"] == "paper" else f" ({row['fidelity']})")
+
+
+def figures_of(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """``fused`` and the modalities, in that order."""
+    modalities = dict.fromkeys(f for row in rows for f in row["test"] if f != "fused")
+    return [f for f in ("fused", *modalities) if any(f in row["test"] for row in rows)]
+
+
+def write(path: pathlib.Path, comparison: Mapping[str, Any]) -> str:
+    """Writes the table, the plot and the numbers; returns the table as it goes to the terminal."""
+    rows = comparison["rows"]
+    figures = figures_of(rows)
+    cells = []
+    for row in rows:
+        interval = row["interval"].get("fused")
+        cells.append(
+            [label(row)]
+            + [mean_std(row["test"][f]) if f in row["test"] else "–" for f in figures]
+            + ["[{:.3f}, {:.3f}]".format(*interval) if interval else "–"]
+            + [mean_std(row["seconds"], ".1f"), f"{row['examples_per_second']:,.0f}"]
+            + [f"{row['parameters']:,}", f"{row['compile_seconds']:.1f}"]
+        )
+    costs = ("seconds", "examples/s", "parameters", "compiling")
+    header = ["method", *figures, "95 % fused", *costs]
+    facts, seeds = comparison["about"], comparison["seeds"]
+    selection = facts["selection"]["rule"].replace("last", "last epoch")
+    caption = (
+        f"Test accuracy on {facts['dataset']} ({facts['examples']} examples), "
+        f"{facts['epochs']} epochs, {selection}, protocol {facts['protocol']}; mean ± standard "
+        f"deviation over seeds {', '.join(map(str, seeds))}, and the bootstrap interval of the "
+        "fused mean over the seeds. Seconds a run, to train and evaluate; training examples a "
+        "second; seconds compiling, once a method (less where programs were cached). "
+        "`unimodal` is one run a modality, and its cost that of all of them."
+    )
+    origin = (
+        f"`{comparison['command']}` on {comparison['date']}, {facts['device']}, "
+        f"mla_jax {facts['versions']['mla_jax']} ({facts['commit'] or 'no commit'}), "
+        f"jax {facts['versions']['jax']}, Python {facts['versions']['python']}."
+    )
+    table = report.markdown_table(header, cells)
+    text = [f"# Methods on {facts['dataset']}", caption, table, "![](comparison.png)", origin]
+    (path / "comparison.md").write_text("\n\n".join(text) + "\n")
+    (path / "comparison.json").write_text(json.dumps(comparison, indent=1) + "\n")
+    plot(path / "comparison.png", rows, figures)
+    widths = [max(map(len, column)) for column in zip(header, *cells, strict=True)]
+    lines = [
+        "  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)).rstrip()
+        for line in (header, ["-" * w for w in widths], *cells)
+    ]
+    written = f"written: {path / 'comparison.md'}, comparison.png, comparison.json"
+    return "\n".join([*lines, "", caption, written])
+
+
+def plot(path: pathlib.Path, rows: Sequence[Mapping[str, Any]], figures: Sequence[str]) -> None:
+    """Accuracy by method, a panel a modality: every seed, the mean, and its interval.
+
+    A dashed line is what the modality reaches trained alone; the gap to it is its laziness.
+    """
+    shown = [row for row in rows if row["method"] != "unimodal"] or list(rows)
+    alone = next((row for row in rows if row["method"] == "unimodal"), None)
+    height = 0.9 + 0.24 * len(shown)
+    canvas, axes = report.figure(1.4 + 2.7 * len(figures), height, len(figures), left=1.5)
+    for ax, figure in zip(axes, figures, strict=True):
+        if alone and figure in alone["test"]:
+            ax.axvspan(*alone["interval"][figure], color="C1", alpha=0.15, lw=0)
+            ax.axvline(alone["mean"][figure], color="C1", ls="--", lw=1.5)
+            ax.set_title(f"{figure} (dashed: trained alone)", fontsize="medium")
+        else:
+            ax.set_title(figure, fontsize="medium")
+        for y, row in enumerate(shown):
+            if figure not in row["test"]:
+                continue
+            values = row["test"][figure]
+            ax.plot(row["interval"][figure], (y, y), color="C0", lw=2.5, alpha=0.4)
+            ax.plot(values, [y] * len(values), ".", color="C0", ms=4, alpha=0.6)
+            ax.plot(row["mean"][figure], y, "o", color="C0", ms=6)
+        ax.set(xlim=(0, 1.02), ylim=(len(shown) - 0.4, -0.6), xlabel="test accuracy")
+        ax.set_yticks(range(len(shown)), [label(row) for row in shown] if ax is axes[0] else [])
+        ax.grid(alpha=0.3)
+    canvas.savefig(path)
