@@ -20,7 +20,7 @@ def copied(tree):
 
 
 def prepare(make_dataset, make_program, method, modalities, **options):
-    """A program's dispatch, a state and a batch; images for the encoder ``conv2d``."""
+    """The dispatch of a program's first stage, a state, a batch; images for ``conv2d``."""
     dataset = make_dataset(modalities)
     if options.get("encoder", {}).get("name") == "conv2d":
         rng = np.random.default_rng(0)
@@ -29,7 +29,7 @@ def prepare(make_dataset, make_program, method, modalities, **options):
         split = ArraySplit(inputs, split.label, split.present)
         dataset = dataset._replace(splits={**dataset.splits, "train": split})
     program = make_program(dataset, method=method, **options)
-    (dispatch,) = program.dispatches.values()
+    dispatch = program.dispatches[program.method.stages[0].name]
     state = train.initial_state(program, dataset, seed=0)
     return dispatch, state, program.layout.shard(dataset.splits["train"].fetch(np.arange(16)))
 
@@ -49,21 +49,25 @@ def ready(make_dataset, make_program):
 
 
 CONV = {"name": "conv2d", "widths": (4,)}
-CASES = [(name, None) for name in methods.REGISTRY] + [("mla", CONV)]
+CASES = [(name, None) for name in methods.REGISTRY] + [("mla", CONV), ("ogm_ge", CONV)]
 
 
 @pytest.mark.parametrize(("method", "encoder"), CASES)
-def test_compiled_without_conditional_and_with_the_state_aliased(prepared, method, encoder):
+def test_compiled_without_conditional_and_with_the_state_aliased(
+    make_dataset, make_program, method, encoder
+):
+    """Every phase of every stage: no branch in the program, and the whole state is donated."""
     modalities = ("a",) if method == "unimodal" else ("a", "b")
-    dispatch, state, batch = prepared(
-        method, modalities, **({"encoder": encoder} if encoder else {})
-    )
+    options = {"encoder": encoder} if encoder else {}
+    _, state, batch = prepare(make_dataset, make_program, method, modalities, **options)
+    program = make_program(make_dataset(modalities), method=method, **options)
     size = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
-    phases = len(modalities) if method == "mla" else 1
-    for index in range(phases):
-        compiled = dispatch.lower(index, state, batch, CLOCK).compile(HASTE)
-        assert " conditional(" not in compiled.as_text()
-        assert compiled.memory_analysis().alias_size_in_bytes >= 0.95 * size
+    for stage in program.method.stages:
+        for index in range(len(stage.phases)):
+            lowered = program.dispatches[stage.name].lower(index, state, batch, CLOCK)
+            compiled = lowered.compile(HASTE)
+            assert " conditional(" not in compiled.as_text()
+            assert compiled.memory_analysis().alias_size_in_bytes >= 0.95 * size
 
 
 def test_a_traced_switch_would_be_noticed(ready):

@@ -1,6 +1,5 @@
 """A run cut short and resumed is the run that was never cut, bit for bit."""
 
-import functools
 import json
 import pathlib
 import shutil
@@ -15,13 +14,14 @@ import pytest
 from mla_jax import command_line, configuration, methods, metrics, report, train
 from mla_jax.checkpoint import Checkpoints
 from mla_jax.data import pipeline
-from mla_jax.datasets import load_dataset
 from mla_jax.errors import UserError
 from mla_jax.workdir import Workdir
+from tests.conftest import TINY, digits_program
 
-TINY = str(pathlib.Path(__file__).parent / "configs" / "tiny.py")
 PER_EPOCH = 26  # 1700 examples in batches of 64
 MODALITIES = {"unimodal": "audio"}
+KILLED_METHODS = ("dimml", "mla", "ogm_ge", "qmf")
+"""Those whose method state is more than nothing: a projection, masks, a history, a key."""
 
 
 def tiny(method: str, **overrides):
@@ -31,17 +31,14 @@ def tiny(method: str, **overrides):
     return config
 
 
-@functools.cache
-def program(method: str):
-    """The compiled program of a method, on one device, shared by the tests."""
-    config = configuration.resolve(tiny(method))
-    dataset = load_dataset(config.dataset, config.modalities)
-    return train.build_program(config, dataset, jax.devices()[:1])
+def epochs_of(method: str) -> int:
+    """The epochs of ``tiny(method)``, all stages together."""
+    return sum(stage.epochs for stage in digits_program(method)[0].method.stages)
 
 
 def run(config, path, say=None):
-    name = config.method.name
-    return train.run(config, path, program(name), jax.devices()[:1], say or (lambda line: None))
+    program, _ = digits_program(config.method.name)
+    return train.run(config, path, program, jax.devices()[:1], say or (lambda line: None))
 
 
 def signal_at(monkeypatch, batch: int, number: int = signal.SIGTERM) -> None:
@@ -63,10 +60,8 @@ def lines_without_time(path: pathlib.Path) -> list[dict]:
 
 
 def final_state(path: pathlib.Path, config):
-    resolved = configuration.resolve(config)
-    dataset = load_dataset(resolved.dataset, resolved.modalities)
     checkpoints = Checkpoints(path / "checkpoints")
-    like = train.initial_state(program(config.method.name), dataset, 0)
+    like = train.initial_state(*digits_program(config.method.name), 0)
     state, progress = checkpoints.restore(like)
     checkpoints.close()
     return state, progress
@@ -99,8 +94,13 @@ def straight(tmp_path_factory):
     return get
 
 
-@pytest.mark.parametrize("batch", [PER_EPOCH + 9, PER_EPOCH - 1], ids=["inside", "at_the_end"])
-@pytest.mark.parametrize("method", sorted(methods.REGISTRY))
+INSIDE, AT_THE_END = PER_EPOCH + 9, PER_EPOCH - 1
+CUTS = [(method, INSIDE) for method in methods.REGISTRY]
+CUTS += [("mla", AT_THE_END), ("dimml", AT_THE_END), ("dimml", 3 * PER_EPOCH + 4)]
+"""DI-MML splits its dimensions after epoch 1 and is in its second stage after epoch 3."""
+
+
+@pytest.mark.parametrize(("method", "batch"), CUTS)
 def test_sigterm_and_resume(method, batch, straight, tmp_path, monkeypatch):
     config = tiny(method)
     with monkeypatch.context() as patch:
@@ -109,7 +109,8 @@ def test_sigterm_and_resume(method, batch, straight, tmp_path, monkeypatch):
             run(config, tmp_path / "cut")
     said = []
     run(config, tmp_path / "cut", said.append)
-    assert said[0] == f"resuming {tmp_path / 'cut'} after batch {batch + 1} of {3 * PER_EPOCH}"
+    total = epochs_of(method) * PER_EPOCH
+    assert said[0] == f"resuming {tmp_path / 'cut'} after batch {batch + 1} of {total}"
     assert_same_run(straight(method), tmp_path / "cut", config)
 
 
@@ -131,7 +132,7 @@ train.run(config, sys.argv[3])
 """
 
 
-@pytest.mark.parametrize("method", sorted(methods.REGISTRY))
+@pytest.mark.parametrize("method", KILLED_METHODS)
 def test_kill_9_and_resume(method, straight, tmp_path):
     """A killed process leaves a metrics file that runs ahead of its newest checkpoint."""
     arguments = f"method={method},modalities={MODALITIES.get(method, 'audio+text')}"
