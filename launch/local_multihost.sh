@@ -2,10 +2,10 @@
 set -euo pipefail
 usage() {
     cat <<'TEXT'
-usage: launch/local_multihost.sh [--processes=N] [--devices=D] [--port=P] OPTION of mla_jax.main ...
+usage: launch/local_multihost.sh [--processes=N] [--devices=D] [--port=P] [--module=M] OPTION ...
 
-Trains in N processes on this machine's CPU, D devices each (default 2 and 2): the code path of a
-pod, to try before paying for one.  Process 0 prints; the others write to WORKDIR.process-I.log
+Runs M (default mla_jax.main; OPTIONs are its) in N processes on this machine's CPU, D devices each
+(default 2 and 2): the code path of a pod, to try before paying for one.  Process 0 prints; the others write to WORKDIR.process-I.log
 (WORKDIR as given, default runs/multihost).  SIGTERM to any process, or to this script, stops all
 of them after the same batch, with a checkpoint.  When one process fails the others are stopped.
 
@@ -14,14 +14,16 @@ example: launch/local_multihost.sh --config=configs/digits.py --workdir=runs/two
 environment: PYTHON  the interpreter (default: .venv/bin/python if there is one, else python3)
 TEXT
 }
-processes=2 devices=2 port=$((20000 + RANDOM % 20000)) workdir=runs/multihost options=()
+processes=2 devices=2 port=$((20000 + RANDOM % 20000)) workdir=runs/multihost
+module=mla_jax.main options=()
 for argument in "$@"; do
     case "$argument" in
         -h | --help) usage && exit 0 ;;
         --processes=*) processes="${argument#*=}" ;;
         --devices=*) devices="${argument#*=}" ;;
         --port=*) port="${argument#*=}" ;;
-        --workdir | --processes | --devices | --port)
+        --module=*) module="${argument#*=}" ;;
+        --workdir | --processes | --devices | --port | --module)
             echo "error: write $argument=VALUE (see --help)" >&2
             exit 2
             ;;
@@ -40,7 +42,7 @@ export JAX_PLATFORMS=cpu JAX_NUM_CPU_DEVICES="$devices"
 mkdir -p "$(dirname "$workdir")"
 
 start() { # PROCESS_ID
-    exec "$python" -m mla_jax.main "${options[@]}" --workdir="$workdir" --distributed=on \
+    exec "$python" -m "$module" "${options[@]}" --workdir="$workdir" --distributed=on \
         --coordinator_address="127.0.0.1:$port" --num_processes="$processes" --process_id="$1"
 }
 

@@ -8,6 +8,8 @@ import sys
 import numpy as np
 import pytest
 
+from mla_jax import comparison
+
 ROOT = pathlib.Path(__file__).parents[1]
 
 
@@ -31,9 +33,13 @@ def compared(tmp_path_factory):
 
 def test_the_rows_are_the_runs(compared):
     workdir, _, _ = compared
-    comparison = json.loads((workdir / "comparison.json").read_text())
-    assert [row["method"] for row in comparison["rows"]] == ["unimodal", "concat", "mla"]
-    unimodal, concat, mla = comparison["rows"]
+    found = json.loads((workdir / "comparison.json").read_text())
+    unimodal, *others = found["rows"]
+    assert unimodal["method"] == "unimodal"
+    fused = [np.mean(row["test"]["fused"]) for row in others]
+    assert fused == sorted(fused, reverse=True)
+    concat, mla = sorted(others, key=lambda row: row["method"])
+    assert (concat["method"], mla["method"]) == ("concat", "mla")
     assert set(unimodal["test"]) == {"audio", "text"}
     assert set(concat["test"]) == set(mla["test"]) == {"fused", "audio", "text"}
     for i, seed in enumerate((0, 3)):
@@ -42,19 +48,37 @@ def test_the_rows_are_the_runs(compared):
         alone = json.loads((workdir / "unimodal-text" / f"seed{seed}" / "result.json").read_text())
         assert unimodal["test"]["text"][i] == alone["test"]["text"]
     config = json.loads((workdir / "mla" / "seed0" / "config.json").read_text())["config"]
-    assert [row["fidelity"] for row in comparison["rows"]] == ["paper", "paper", "first_drop"]
+    assert [row["fidelity"] for row in (unimodal, concat, mla)] == ["paper", "paper", "first_drop"]
+    assert mla["parameters"] == result["parameters"] > 1000
+    assert mla["examples_per_second"] > 0
     assert config["method"]["zero_grad_drift"] is False and config["epochs"] == 2
 
 
 def test_table_and_plot(compared):
     workdir, _, out = compared
-    comparison = json.loads((workdir / "comparison.json").read_text())
-    values = comparison["rows"][1]["test"]["fused"]
+    found = json.loads((workdir / "comparison.json").read_text())
+    row = next(row for row in found["rows"] if row["method"] == "concat")
+    values = row["test"]["fused"]
+    low, high = row["interval"]["fused"]
+    assert min(values) <= low <= np.mean(values) <= high <= max(values)
+    assert f"[{low:.3f}, {high:.3f}]" in out
     cell = f"{np.mean(values):.3f} ± {np.std(values, ddof=1):.3f}"
     markdown = (workdir / "comparison.md").read_text()
     assert cell in out and cell in markdown
-    assert "--seeds=0,3" in markdown and comparison["date"] in markdown
+    assert "--seeds=0,3" in markdown and found["date"] in markdown
     assert (workdir / "comparison.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_bootstrap_interval():
+    assert comparison.bootstrap_interval([0.5]) == (0.5, 0.5)
+    low, high = comparison.bootstrap_interval([0.1, 0.2, 0.3])
+    assert low == pytest.approx(0.1) and high == pytest.approx(0.3)
+    rng = np.random.default_rng(0)
+    values = rng.normal(0.7, 0.1, 400)
+    low, high = comparison.bootstrap_interval(values)
+    half = 1.96 * values.std(ddof=1) / 20  # the normal interval
+    assert low == pytest.approx(values.mean() - half, abs=0.001)
+    assert high == pytest.approx(values.mean() + half, abs=0.001)
 
 
 def test_finished_runs_are_not_repeated(compared):

@@ -5,6 +5,7 @@ import os
 import pathlib
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -13,7 +14,7 @@ import jax
 import numpy as np
 import pytest
 
-from mla_jax import command_line, metrics, train
+from mla_jax import command_line, methods, metrics, train
 
 ROOT = pathlib.Path(__file__).parents[1]
 TINY = "tests/configs/tiny.py"
@@ -108,6 +109,37 @@ def test_a_mistake_stops_all_processes(tmp_path):
     output, _ = process.communicate(timeout=120)
     assert process.returncode == 2, output
     assert "batch_size=63 does not divide among 4 devices" in output
+
+
+@pytest.fixture(scope="module")
+def every_method(tmp_path_factory):
+    """The losses of a few batches of every method, in one process and in two: ``(one, two)``."""
+    folder = tmp_path_factory.mktemp("methods")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "1"}
+    environment["XLA_FLAGS"] = "--xla_backend_optimization_level=0"  # compiles in half the time
+    children = [
+        subprocess.Popen(
+            [sys.executable, "-m", "tests.every_method", str(output), port, count, index],
+            cwd=ROOT, env=environment, stderr=subprocess.PIPE,
+        )
+        for output, count, index in (
+            (folder / "one.json", "1", "0"), (folder / "two.json", "2", "0"), ("", "2", "1"),
+        )
+    ]  # fmt: skip
+    for child in children:
+        _, errors = child.communicate(timeout=300)
+        assert child.returncode == 0, errors.decode()
+    return [json.loads((folder / name).read_text()) for name in ("one.json", "two.json")]
+
+
+@pytest.mark.parametrize("name", methods.REGISTRY)
+def test_two_processes_compute_what_one_does(name, every_method):
+    one, two = (losses[name] for losses in every_method)
+    assert len(one) >= 8
+    np.testing.assert_allclose(two, one, rtol=1e-5)
 
 
 def wait_until(condition, process: subprocess.Popen, seconds: float = 120) -> None:

@@ -4,7 +4,7 @@ from types import ModuleType
 from typing import Any
 
 from mla_jax.encoders import Encoders
-from mla_jax.errors import check_choice
+from mla_jax.errors import UserError, check_choice
 from mla_jax.methods import (
     concat,
     dimml,
@@ -38,6 +38,19 @@ REGISTRY: dict[str, ModuleType] = {
     "dimml": dimml,
     "mla": mla,
 }
+
+
+def register(name: str, module: ModuleType) -> None:
+    """Adds a method of your own; call it in a configuration file, before ``method_block``.
+
+    Raises:
+      UserError: the module lacks something, or another method has the name.
+    """
+    lacking = [part for part in ("FIDELITY", "CHOICES", "build") if not hasattr(module, part)]
+    if lacking:
+        raise UserError(f"method '{name}' cannot be registered: {module} has no {lacking[0]}")
+    if REGISTRY.setdefault(name, module) is not module:
+        raise UserError(f"there is a method '{name}' already: choose another name")
 
 
 def get(name: str) -> ModuleType:

@@ -1,0 +1,55 @@
+"""A few batches of every method on synthetic data, in this process or as one of several.
+
+python -m tests.every_method OUTPUT.json PORT COUNT INDEX
+"""
+
+import json
+import sys
+
+import jax
+import numpy as np
+
+from mla_jax import configuration, distributed, methods, train
+from mla_jax.data import pipeline
+from mla_jax.evaluate import TrainingVisit
+from mla_jax.state import Clock
+from tests.conftest import build_config, build_dataset
+
+BATCHES = 4
+
+
+def losses_of(name: str) -> list[float]:
+    """The losses of every phase of every stage over two short epochs."""
+    modalities = ("a",) if name == "unimodal" else ("a", "b")
+    dataset = build_dataset(modalities, missing=0.2)
+    config = configuration.resolve(build_config(modalities, name))
+    program = train.build_program(config, dataset)
+    state = train.initial_state(program, dataset, seed=0)
+    split = dataset.splits["train"]
+    visit = TrainingVisit(split, config.batch_size, program.layout)
+    losses = []
+    for stage in program.method.stages:
+        for epoch in range(2):
+            if stage.on_epoch:
+                state = stage.on_epoch(state, epoch, visit)
+            batches = pipeline.training_batches(
+                split, config.batch_size, epoch, 0, *distributed.process()
+            )
+            for i in range(BATCHES):
+                batch = program.layout.shard(next(batches))
+                clock = Clock(*map(np.int32, (epoch, i, BATCHES)))
+                for index in range(len(stage.phases)):
+                    state, metrics = program.dispatches[stage.name](index, state, batch, clock)
+                    losses.append(float(metrics["loss"]))
+    assert all(leaf.is_fully_replicated for leaf in jax.tree.leaves(state))
+    return losses
+
+
+if __name__ == "__main__":
+    output, port, count, index = sys.argv[1], *map(int, sys.argv[2:])
+    if count > 1:
+        distributed.initialize("on", f"127.0.0.1:{port}", count, index)
+    found = {name: losses_of(name) for name in methods.REGISTRY}
+    if distributed.is_main():
+        with open(output, "w") as file:
+            json.dump(found, file)
