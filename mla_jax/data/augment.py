@@ -1,0 +1,101 @@
+"""What happens to an image or a spectrogram on the device: pure functions of one example.
+
+The laws are those of torchvision 0.9 on Pillow images, which the references use, down to the
+rounding: images are grey levels in [0, 255] held as float32 until ``normalize``.  ``streams.py``
+puts them together and maps them over a batch.
+"""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+
+FIXED_NOISE = 999
+"""Seed of the pattern of ``fixed_noise``; the reference seeds NumPy so in every item it fetches."""
+
+
+def flip(key: jax.Array, image: jax.Array, probability: float) -> jax.Array:
+    """``image: [..., W, F]`` mirrored left to right with the given probability."""
+    return jnp.where(jax.random.bernoulli(key, probability), image[..., ::-1, :], image)
+
+
+def flip_flow(key: jax.Array, flow: jax.Array, probability: float, released: bool) -> jax.Array:
+    """Optical flow ``[..., W, 2]`` (u, v; grey levels, 127.5 is no motion), mirrored likewise.
+
+    A mirror image moves the other way: u is negated about 127.5 and both are mirrored.
+    ``released`` mirrors u alone and negates nothing (DI-MML quirk 14).
+    """
+    u, v = flow[..., 0], flow[..., 1]
+    if released:
+        mirrored = jnp.stack([u[..., ::-1], v], -1)
+    else:
+        mirrored = jnp.stack([255 - u[..., ::-1], v[..., ::-1]], -1)
+    return jnp.where(jax.random.bernoulli(key, probability), mirrored, flow)
+
+
+def colour_jitter(key: jax.Array, image: jax.Array, strength: Sequence[float]) -> jax.Array:
+    """Brightness, contrast and saturation of ``image: float32[H, W, 3]``, in a random order.
+
+    Each factor is uniform in ``[max(0, 1 - s), 1 + s]`` with s = ``strength`` (three numbers; MLA
+    trains with 1.0 each, quirk Q25).  Torchvision's ``ColorJitter`` without hue.
+    """
+    order_key, factor_key = jax.random.split(key)
+    spread = jnp.asarray(strength, jnp.float32)
+    low = jnp.maximum(0, 1 - spread)
+    factors = jax.random.uniform(factor_key, (3,), minval=low, maxval=1 + spread)
+    return adjust_colours(image, factors, jax.random.permutation(order_key, 3))
+
+
+def adjust_colours(image: jax.Array, factors: jax.Array, order: jax.Array) -> jax.Array:
+    """Pillow's ``ImageEnhance`` Brightness (0), Contrast (1) and Color (2), in the given order.
+
+    All three move the image from a dull one by a factor: ``dull + factor (image - dull)``, cut to
+    whole levels; dull is black, the mean grey, or each pixel's grey.
+    """
+    for place in range(3):
+        kind = order[place]
+        grey = _grey(image)
+        dull = jnp.where(kind == 2, grey, jnp.where(kind == 1, jnp.floor(grey.mean() + 0.5), 0))
+        image = jnp.clip(jnp.floor(dull + factors[kind] * (image - dull)), 0, 255)
+    return image
+
+
+def _grey(image: jax.Array) -> jax.Array:
+    """ITU-R 601 luma of whole levels as Pillow's ``convert("L")``: ``[H, W, 1]``, whole levels."""
+    red, green, blue = (image[..., i : i + 1] for i in range(3))
+    # Below 2^24, so exact in float32.
+    return jnp.floor((red * 19595 + green * 38470 + blue * 7471 + 32768) / 65536)
+
+
+def fixed_noise(shape: Sequence[int]) -> jax.Array:
+    """Standard normal noise that is the same for every example (DI-MML quirk 10)."""
+    # The barrier keeps XLA from computing the pattern with its slow constant folder.
+    seed = jax.lax.optimization_barrier(jnp.uint32(FIXED_NOISE))
+    return jax.random.normal(jax.random.key(seed), shape)
+
+
+def mask_span(
+    key: jax.Array, spectrogram: jax.Array, axis: int, longest: int, count: int = 1
+) -> jax.Array:
+    """``count`` random spans along ``axis`` set to 0, the mean of a normalised spectrogram.
+
+    Length and place are drawn as torchaudio's ``TimeMasking`` and ``FrequencyMasking`` do:
+    the length a whole number below ``longest``, the start uniform where it fits (SpecAugment,
+    Park et al. 2019, section 2).
+    """
+    size = spectrogram.shape[axis]
+    length_key, start_key = jax.random.split(key)
+    length = jax.random.uniform(length_key, (count,)) * longest
+    start = jnp.floor(jax.random.uniform(start_key, (count,)) * (size - length))
+    place = jnp.arange(size)[:, None]
+    masked = ((place >= start) & (place < start + jnp.floor(length))).any(1)
+    shape = [1] * spectrogram.ndim
+    shape[axis] = size
+    return jnp.where(masked.reshape(shape), 0, spectrogram)
+
+
+def normalize(
+    x: jax.Array, scale: float, mean: Sequence[float] | float, std: Sequence[float] | float
+) -> jax.Array:
+    """``(x / scale - mean) / std``, along the last axis where mean and std are sequences."""
+    return (x / scale - jnp.asarray(mean, x.dtype)) / jnp.asarray(std, x.dtype)

@@ -1,0 +1,155 @@
+"""Crops and resampling as Pillow and torchvision do them, as two matrix products an image.
+
+Resampling is linear and separable: ``out = rows @ image @ columns.T``, where each row of ``rows``
+and of ``columns`` holds the weights with which one output pixel sees the input pixels.  The
+matrices come from the coordinates of a box, so that a batch of different boxes is one batched
+matrix product: no gather, no shape that depends on the data.
+
+The law of the weights is Pillow's ``Image.resize``: with ``scale = box / outputs``, output pixel i
+is centred on ``start + (i + 1/2) scale`` and weighs input pixel j by
+``kernel((j + 1/2 - centre) / max(scale, 1))``, normalised over the pixels inside the limits.  The
+kernel is thus widened when shrinking ("antialias").  Torchvision's random crops cut first and
+resample then, so that their limits are the box; ``Image.resize(box=...)`` also sees the pixels
+around the box, so that its limits are the image.  Each of the two passes is rounded to whole grey
+levels, as Pillow does, which also makes a second pass in bfloat16 or TF32 pieces exact.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+TRIES = 10
+"""Of torchvision's ``RandomResizedCrop.get_params`` before it falls back to the centre."""
+
+
+class Box(NamedTuple):
+    """A rectangle of an image, in pixels; scalars, traced or not."""
+
+    top: Any
+    left: Any
+    height: Any
+    width: Any
+
+
+def _triangle(x: jax.Array) -> jax.Array:
+    return jnp.maximum(0, 1 - jnp.abs(x))
+
+
+def _cubic(x: jax.Array) -> jax.Array:
+    """Keys' cubic with a = -1/2, Pillow's ``BICUBIC``."""
+    x = jnp.minimum(jnp.abs(x), 2)
+    near = (1.5 * x - 2.5) * x * x + 1
+    far = ((-0.5 * x + 2.5) * x - 4) * x + 2
+    return jnp.where(x < 1, near, far)
+
+
+KERNELS = {"bilinear": _triangle, "bicubic": _cubic}
+
+
+def random_resized_box(
+    key: jax.Array,
+    height: Any,
+    width: Any,
+    area: tuple[float, float] = (0.08, 1.0),
+    aspect: tuple[float, float] = (3 / 4, 4 / 3),
+) -> Box:
+    """The box of torchvision's ``RandomResizedCrop``: ``int32`` scalars.
+
+    Ten tries of a share of the area, uniform in ``area``, and of a ratio width / height, uniform in
+    its logarithm in ``aspect``; the first that fits is placed uniformly.  If none fits: the largest
+    centred box whose ratio is that of the image, brought into ``aspect``.
+    """
+    area_key, aspect_key, top_key, left_key = jax.random.split(key, 4)
+    share = jax.random.uniform(area_key, (TRIES,), minval=area[0], maxval=area[1])
+    low, high = jnp.log(jnp.asarray(aspect))
+    ratio = jnp.exp(jax.random.uniform(aspect_key, (TRIES,), minval=low, maxval=high))
+    pixels = share * height * width
+    w = jnp.round(jnp.sqrt(pixels * ratio)).astype(jnp.int32)
+    h = jnp.round(jnp.sqrt(pixels / ratio)).astype(jnp.int32)
+    fits = (w > 0) & (w <= width) & (h > 0) & (h <= height)
+    first = jnp.argmax(fits)
+    w, h = w[first], h[first]
+    top = jax.random.randint(top_key, (), 0, jnp.maximum(height - h, 0) + 1)
+    left = jax.random.randint(left_key, (), 0, jnp.maximum(width - w, 0) + 1)
+
+    own = width / height
+    fallback_w = jnp.where(own > aspect[1], jnp.round(height * aspect[1]), width)
+    fallback_h = jnp.where(own < aspect[0], jnp.round(width / aspect[0]), height)
+    fallback_w, fallback_h = fallback_w.astype(jnp.int32), fallback_h.astype(jnp.int32)
+    fallback = Box((height - fallback_h) // 2, (width - fallback_w) // 2, fallback_h, fallback_w)
+    found = fits.any()
+    return Box(*(jnp.where(found, a, b) for a, b in zip((top, left, h, w), fallback, strict=True)))
+
+
+def random_box(key: jax.Array, height: int, width: int, size: int) -> Box:
+    """A square of ``size`` pixels placed uniformly (torchvision's ``RandomCrop``)."""
+    top_key, left_key = jax.random.split(key)
+    top = jax.random.randint(top_key, (), 0, height - size + 1)
+    left = jax.random.randint(left_key, (), 0, width - size + 1)
+    return Box(top, left, size, size)
+
+
+def centre_box(height: int, width: int, size: int, short_side: int = 0) -> Box:
+    """The square of ``size`` pixels in the centre (torchvision's ``CenterCrop``).
+
+    With ``short_side``, that of the image after its short side was resized to so many pixels
+    (``Resize(short_side)``), in coordinates of the image before: the sides may be fractions.
+    """
+    short = min(height, width)
+    new_height = int(short_side * height / short) if short_side else height
+    new_width = int(short_side * width / short) if short_side else width
+    row, column = height / new_height, width / new_width
+    top, left = round((new_height - size) / 2), round((new_width - size) / 2)
+    return Box(top * row, left * column, size * row, size * column)
+
+
+def resampling_matrix(
+    start: Any,
+    length: Any,
+    size: int,
+    outputs: int,
+    interpolation: str = "bilinear",
+    inside: bool = True,
+) -> jax.Array:
+    """``float32[outputs, size]``: what each output pixel takes of a line of ``size`` pixels.
+
+    The outputs cover ``[start, start + length)``.  ``inside``: see no pixel outside of it (whole
+    numbers only), as if it had been cut out first; otherwise see all of the line.
+    """
+    scale = jnp.asarray(length, jnp.float32) / outputs
+    narrow = 1 / jnp.maximum(scale, 1)
+    centre = (start + (jnp.arange(outputs) + 0.5) * scale) * narrow
+    pixel = jnp.arange(size) + 0.5
+    seen = pixel * narrow
+    if inside:
+        seen = jnp.where((pixel > start) & (pixel < start + length), seen, jnp.inf)
+    weights = KERNELS[interpolation](seen[None] - centre[:, None])
+    return weights * (1 / weights.sum(1, keepdims=True))
+
+
+def resample(
+    image: jax.Array,
+    box: Box,
+    size: int,
+    interpolation: str = "bilinear",
+    inside: bool = True,
+) -> jax.Array:
+    """The box of ``image: [H, W, F]`` as ``float32[size, size, F]``, whole levels in [0, 255].
+
+    ``inside``: as in ``resampling_matrix``.
+    """
+    height, width, _ = image.shape
+    rows = resampling_matrix(box.top, box.height, height, size, interpolation, inside)
+    columns = resampling_matrix(box.left, box.width, width, size, interpolation, inside)
+    # HIGH: exact on CPU, TF32 on GPU, three bfloat16 pieces on TPU; levels are exact in all three.
+    precision = jax.lax.Precision.HIGH
+    # Channels between height and width: both products are then plain ones, without a transpose.
+    lines = image.astype(jnp.float32).transpose(0, 2, 1)
+    lines = _levels(jnp.einsum("hfw,sw->hfs", lines, columns, precision=precision))
+    lines = _levels(jnp.einsum("rh,hfs->rfs", rows, lines, precision=precision))
+    return lines.transpose(0, 2, 1)
+
+
+def _levels(x: jax.Array) -> jax.Array:
+    return jnp.clip(jnp.floor(x + 0.5), 0, 255)
