@@ -1,7 +1,7 @@
 """What happens to an image or a spectrogram on the device: pure functions of one example.
 
 The laws are those of torchvision 0.9 on Pillow images, which the references use, down to the
-rounding: images are grey levels in [0, 255] held as float32 until ``normalize``.  ``streams.py``
+rounding: images are grey levels in [0, 255] held as float32 until ``normalize``.  ``transform.py``
 puts them together and maps them over a batch.
 """
 
@@ -14,35 +14,31 @@ FIXED_NOISE = 999
 """Seed of the pattern of ``fixed_noise``; the reference seeds NumPy so in every item it fetches."""
 
 
-def flip(key: jax.Array, image: jax.Array, probability: float) -> jax.Array:
-    """``image: [..., W, F]`` mirrored left to right with the given probability."""
-    return jnp.where(jax.random.bernoulli(key, probability), image[..., ::-1, :], image)
+def flip(key: jax.Array, image: jax.Array) -> jax.Array:
+    """``image: [..., W, F]`` mirrored left to right, or not, with equal chances."""
+    return jnp.where(jax.random.bernoulli(key), image[..., ::-1, :], image)
 
 
-def flip_flow(key: jax.Array, flow: jax.Array, probability: float, released: bool) -> jax.Array:
+def flip_flow(key: jax.Array, flow: jax.Array, released: bool = False) -> jax.Array:
     """Optical flow ``[..., W, 2]`` (u, v; grey levels, 127.5 is no motion), mirrored likewise.
 
-    A mirror image moves the other way: u is negated about 127.5 and both are mirrored.
+    What is seen in a mirror moves the other way: both components are mirrored and u is negated.
     ``released`` mirrors u alone and negates nothing (DI-MML quirk 14).
     """
     u, v = flow[..., 0], flow[..., 1]
-    if released:
-        mirrored = jnp.stack([u[..., ::-1], v], -1)
-    else:
-        mirrored = jnp.stack([255 - u[..., ::-1], v[..., ::-1]], -1)
-    return jnp.where(jax.random.bernoulli(key, probability), mirrored, flow)
+    mirrored = (u[..., ::-1], v) if released else (255 - u[..., ::-1], v[..., ::-1])
+    return jnp.where(jax.random.bernoulli(key), jnp.stack(mirrored, -1), flow)
 
 
-def colour_jitter(key: jax.Array, image: jax.Array, strength: Sequence[float]) -> jax.Array:
+def colour_jitter(key: jax.Array, image: jax.Array, strength: float) -> jax.Array:
     """Brightness, contrast and saturation of ``image: float32[H, W, 3]``, in a random order.
 
-    Each factor is uniform in ``[max(0, 1 - s), 1 + s]`` with s = ``strength`` (three numbers; MLA
-    trains with 1.0 each, quirk Q25).  Torchvision's ``ColorJitter`` without hue.
+    Three factors, each uniform in ``[max(0, 1 - strength), 1 + strength]``: torchvision's
+    ``ColorJitter`` without hue.  The image-text recipe has strength 1 (quirk Q25).
     """
     order_key, factor_key = jax.random.split(key)
-    spread = jnp.asarray(strength, jnp.float32)
-    low = jnp.maximum(0, 1 - spread)
-    factors = jax.random.uniform(factor_key, (3,), minval=low, maxval=1 + spread)
+    low, high = max(0.0, 1 - strength), 1 + strength
+    factors = jax.random.uniform(factor_key, (3,), minval=low, maxval=high)
     return adjust_colours(image, factors, jax.random.permutation(order_key, 3))
 
 
@@ -74,7 +70,7 @@ def fixed_noise(shape: Sequence[int]) -> jax.Array:
     return jax.random.normal(jax.random.key(seed), shape)
 
 
-def mask_span(
+def mask_spans(
     key: jax.Array, spectrogram: jax.Array, axis: int, longest: int, count: int = 1
 ) -> jax.Array:
     """``count`` random spans along ``axis`` set to 0, the mean of a normalised spectrogram.
@@ -94,8 +90,8 @@ def mask_span(
     return jnp.where(masked.reshape(shape), 0, spectrogram)
 
 
-def normalize(
-    x: jax.Array, scale: float, mean: Sequence[float] | float, std: Sequence[float] | float
-) -> jax.Array:
-    """``(x / scale - mean) / std``, along the last axis where mean and std are sequences."""
-    return (x / scale - jnp.asarray(mean, x.dtype)) / jnp.asarray(std, x.dtype)
+def normalize(x: jax.Array, mean: Sequence[float], std: Sequence[float]) -> jax.Array:
+    """``(x - mean) / std`` along the last axis, or for one number everywhere; (): x as it is."""
+    if not mean:
+        return x
+    return (x - jnp.asarray(mean, x.dtype)) / jnp.asarray(std, x.dtype)

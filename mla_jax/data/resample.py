@@ -24,12 +24,16 @@ TRIES = 10
 
 
 class Box(NamedTuple):
-    """A rectangle of an image, in pixels; scalars, traced or not."""
+    """A rectangle of an image, in pixels; scalars, traced or not, whole or not."""
 
     top: Any
     left: Any
     height: Any
     width: Any
+
+    def stretched(self, factor: Any) -> "Box":
+        """The same rectangle after the image's width was multiplied by ``factor``."""
+        return self._replace(left=self.left * factor, width=self.width * factor)
 
 
 def _triangle(x: jax.Array) -> jax.Array:
@@ -90,17 +94,15 @@ def random_box(key: jax.Array, height: int, width: int, size: int) -> Box:
     return Box(top, left, size, size)
 
 
-def centre_box(height: int, width: int, size: int, short_side: int = 0) -> Box:
-    """The square of ``size`` pixels in the centre (torchvision's ``CenterCrop``).
+def centre_box(height: Any, width: Any, size: int) -> Box:
+    """The square that ``Resize(size)`` of the shorter side and ``CenterCrop(size)`` leave.
 
-    With ``short_side``, that of the image after its short side was resized to so many pixels
-    (``Resize(short_side)``), in coordinates of the image before: the sides may be fractions.
+    In coordinates of the image before, so that the numbers may be fractions.
     """
-    short = min(height, width)
-    new_height = int(short_side * height / short) if short_side else height
-    new_width = int(short_side * width / short) if short_side else width
+    short = jnp.minimum(height, width)
+    new_height, new_width = size * height // short, size * width // short
     row, column = height / new_height, width / new_width
-    top, left = round((new_height - size) / 2), round((new_width - size) / 2)
+    top, left = jnp.round((new_height - size) / 2), jnp.round((new_width - size) / 2)
     return Box(top * row, left * column, size * row, size * column)
 
 
@@ -114,16 +116,16 @@ def resampling_matrix(
 ) -> jax.Array:
     """``float32[outputs, size]``: what each output pixel takes of a line of ``size`` pixels.
 
-    The outputs cover ``[start, start + length)``.  ``inside``: see no pixel outside of it (whole
-    numbers only), as if it had been cut out first; otherwise see all of the line.
+    The outputs cover ``[start, start + length)``.  ``inside``: see no pixel outside of it, as if
+    it had been cut out first; otherwise see all of the line.
     """
     scale = jnp.asarray(length, jnp.float32) / outputs
     narrow = 1 / jnp.maximum(scale, 1)
     centre = (start + (jnp.arange(outputs) + 0.5) * scale) * narrow
-    pixel = jnp.arange(size) + 0.5
-    seen = pixel * narrow
+    pixel = jnp.arange(size)
+    seen = (pixel + 0.5) * narrow
     if inside:
-        seen = jnp.where((pixel > start) & (pixel < start + length), seen, jnp.inf)
+        seen = jnp.where((pixel + 1 > start) & (pixel < start + length), seen, jnp.inf)
     weights = KERNELS[interpolation](seen[None] - centre[:, None])
     return weights * (1 / weights.sum(1, keepdims=True))
 

@@ -52,3 +52,11 @@ class Stream(NamedTuple):
     test_mean: tuple[float, ...] = ()
     """For evaluation where it differs; (): as in training."""
     test_std: tuple[float, ...] = ()
+    noise_law: str = "fresh"
+    """``fresh`` for each example, in training only; ``fixed``: one pattern for all examples, in
+    evaluation too (DI-MML quirk 10)."""
+    time_mask: int = 0
+    """Spectrograms: masked spans of time are shorter than this many rows; 0: none."""
+    frequency_mask: int = 0
+    masks: int = 1
+    """Spans along each of the two axes."""
