@@ -6,7 +6,7 @@ from mla_jax.data.streams import KINDS, Stream
 from mla_jax.errors import UserError, check_choice
 
 PICTURES = ("image", "clip", "flow")
-RANKS = dict(zip(KINDS, (3, 4, 4, 2, 1, 1), strict=True))
+RANKS = dict(zip(KINDS, (3, 4, 4, 3, 1, 1), strict=True))
 
 CHOICES = {
     "train_crop": ("random_resized", "random"),

@@ -146,7 +146,7 @@ def _noisy(stream: Stream, keys: jax.Array, x: jax.Array, train: bool) -> jax.Ar
 
 
 def _masked(stream: Stream, key: jax.Array, x: jax.Array) -> jax.Array:
-    """One spectrogram ``[time, frequency]`` with spans of it set to 0."""
+    """One spectrogram ``[time, frequency, 1]`` with spans of it set to 0."""
     longest = (stream.time_mask, stream.frequency_mask)
     for axis, axis_key in enumerate(jax.random.split(key)):
         if longest[axis]:
