@@ -2,7 +2,9 @@
 
 The laws are those of torchvision 0.9 on Pillow images, which the references use, down to the
 rounding: images are grey levels in [0, 255] held as float32 until ``normalize``.  ``transform.py``
-puts them together and maps them over a batch.
+puts them together and maps them over a batch.  Chance comes in as ``draws``, numbers uniform in
+[0, 1), rather than as keys: one call of the generator serves a whole picture, and every call costs
+XLA half a second to compile on CPU.
 """
 
 from collections.abc import Sequence
@@ -10,16 +12,19 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
+JITTER_DRAWS = 6
+"""Three factors, and three numbers whose order is that of the three adjustments."""
+
 FIXED_NOISE = 999
 """Seed of the pattern of ``fixed_noise``; the reference seeds NumPy so in every item it fetches."""
 
 
-def flip(key: jax.Array, image: jax.Array) -> jax.Array:
+def flip(draw: jax.Array, image: jax.Array) -> jax.Array:
     """``image: [..., W, F]`` mirrored left to right, or not, with equal chances."""
-    return jnp.where(jax.random.bernoulli(key), image[..., ::-1, :], image)
+    return jnp.where(draw < 0.5, image[..., ::-1, :], image)
 
 
-def flip_flow(key: jax.Array, flow: jax.Array, released: bool = False) -> jax.Array:
+def flip_flow(draw: jax.Array, flow: jax.Array, released: bool = False) -> jax.Array:
     """Optical flow ``[..., W, 2]`` (u, v; grey levels, 127.5 is no motion), mirrored likewise.
 
     What is seen in a mirror moves the other way: both components are mirrored and u is negated.
@@ -27,19 +32,18 @@ def flip_flow(key: jax.Array, flow: jax.Array, released: bool = False) -> jax.Ar
     """
     u, v = flow[..., 0], flow[..., 1]
     mirrored = (u[..., ::-1], v) if released else (255 - u[..., ::-1], v[..., ::-1])
-    return jnp.where(jax.random.bernoulli(key), jnp.stack(mirrored, -1), flow)
+    return jnp.where(draw < 0.5, jnp.stack(mirrored, -1), flow)
 
 
-def colour_jitter(key: jax.Array, image: jax.Array, strength: float) -> jax.Array:
+def colour_jitter(draws: jax.Array, image: jax.Array, strength: float) -> jax.Array:
     """Brightness, contrast and saturation of ``image: float32[H, W, 3]``, in a random order.
 
     Three factors, each uniform in ``[max(0, 1 - strength), 1 + strength]``: torchvision's
     ``ColorJitter`` without hue.  The image-text recipe has strength 1 (quirk Q25).
     """
-    order_key, factor_key = jax.random.split(key)
     low, high = max(0.0, 1 - strength), 1 + strength
-    factors = jax.random.uniform(factor_key, (3,), minval=low, maxval=high)
-    return adjust_colours(image, factors, jax.random.permutation(order_key, 3))
+    factors = low + (high - low) * draws[:3]
+    return adjust_colours(image, factors, jnp.argsort(draws[3:JITTER_DRAWS]))
 
 
 def adjust_colours(image: jax.Array, factors: jax.Array, order: jax.Array) -> jax.Array:
@@ -70,19 +74,16 @@ def fixed_noise(shape: Sequence[int]) -> jax.Array:
     return jax.random.normal(jax.random.key(seed), shape)
 
 
-def mask_spans(
-    key: jax.Array, spectrogram: jax.Array, axis: int, longest: int, count: int = 1
-) -> jax.Array:
-    """``count`` random spans along ``axis`` set to 0, the mean of a normalised spectrogram.
+def mask_spans(draws: jax.Array, spectrogram: jax.Array, axis: int, longest: int) -> jax.Array:
+    """Random spans along ``axis`` set to 0, the mean of a normalised spectrogram.
 
     Length and place are drawn as torchaudio's ``TimeMasking`` and ``FrequencyMasking`` do:
     the length a whole number below ``longest``, the start uniform where it fits (SpecAugment,
-    Park et al. 2019, section 2).
+    Park et al. 2019, section 2).  ``draws: float[2, spans]``.
     """
     size = spectrogram.shape[axis]
-    length_key, start_key = jax.random.split(key)
-    length = jax.random.uniform(length_key, (count,)) * longest
-    start = jnp.floor(jax.random.uniform(start_key, (count,)) * (size - length))
+    length = draws[0] * longest
+    start = jnp.floor(draws[1] * (size - length))
     place = jnp.arange(size)[:, None]
     masked = ((place >= start) & (place < start + jnp.floor(length))).any(1)
     shape = [1] * spectrogram.ndim

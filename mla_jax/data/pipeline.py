@@ -16,7 +16,6 @@ from mla_jax.datasets import Split
 from mla_jax.errors import UserError
 from mla_jax.state import Batch
 
-
 SHARED_MEMORY_FROM = 1 << 16
 """Bytes from which a worker's array travels in shared memory; each costs a file."""
 

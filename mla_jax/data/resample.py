@@ -10,10 +10,15 @@ is centred on ``start + (i + 1/2) scale`` and weighs input pixel j by
 ``kernel((j + 1/2 - centre) / max(scale, 1))``, normalised over the pixels inside the limits.  The
 kernel is thus widened when shrinking ("antialias").  Torchvision's random crops cut first and
 resample then, so that their limits are the box; ``Image.resize(box=...)`` also sees the pixels
-around the box, so that its limits are the image.  Each of the two passes is rounded to whole grey
-levels, as Pillow does, which also makes a second pass in bfloat16 or TF32 pieces exact.
+around the box, so that its limits are the image.
+
+The answer is rounded to whole grey levels as Pillow's is, but not between the two passes: it is
+then within one level of Pillow's whatever that does in between.  It is clipped there, since
+cubics overshoot: columns first, as Pillow did when the references were published (newer ones
+change the order with the shape).
 """
 
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -21,6 +26,9 @@ import jax.numpy as jnp
 
 TRIES = 10
 """Of torchvision's ``RandomResizedCrop.get_params`` before it falls back to the centre."""
+
+BOX_DRAWS = 2 * TRIES + 2
+"""A share and a ratio a try, and two coordinates."""
 
 
 class Box(NamedTuple):
@@ -52,7 +60,7 @@ KERNELS = {"bilinear": _triangle, "bicubic": _cubic}
 
 
 def random_resized_box(
-    key: jax.Array,
+    draws: jax.Array,
     height: Any,
     width: Any,
     area: tuple[float, float] = (0.08, 1.0),
@@ -62,20 +70,19 @@ def random_resized_box(
 
     Ten tries of a share of the area, uniform in ``area``, and of a ratio width / height, uniform in
     its logarithm in ``aspect``; the first that fits is placed uniformly.  If none fits: the largest
-    centred box whose ratio is that of the image, brought into ``aspect``.
+    centred box whose ratio is that of the image, brought into ``aspect``.  ``draws``:
+    ``BOX_DRAWS`` numbers, uniform in [0, 1).
     """
-    area_key, aspect_key, top_key, left_key = jax.random.split(key, 4)
-    share = jax.random.uniform(area_key, (TRIES,), minval=area[0], maxval=area[1])
-    low, high = jnp.log(jnp.asarray(aspect))
-    ratio = jnp.exp(jax.random.uniform(aspect_key, (TRIES,), minval=low, maxval=high))
+    share = area[0] + (area[1] - area[0]) * draws[:TRIES]
+    low, high = math.log(aspect[0]), math.log(aspect[1])
+    ratio = jnp.exp(low + (high - low) * draws[TRIES : 2 * TRIES])
     pixels = share * height * width
     w = jnp.round(jnp.sqrt(pixels * ratio)).astype(jnp.int32)
     h = jnp.round(jnp.sqrt(pixels / ratio)).astype(jnp.int32)
     fits = (w > 0) & (w <= width) & (h > 0) & (h <= height)
     first = jnp.argmax(fits)
     w, h = w[first], h[first]
-    top = jax.random.randint(top_key, (), 0, jnp.maximum(height - h, 0) + 1)
-    left = jax.random.randint(left_key, (), 0, jnp.maximum(width - w, 0) + 1)
+    top, left = _place(draws[-2], height - h), _place(draws[-1], width - w)
 
     own = width / height
     fallback_w = jnp.where(own > aspect[1], jnp.round(height * aspect[1]), width)
@@ -86,12 +93,18 @@ def random_resized_box(
     return Box(*(jnp.where(found, a, b) for a, b in zip((top, left, h, w), fallback, strict=True)))
 
 
-def random_box(key: jax.Array, height: int, width: int, size: int) -> Box:
-    """A square of ``size`` pixels placed uniformly (torchvision's ``RandomCrop``)."""
-    top_key, left_key = jax.random.split(key)
-    top = jax.random.randint(top_key, (), 0, height - size + 1)
-    left = jax.random.randint(left_key, (), 0, width - size + 1)
+def random_box(draws: jax.Array, height: int, width: int, size: int) -> Box:
+    """A square of ``size`` pixels placed uniformly (torchvision's ``RandomCrop``).
+
+    ``draws``: as for ``random_resized_box``; the last two are used.
+    """
+    top, left = _place(draws[-2], height - size), _place(draws[-1], width - size)
     return Box(top, left, size, size)
+
+
+def _place(draw: jax.Array, room: Any) -> jax.Array:
+    """A whole number from 0 to ``room``, from a draw in [0, 1)."""
+    return jnp.floor(draw * (room + 1)).astype(jnp.int32)
 
 
 def centre_box(height: Any, width: Any, size: int) -> Box:
@@ -144,14 +157,10 @@ def resample(
     height, width, _ = image.shape
     rows = resampling_matrix(box.top, box.height, height, size, interpolation, inside)
     columns = resampling_matrix(box.left, box.width, width, size, interpolation, inside)
-    # HIGH: exact on CPU, TF32 on GPU, three bfloat16 pieces on TPU; levels are exact in all three.
+    # HIGH: float32 on CPU, TF32 on GPU, three bfloat16 pieces on TPU: a tenth of a level at worst.
     precision = jax.lax.Precision.HIGH
     # Channels between height and width: both products are then plain ones, without a transpose.
     lines = image.astype(jnp.float32).transpose(0, 2, 1)
-    lines = _levels(jnp.einsum("hfw,sw->hfs", lines, columns, precision=precision))
-    lines = _levels(jnp.einsum("rh,hfs->rfs", rows, lines, precision=precision))
-    return lines.transpose(0, 2, 1)
-
-
-def _levels(x: jax.Array) -> jax.Array:
-    return jnp.clip(jnp.floor(x + 0.5), 0, 255)
+    lines = jnp.clip(jnp.einsum("hfw,sw->hfs", lines, columns, precision=precision), 0, 255)
+    lines = jnp.clip(jnp.einsum("rh,hfs->rfs", rows, lines, precision=precision), 0, 255)
+    return jnp.floor(lines + 0.5).transpose(0, 2, 1)

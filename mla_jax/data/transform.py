@@ -19,6 +19,10 @@ from mla_jax.data.streams import Stream
 from mla_jax.datasets import Transform
 from mla_jax.state import Batch
 
+PICTURE_DRAWS = resample.BOX_DRAWS + 1 + augment.JITTER_DRAWS
+NOISE = 2**31 - 1
+"""Folded into an example's key for its noise; the other draws count from 0."""
+
 
 def create_transform(streams: Mapping[str, Stream], modalities: Sequence[str]) -> Transform | None:
     """The transform of a data set with these ``modalities``, in the order of ``present``.
@@ -67,54 +71,60 @@ def _treat(
     if stream.kind == "tokens":
         return x
     name = zlib.crc32((stream.shared_draw or modality).encode())
-    pairs = jax.vmap(lambda key: jax.random.split(jax.random.fold_in(key, name)))(keys)
-    keys, noise_keys = pairs[:, 0], pairs[:, 1]
+    keys = jax.vmap(lambda key: jax.random.fold_in(key, name))(keys)
     if stream.kind in PICTURES:
         height, width = x.shape[-3:-1]
         if aspect is None:
             aspect = jnp.full(len(x), width / height)
         # What the width was when a stored picture had the height that it has now.
         true_width = jnp.maximum(jnp.round(height * aspect), 1).astype(jnp.int32)
+        frames = x.shape[1] if stream.kind != "image" and stream.per_frame else 1
+        draws = _uniform(keys, (frames, PICTURE_DRAWS))
         one = _picture if stream.kind == "image" else _frames
-        x = jax.vmap(lambda *a: one(stream, *a, train))(keys, x, true_width)
+        x = jax.vmap(lambda *a: one(stream, *a, train))(draws, x, true_width)
         x = x / 255
     x = x.astype(jnp.float32)
     mean, std = stream.mean, stream.std
     if not train:
         mean, std = stream.test_mean or mean, stream.test_std or std
-    x = augment.normalize(_noisy(stream, noise_keys, x, train), mean, std)
+    x = augment.normalize(_noisy(stream, keys, x, train), mean, std)
     if stream.kind == "spectrogram" and train:
-        x = jax.vmap(lambda key, one: _masked(stream, key, one))(keys, x)
+        draws = _uniform(keys, (2, 2, stream.masks))
+        x = jax.vmap(lambda d, one: _masked(stream, d, one))(draws, x)
     return x
 
 
+def _uniform(keys: jax.Array, shape: Sequence[int]) -> jax.Array:
+    return jax.vmap(lambda key: jax.random.uniform(key, shape))(keys)
+
+
 def _picture(
-    stream: Stream, key: jax.Array, image: jax.Array, true_width: jax.Array, train: bool
+    stream: Stream, draws: jax.Array, image: jax.Array, true_width: jax.Array, train: bool
 ) -> jax.Array:
-    """One image or frame: crop, flip, jitter; grey levels, float32."""
-    crop_key, flip_key, jitter_key = jax.random.split(key, 3)
+    """One image or frame: crop, flip, jitter; grey levels, float32; ``draws: [1, n]``."""
+    box, flip, jitter = jnp.split(draws[0], (resample.BOX_DRAWS, resample.BOX_DRAWS + 1))
     if stream.crop:
-        image = _crop(stream, crop_key, image, true_width, train)
+        image = _crop(stream, box, image, true_width, train)
     image = image.astype(jnp.float32)
     if train and stream.flip == "horizontal":
-        image = augment.flip(flip_key, image)
+        image = augment.flip(flip, image)
     elif train and stream.flip != "none":
-        image = augment.flip_flow(flip_key, image, stream.flip == "released")
+        image = augment.flip_flow(flip, image, stream.flip == "released")
     if train and stream.jitter:
-        image = augment.colour_jitter(jitter_key, image, stream.jitter)
+        image = augment.colour_jitter(jitter, image, stream.jitter)
     return image
 
 
 def _crop(
-    stream: Stream, key: jax.Array, image: jax.Array, true_width: jax.Array, train: bool
+    stream: Stream, draws: jax.Array, image: jax.Array, true_width: jax.Array, train: bool
 ) -> jax.Array:
     height, width, _ = image.shape
     size = stream.crop
     stretch = width / true_width
     if train and stream.train_crop == "random_resized":
-        box = resample.random_resized_box(key, height, true_width).stretched(stretch)
+        box = resample.random_resized_box(draws, height, true_width).stretched(stretch)
     elif train:
-        box = resample.random_box(key, height, width, size)
+        box = resample.random_box(draws, height, width, size)
     elif stream.test_crop == "center":
         box = resample.centre_box(height, true_width, size).stretched(stretch)
     elif stream.test_crop == "window":
@@ -125,15 +135,13 @@ def _crop(
 
 
 def _frames(
-    stream: Stream, key: jax.Array, frames: jax.Array, true_width: jax.Array, train: bool
+    stream: Stream, draws: jax.Array, frames: jax.Array, true_width: jax.Array, train: bool
 ) -> jax.Array:
     """The frames of a clip, each with its own draws or all with the same."""
-    keys = jax.random.split(key, len(frames)) if stream.per_frame else key
-    one = jax.vmap(
-        lambda key, frame: _picture(stream, key, frame, true_width, train),
-        (0 if stream.per_frame else None, 0),
+    draws = jnp.broadcast_to(draws, (len(frames), draws.shape[1]))
+    return jax.vmap(lambda d, frame: _picture(stream, d[None], frame, true_width, train))(
+        draws, frames
     )
-    return one(keys, frames)
 
 
 def _noisy(stream: Stream, keys: jax.Array, x: jax.Array, train: bool) -> jax.Array:
@@ -141,14 +149,14 @@ def _noisy(stream: Stream, keys: jax.Array, x: jax.Array, train: bool) -> jax.Ar
     if stream.noise and stream.noise_law == "fixed":
         return x + stream.noise * augment.fixed_noise(shape)
     if stream.noise and train:
+        keys = jax.vmap(lambda key: jax.random.fold_in(key, NOISE))(keys)
         return x + stream.noise * jax.vmap(lambda key: jax.random.normal(key, shape))(keys)
     return x
 
 
-def _masked(stream: Stream, key: jax.Array, x: jax.Array) -> jax.Array:
+def _masked(stream: Stream, draws: jax.Array, x: jax.Array) -> jax.Array:
     """One spectrogram ``[time, frequency, 1]`` with spans of it set to 0."""
-    longest = (stream.time_mask, stream.frequency_mask)
-    for axis, axis_key in enumerate(jax.random.split(key)):
-        if longest[axis]:
-            x = augment.mask_spans(axis_key, x, axis, longest[axis], stream.masks)
+    for axis, longest in enumerate((stream.time_mask, stream.frequency_mask)):
+        if longest:
+            x = augment.mask_spans(draws[axis], x, axis, longest)
     return x
