@@ -6,7 +6,8 @@ from mla_jax.data.streams import KINDS, Stream
 from mla_jax.errors import UserError, check_choice
 
 PICTURES = ("image", "clip", "flow")
-RANKS = dict(zip(KINDS, (3, 4, 4, 3, 1, 1), strict=True))
+RANKS = {"image": 3, "clip": 4, "flow": 4, "spectrogram": 3}
+"""Axes of an example; the other kinds may have any number."""
 
 CHOICES = {
     "train_crop": ("random_resized", "random"),
@@ -37,7 +38,9 @@ def check_stream(modality: str, stream: Stream) -> None:
     for field, value in stream._asdict().items():
         known = {"kind", "shape", "dtype", *CONCERNED[stream.kind]}
         if field not in known and value != Stream._field_defaults[field]:
-            raise UserError(f"{where}: '{field}' does not concern a {stream.kind}: leave it out")
+            raise UserError(
+                f"{where}: '{field}' does not concern kind '{stream.kind}': leave it out"
+            )
     for field, choices in CHOICES.items():
         if field == "flip" and stream.kind == "flow":
             choices = FLOW_FLIPS
@@ -57,7 +60,8 @@ def check_stream(modality: str, stream: Stream) -> None:
 def check_shape(modality: str, stream: Stream, shape: Sequence[int]) -> None:
     """Raises ``UserError`` unless a batch of this ``shape`` can be treated as the stream says."""
     where, shape = f"stream '{modality}'", tuple(shape)
-    if len(shape) != RANKS[stream.kind] + 1 or (stream.kind == "flow" and shape[-1] != 2):
+    rank = RANKS.get(stream.kind, len(shape) - 1)
+    if len(shape) != rank + 1 or (stream.kind == "flow" and shape[-1] != 2):
         raise UserError(
             f"{where}: a batch of shape {list(shape)} holds no examples of kind '{stream.kind}': "
             "declare what is stored"

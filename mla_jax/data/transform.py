@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from mla_jax.data import augment, resample
 from mla_jax.data.stream_checks import PICTURES, check_shape, check_stream
 from mla_jax.data.streams import Stream
-from mla_jax.datasets import Transform
+from mla_jax.datasets.base import Transform
 from mla_jax.state import Batch
 
 PICTURE_DRAWS = resample.BOX_DRAWS + 1 + augment.JITTER_DRAWS

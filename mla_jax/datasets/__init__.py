@@ -4,10 +4,10 @@ from collections.abc import Callable
 from typing import Any
 
 from mla_jax.datasets import digits
-from mla_jax.datasets.base import ArraySplit, Dataset, Split, Transform
+from mla_jax.datasets.base import ArraySplit, Dataset
 from mla_jax.errors import check_choice
 
-__all__ = ["REGISTRY", "ArraySplit", "Dataset", "Split", "Transform", "load_dataset"]
+__all__ = ["REGISTRY", "ArraySplit", "Dataset", "load_dataset"]
 
 REGISTRY: dict[str, Callable[[Any, tuple[str, ...]], Dataset]] = {"digits": digits.load}
 

@@ -4,7 +4,7 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-from mla_jax.datasets import Transform
+from mla_jax.datasets.base import Transform
 from mla_jax.methods.base import Method, Phase, Stage
 from mla_jax.state import Batch
 
