@@ -16,7 +16,7 @@ PROTOCOLS = ("strict", "paper")
 SELECTIONS = ("auto", "validation", "last", "best_test")
 COMPUTE_DTYPES = ("auto", "float32", "bfloat16")
 
-NOT_COMPARED = ("checkpoint", "log_every_steps")
+NOT_COMPARED = ("checkpoint", "loader", "log_every_steps")
 """Fields that may differ between the two halves of a resumed run: no number depends on them."""
 
 
@@ -51,6 +51,9 @@ def base_config() -> ConfigDict:
             "selection": "auto",  # auto, validation, last, best_test
             "evaluation": ConfigDict({"batch_size": 64, "every_epochs": 1}),
             "checkpoint": ConfigDict({"every_epochs": 1, "every_steps": 0, "keep": 2}),
+            # Processes that load batches (0: threads of this one do); threads and waiting batches
+            # in each.  The batches are the same whatever the numbers.
+            "loader": ConfigDict({"workers": 0, "threads": 1, "prefetch": 4}),
             "log_every_steps": 50,  # batches between looks at the loss (is it finite?)
         }
     )
@@ -120,6 +123,9 @@ def resolve(config: ConfigDict) -> FrozenConfigDict:
     _require_positive("evaluation.batch_size", config.evaluation.batch_size)
     _require_positive("evaluation.every_epochs", config.evaluation.every_epochs)
     _require_positive("checkpoint.keep", config.checkpoint.keep)
+    _require_range("loader.workers", config.loader.workers, 0, 64)
+    _require_positive("loader.threads", config.loader.threads)
+    _require_positive("loader.prefetch", config.loader.prefetch)
     for field in ("seed", "dataset.split_seed"):
         _require_range(field, flatten(config.to_dict())[field], 0, 2**31 - 1)
     optimizer = config.optimizer

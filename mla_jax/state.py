@@ -10,7 +10,8 @@ Batch = dict[str, Any]
 
 ``inputs``: ``{modality: array[B, ...]}``; ``present``: ``bool[B, M]``, False where a modality is
 missing; ``label``: ``int32[B]``; ``index``: ``int32[B]``, the example's number within its split;
-``valid``: ``bool[B]``, False on the padding of an evaluation batch.
+``valid``: ``bool[B]``, False on the padding of an evaluation batch.  Training batches also carry
+``draw``: ``uint32[B]``, from which each example's augmentation is drawn (``data/pipeline.py``).
 """
 
 Metrics = dict[str, jax.Array]

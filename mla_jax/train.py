@@ -16,12 +16,14 @@ import mla_jax
 from mla_jax import configuration, convert, distributed, report
 from mla_jax.checkpoint import Checkpoints
 from mla_jax.data import pipeline
+from mla_jax.data.transform import create_transform
 from mla_jax.datasets import Dataset, load_dataset
 from mla_jax.dispatch import Dispatch
 from mla_jax.encoders import create_encoders
 from mla_jax.evaluate import Evaluator, TrainingVisit
 from mla_jax.methods import Method, Problem, create_method
 from mla_jax.methods.base import Stage
+from mla_jax.methods.transformed import transformed
 from mla_jax.metrics import MetricsFile, NonFiniteLossError, RunningMeans
 from mla_jax.optim import Optimizer, create_optimizer
 from mla_jax.progress import ProgressBar, Stopwatch
@@ -60,6 +62,8 @@ def build_program(
     optimizer = create_optimizer(config.optimizer, config.epochs)
     problem = Problem(dataset.classes, config.epochs, dataset.splits["train"].examples)
     method = create_method(config.method, encoders, optimizer, problem)
+    transform = dataset.transform or create_transform(dataset.streams, dataset.modalities)
+    method = transformed(method, transform)
     dispatches = {s.name: Dispatch([p.update for p in s.phases]) for s in method.stages}
     return Program(method, optimizer, dispatches, Evaluator(method, devices), layout)
 
@@ -174,9 +178,8 @@ def fit(
         say(report.run_header(config, dataset))
         say("\n".join([report.parameter_table(state.params), *program.method.describe(state)]))
     file = MetricsFile(workdir.metrics, start) if distributed.is_main() else None
-    batches = pipeline.training_batches(
-        train_split, config.batch_size, config.seed, start, *distributed.process()
-    )
+    order = (train_split, config.batch_size, config.seed, start, *distributed.process())
+    batches = pipeline.training_batches(*order, pipeline.Loader(**config.loader))
 
     def snapshot(done: int) -> dict[str, Any]:
         return {
@@ -244,6 +247,7 @@ def fit(
             file.write({"event": "non-finite loss", **error.report})
         raise
     finally:
+        batches.close()
         checkpoints.close()
         if file:
             file.close()

@@ -5,7 +5,13 @@ import itertools
 import numpy as np
 import pytest
 
-from mla_jax.data.pipeline import batches_per_epoch, evaluation_batches, training_batches
+from mla_jax.data.pipeline import (
+    Loader,
+    batches_per_epoch,
+    draws,
+    evaluation_batches,
+    training_batches,
+)
 from mla_jax.datasets import ArraySplit
 from mla_jax.errors import UserError
 
@@ -56,12 +62,58 @@ def test_resuming_by_number_equals_skipping(start):
 
 @pytest.mark.parametrize("start", [0, 3, PER_EPOCH + 1])
 @pytest.mark.parametrize("processes", [2, 4])
-def test_processes_share_the_same_global_batches(processes, start):
+def test_the_shares_of_the_processes_join_to_the_global_batch(processes, start):
     alone = indices(take(3 * PER_EPOCH, start=start))
     for process in range(processes):
         share = take(3 * PER_EPOCH, start=start, process_index=process, process_count=processes)
         check_rows(share[0], (BATCH // processes,))
-        np.testing.assert_array_equal(indices(share), alone[:, process::processes])
+        block = slice(process * len(share[0]["index"]), (process + 1) * len(share[0]["index"]))
+        np.testing.assert_array_equal(indices(share), alone[:, block])
+
+
+@pytest.mark.parametrize("processes", [2, 4])
+def test_draws_are_those_of_the_example_on_any_number_of_processes(processes):
+    alone = take(2 * PER_EPOCH)
+    shares = [
+        take(2 * PER_EPOCH, process_index=p, process_count=processes) for p in range(processes)
+    ]
+    for whole, *parts in zip(alone, *shares, strict=True):
+        joined = {k: np.concatenate([part[k] for part in parts]) for k in ("index", "draw")}
+        assert whole["draw"].dtype == np.uint32
+        for key, value in joined.items():
+            np.testing.assert_array_equal(value, whole[key])
+
+
+def test_draws_of_a_resumed_run_are_those_of_the_straight_one():
+    straight, resumed = take(3 * PER_EPOCH), take(PER_EPOCH, start=2 * PER_EPOCH)
+    for a, b in zip(straight[2 * PER_EPOCH :], resumed, strict=True):
+        np.testing.assert_array_equal(a["draw"], b["draw"])
+
+
+def test_draws_depend_on_seed_epoch_and_example_and_on_nothing_else():
+    number = np.arange(20000)
+    drawn = draws(0, 0, number)
+    np.testing.assert_array_equal(draws(0, 0, number[::-1])[::-1], drawn)
+    np.testing.assert_array_equal(draws(0, 0, number[7:8]), drawn[7:8])
+    for other in (draws(1, 0, number), draws(0, 1, number), draws(0, 0, number + 20000)):
+        assert (other != drawn).mean() > 0.999
+    assert (draws(0, 1, number) != draws(1, 0, number)).mean() > 0.999
+    assert len(np.unique(drawn)) > 0.999 * len(number)
+    bits = np.unpackbits(drawn.view(np.uint8)).reshape(len(drawn), 32)
+    assert np.abs(bits.mean(0) - 0.5).max() < 0.02
+    counts = np.bincount(drawn >> 28, minlength=16)
+    assert np.abs(counts - len(number) / 16).max() < 5 * np.sqrt(len(number) / 16)
+
+
+@pytest.mark.parametrize("loader", [Loader(0, 3, 2), Loader(2, 1, 1)])
+def test_the_batches_are_the_same_whoever_loads_them(loader):
+    expected = take(PER_EPOCH + 2, start=4)
+    batches = training_batches(make_split(N), BATCH, 0, 4, 0, 1, loader)
+    for batch, loaded in zip(expected, batches, strict=False):
+        check_rows(loaded, (BATCH,))
+        for key in ("index", "draw", "valid"):
+            np.testing.assert_array_equal(loaded[key], batch[key])
+    batches.close()
 
 
 def test_every_example_at_most_once_an_epoch_and_all_in_the_long_run():

@@ -4,19 +4,23 @@ The order is a function of the seed and the epoch alone, so a run resumes by sli
 process, two or four see the same global batches.
 """
 
-import functools
+import signal
 import sys
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import grain
 import numpy as np
 
-from mla_jax.datasets import ArraySplit
+from mla_jax.datasets.base import Split
 from mla_jax.errors import UserError
 from mla_jax.state import Batch
 
+SHARED_MEMORY_FROM = 1 << 16
+"""Bytes from which a worker's array travels in shared memory; each costs a file."""
 
-def batches_per_epoch(split: ArraySplit, batch_size: int) -> int:
+
+def batches_per_epoch(split: Split, batch_size: int) -> int:
     """Full batches in a split; the examples left over change from epoch to epoch.
 
     Raises:
@@ -29,38 +33,101 @@ def batches_per_epoch(split: ArraySplit, batch_size: int) -> int:
     return split.examples // batch_size
 
 
+class Loader(NamedTuple):
+    """Who loads the batches: ``config.loader``."""
+
+    workers: int = 0
+    """Processes that load batches; 0: this one does."""
+    threads: int = 1
+    """Threads that load a batch each, here or in every worker."""
+    prefetch: int = 4
+    """Batches ready and waiting, here or in every worker."""
+
+
+def draws(seed: int, epoch: int, index: np.ndarray) -> np.ndarray:
+    """``uint32[B]``: what decides the augmentation of examples ``index`` in an epoch of a run.
+
+    A hash (the finaliser of SplitMix64, Steele et al. 2014), so that it depends on nothing else.
+    """
+    mixed = np.full(np.shape(index), 0x9E3779B97F4A7C15, np.uint64)
+    for part in (np.full_like(mixed, seed), np.full_like(mixed, epoch), index.astype(np.uint64)):
+        mixed = (mixed ^ part) * np.uint64(0x9E3779B97F4A7C15)
+        mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        mixed ^= mixed >> np.uint64(31)
+    return (mixed >> np.uint64(32)).astype(np.uint32)
+
+
+class TrainingBatch:
+    """``(number) -> batch``: one process's share of global batch ``number``, from any thread.
+
+    A class because worker processes must be able to unpickle it.
+    """
+
+    def __init__(
+        self, split: Split, batch_size: int, seed: int, process_index: int, process_count: int
+    ):
+        self._split, self._seed = split, seed
+        self._batch_size = batch_size
+        self._share = batch_size // process_count
+        self._first = process_index * self._share
+        self._per_epoch = batches_per_epoch(split, batch_size)
+        self._newest: tuple[int, np.ndarray] | None = None
+
+    def _order(self, epoch: int) -> np.ndarray:
+        newest = self._newest  # read once: another thread may replace it
+        if newest is None or newest[0] != epoch:
+            order = np.random.default_rng((self._seed, epoch)).permutation(self._split.examples)
+            self._newest = newest = (epoch, order)
+        return newest[1]
+
+    def __call__(self, number: int) -> Batch:
+        epoch, place = divmod(int(number), self._per_epoch)
+        first = place * self._batch_size + self._first
+        index = self._order(epoch)[first : first + self._share]
+        return {**self._split.fetch(index), "draw": draws(self._seed, epoch, index)}
+
+
+def leave_signals_to_the_trainer(worker: int, workers: int) -> None:
+    """Lets a worker outlive the Ctrl-C that a terminal sends to all processes of a run."""
+    del worker, workers
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
 def training_batches(
-    split: ArraySplit,
+    split: Split,
     batch_size: int,
     seed: int,
     start: int = 0,
     process_index: int = 0,
     process_count: int = 1,
+    loader: Loader = Loader(),  # noqa: B008 - immutable
 ) -> Iterator[Batch]:
     """This process's share ``[batch_size / process_count, ...]`` of batch ``start`` and all after.
+
+    The share is a contiguous block: joined in the order of the processes, the shares are the batch
+    that one process would load.  Beside what the split gives, a batch carries ``draw`` (``draws``).
+
+    Whatever ``loader`` says, the batches are the same.  ``close()`` ends its workers.
 
     Raises:
       UserError: the batch does not divide among the processes, or the split is too small.
     """
     if batch_size % process_count:
         raise UserError(f"batch_size={batch_size} does not divide among {process_count} processes")
-    per_epoch = batches_per_epoch(split, batch_size)
-
-    @functools.lru_cache(maxsize=2)
-    def order(epoch: int) -> np.ndarray:
-        return np.random.default_rng((seed, epoch)).permutation(split.examples)
-
-    def load(number: int) -> Batch:
-        epoch, first = number // per_epoch, number % per_epoch * batch_size
-        return split.fetch(order(epoch)[first : first + batch_size][process_index::process_count])
-
-    numbers = grain.MapDataset.range(start, sys.maxsize)
-    reading = grain.ReadOptions(num_threads=1, prefetch_buffer_size=4)
-    return iter(numbers.map(load).to_iter_dataset(reading))
+    load = TrainingBatch(split, batch_size, seed, process_index, process_count)
+    reading = grain.ReadOptions(loader.threads, prefetch_buffer_size=loader.prefetch)
+    batches = grain.MapDataset.range(start, sys.maxsize).map(load).to_iter_dataset(reading)
+    if loader.workers:
+        options = grain.experimental.DatasetOptions(min_shm_size=SHARED_MEMORY_FROM)
+        batches = grain.experimental.WithOptionsIterDataset(batches, options)
+        options = grain.MultiprocessingOptions(loader.workers, loader.prefetch)
+        batches = batches.mp_prefetch(options, leave_signals_to_the_trainer)
+    return iter(batches)
 
 
 def evaluation_batches(
-    split: ArraySplit,
+    split: Split,
     batch_size: int,
     devices: int,
     process_index: int = 0,

@@ -1,0 +1,91 @@
+"""Milliseconds of a training step, method beside method, on one batch of the real data."""
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from mla_jax import command_line, configuration, train
+from mla_jax.benchmark import clock
+from mla_jax.data import pipeline
+from mla_jax.datasets import load_dataset
+from mla_jax.state import Clock
+
+HEADER = ("method", "phases", "ms", "ratio", "examples/s", "compile s")
+CAPTION = (
+    "One batch through all phases of a method: forward, backward, optimiser, augmentation where "
+    "the data set has one. Median of {rounds} batches, methods in turn; ratio: to the first."
+)
+
+
+def measure(
+    filename: str,
+    methods: Sequence[str],
+    rounds: int = 20,
+    say: Callable[[str], None] = lambda line: None,
+) -> list[dict[str, Any]]:
+    """One row a method of the configuration ``filename`` (``FILE`` or ``FILE:name=value,...``)."""
+    contenders, rows = {}, []
+    for name in methods:
+        say(f"compiling {name} ...")
+        config = command_line.load_config(filename, {"method": name})
+        config = configuration.resolve(config)
+        dataset = load_dataset(config.dataset, config.modalities)
+        program = train.build_program(config, dataset)
+        contenders[name] = step = _step(config, dataset, program)
+        step(), step()  # the first compiles
+        dispatches = program.dispatches.values()
+        rows.append(
+            {
+                "method": name,
+                "phases": len(program.method.stages[0].phases),
+                "batch_size": config.batch_size,
+                "compile_seconds": sum(d.compile_seconds for d in dispatches),
+            }
+        )
+    found = clock.medians(clock.in_turns(contenders, rounds))
+    first = found[methods[0]]
+    for row in rows:
+        seconds = found[row["method"]]
+        row |= {"milliseconds": 1000 * seconds, "ratio": seconds / first}
+        row["examples_per_second"] = row["batch_size"] / seconds
+    return rows
+
+
+def _step(config: Any, dataset: Any, program: train.Program) -> Callable[[], float]:
+    """Steps a state of its own through one batch and returns the seconds that took."""
+    split = dataset.splits["train"]
+    batches = pipeline.training_batches(split, config.batch_size, config.seed)
+    batch = program.layout.shard(next(batches))
+    batches.close()
+    stage = program.method.stages[0]
+    dispatch = program.dispatches[stage.name]
+    held = [train.initial_state(program, dataset, config.seed)]
+    at = Clock(*map(np.int32, (0, 0, pipeline.batches_per_epoch(split, config.batch_size))))
+
+    def step() -> float:
+        state, started = held.pop(), time.perf_counter()
+        for number in range(len(stage.phases)):
+            state, metrics = dispatch(number, state, batch, at)
+        jax.block_until_ready((state, metrics))
+        held.append(state)
+        return time.perf_counter() - started
+
+    return step
+
+
+def cells(rows: Sequence[dict[str, Any]]) -> list[list[str]]:
+    """The rows as they are printed."""
+    return [
+        [
+            row["method"],
+            str(row["phases"]),
+            f"{row['milliseconds']:.2f}",
+            f"{row['ratio']:.2f}",
+            f"{row['examples_per_second']:.0f}",
+            f"{row['compile_seconds']:.1f}",
+        ]
+        for row in rows
+    ]

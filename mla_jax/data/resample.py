@@ -1,0 +1,166 @@
+"""Crops and resampling as Pillow and torchvision do them, as two matrix products an image.
+
+Resampling is linear and separable: ``out = rows @ image @ columns.T``, where each row of ``rows``
+and of ``columns`` holds the weights with which one output pixel sees the input pixels.  The
+matrices come from the coordinates of a box, so that a batch of different boxes is one batched
+matrix product: no gather, no shape that depends on the data.
+
+The law of the weights is Pillow's ``Image.resize``: with ``scale = box / outputs``, output pixel i
+is centred on ``start + (i + 1/2) scale`` and weighs input pixel j by
+``kernel((j + 1/2 - centre) / max(scale, 1))``, normalised over the pixels inside the limits.  The
+kernel is thus widened when shrinking ("antialias").  Torchvision's random crops cut first and
+resample then, so that their limits are the box; ``Image.resize(box=...)`` also sees the pixels
+around the box, so that its limits are the image.
+
+The answer is rounded to whole grey levels as Pillow's is, but not between the two passes: it is
+then within one level of Pillow's whatever that does in between.  It is clipped there, since
+cubics overshoot: columns first, as Pillow did when the references were published (newer ones
+change the order with the shape).
+"""
+
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+TRIES = 10
+"""Of torchvision's ``RandomResizedCrop.get_params`` before it falls back to the centre."""
+
+BOX_DRAWS = 2 * TRIES + 2
+"""A share and a ratio a try, and two coordinates."""
+
+
+class Box(NamedTuple):
+    """A rectangle of an image, in pixels; scalars, traced or not, whole or not."""
+
+    top: Any
+    left: Any
+    height: Any
+    width: Any
+
+    def stretched(self, factor: Any) -> "Box":
+        """The same rectangle after the image's width was multiplied by ``factor``."""
+        return self._replace(left=self.left * factor, width=self.width * factor)
+
+
+def _triangle(x: jax.Array) -> jax.Array:
+    return jnp.maximum(0, 1 - jnp.abs(x))
+
+
+def _cubic(x: jax.Array) -> jax.Array:
+    """Keys' cubic with a = -1/2, Pillow's ``BICUBIC``."""
+    x = jnp.minimum(jnp.abs(x), 2)
+    near = (1.5 * x - 2.5) * x * x + 1
+    far = ((-0.5 * x + 2.5) * x - 4) * x + 2
+    return jnp.where(x < 1, near, far)
+
+
+KERNELS = {"bilinear": _triangle, "bicubic": _cubic}
+
+
+def random_resized_box(
+    draws: jax.Array,
+    height: Any,
+    width: Any,
+    area: tuple[float, float] = (0.08, 1.0),
+    aspect: tuple[float, float] = (3 / 4, 4 / 3),
+) -> Box:
+    """The box of torchvision's ``RandomResizedCrop``: ``int32`` scalars.
+
+    Ten tries of a share of the area, uniform in ``area``, and of a ratio width / height, uniform in
+    its logarithm in ``aspect``; the first that fits is placed uniformly.  If none fits: the largest
+    centred box whose ratio is that of the image, brought into ``aspect``.  ``draws``:
+    ``BOX_DRAWS`` numbers, uniform in [0, 1).
+    """
+    share = area[0] + (area[1] - area[0]) * draws[:TRIES]
+    low, high = math.log(aspect[0]), math.log(aspect[1])
+    ratio = jnp.exp(low + (high - low) * draws[TRIES : 2 * TRIES])
+    pixels = share * height * width
+    w = jnp.round(jnp.sqrt(pixels * ratio)).astype(jnp.int32)
+    h = jnp.round(jnp.sqrt(pixels / ratio)).astype(jnp.int32)
+    fits = (w > 0) & (w <= width) & (h > 0) & (h <= height)
+    first = jnp.argmax(fits)
+    w, h = w[first], h[first]
+    top, left = _place(draws[-2], height - h), _place(draws[-1], width - w)
+
+    own = width / height
+    fallback_w = jnp.where(own > aspect[1], jnp.round(height * aspect[1]), width)
+    fallback_h = jnp.where(own < aspect[0], jnp.round(width / aspect[0]), height)
+    fallback_w, fallback_h = fallback_w.astype(jnp.int32), fallback_h.astype(jnp.int32)
+    fallback = Box((height - fallback_h) // 2, (width - fallback_w) // 2, fallback_h, fallback_w)
+    found = fits.any()
+    return Box(*(jnp.where(found, a, b) for a, b in zip((top, left, h, w), fallback, strict=True)))
+
+
+def random_box(draws: jax.Array, height: int, width: int, size: int) -> Box:
+    """A square of ``size`` pixels placed uniformly (torchvision's ``RandomCrop``).
+
+    ``draws``: as for ``random_resized_box``; the last two are used.
+    """
+    top, left = _place(draws[-2], height - size), _place(draws[-1], width - size)
+    return Box(top, left, size, size)
+
+
+def _place(draw: jax.Array, room: Any) -> jax.Array:
+    """A whole number from 0 to ``room``, from a draw in [0, 1)."""
+    return jnp.floor(draw * (room + 1)).astype(jnp.int32)
+
+
+def centre_box(height: Any, width: Any, size: int) -> Box:
+    """The square that ``Resize(size)`` of the shorter side and ``CenterCrop(size)`` leave.
+
+    In coordinates of the image before, so that the numbers may be fractions.
+    """
+    short = jnp.minimum(height, width)
+    new_height, new_width = size * height // short, size * width // short
+    row, column = height / new_height, width / new_width
+    top, left = jnp.round((new_height - size) / 2), jnp.round((new_width - size) / 2)
+    return Box(top * row, left * column, size * row, size * column)
+
+
+def resampling_matrix(
+    start: Any,
+    length: Any,
+    size: int,
+    outputs: int,
+    interpolation: str = "bilinear",
+    inside: bool = True,
+) -> jax.Array:
+    """``float32[outputs, size]``: what each output pixel takes of a line of ``size`` pixels.
+
+    The outputs cover ``[start, start + length)``.  ``inside``: see no pixel outside of it, as if
+    it had been cut out first; otherwise see all of the line.
+    """
+    scale = jnp.asarray(length, jnp.float32) / outputs
+    narrow = 1 / jnp.maximum(scale, 1)
+    centre = (start + (jnp.arange(outputs) + 0.5) * scale) * narrow
+    pixel = jnp.arange(size)
+    seen = (pixel + 0.5) * narrow
+    if inside:
+        seen = jnp.where((pixel + 1 > start) & (pixel < start + length), seen, jnp.inf)
+    weights = KERNELS[interpolation](seen[None] - centre[:, None])
+    return weights * (1 / weights.sum(1, keepdims=True))
+
+
+def resample(
+    image: jax.Array,
+    box: Box,
+    size: int,
+    interpolation: str = "bilinear",
+    inside: bool = True,
+) -> jax.Array:
+    """The box of ``image: [H, W, F]`` as ``float32[size, size, F]``, whole levels in [0, 255].
+
+    ``inside``: as in ``resampling_matrix``.
+    """
+    height, width, _ = image.shape
+    rows = resampling_matrix(box.top, box.height, height, size, interpolation, inside)
+    columns = resampling_matrix(box.left, box.width, width, size, interpolation, inside)
+    # HIGH: float32 on CPU, TF32 on GPU, three bfloat16 pieces on TPU: a tenth of a level at worst.
+    precision = jax.lax.Precision.HIGH
+    # Channels between height and width: both products are then plain ones, without a transpose.
+    lines = image.astype(jnp.float32).transpose(0, 2, 1)
+    lines = jnp.clip(jnp.einsum("hfw,sw->hfs", lines, columns, precision=precision), 0, 255)
+    lines = jnp.clip(jnp.einsum("rh,hfs->rfs", rows, lines, precision=precision), 0, 255)
+    return jnp.floor(lines + 0.5).transpose(0, 2, 1)
