@@ -21,22 +21,29 @@ from mla_jax.data.resample import (
     random_box,
     random_resized_box,
     resample,
+    resample_by_products,
+    resample_by_taps,
     resampling_matrix,
+    resampling_taps,
 )
 
 DRAWS = 20000
 
 
-def ours(image, box, size, interpolation, cut):
-    function = functools.partial(resample, size=size, interpolation=interpolation, inside=cut)
+WAYS = {"products": resample_by_products, "taps": resample_by_taps}
+
+
+def ours(image, box, size, interpolation, cut, way=resample):
+    function = functools.partial(way, size=size, interpolation=interpolation, inside=cut)
     return np.asarray(jax.jit(function)(image, Box(*map(float, box))))
 
 
+@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("name", RESAMPLED)
-def test_pillow_to_one_grey_level(name):
+def test_pillow_to_one_grey_level(name, way):
     with np.load(FILE) as fixture:
         image, expected = fixture["image"], fixture[f"resampled_{name}"].astype(float)
-    found = ours(image, *RESAMPLED[name])
+    found = ours(image, *RESAMPLED[name], WAYS[way])
     assert np.abs(found - expected).max() <= 1
     assert abs((found - expected).mean()) < 0.1, "rounded, not cut"
     assert expected.std() > 20
@@ -59,6 +66,31 @@ def test_pillow_live(shape, interpolation):
         expected = resampled(squeezed, box, 224, interpolation, cut).reshape(224, 224, channels)
         found = ours(image, box, 224, interpolation, cut)
         assert np.abs(found - expected.astype(float)).max() <= 1
+
+
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+@pytest.mark.parametrize("inside", [True, False])
+@pytest.mark.parametrize(("size", "outputs"), [(40, 24), (40, 40), (24, 40), (100, 7)])
+def test_taps_are_the_matrix_without_its_zeros(size, outputs, inside, interpolation):
+    rng = np.random.default_rng(size)
+    lengths = np.array([size, 1, *rng.uniform(1, size, 20)])
+    starts = np.array([0, size - 1, *(rng.random(20) * (size - lengths[2:]))])
+    options = {"size": size, "outputs": outputs, "interpolation": interpolation, "inside": inside}
+    matrices = jax.vmap(functools.partial(resampling_matrix, **options))(starts, lengths)
+    pixel, weights = jax.vmap(functools.partial(resampling_taps, **options))(starts, lengths)
+    dense = np.zeros(matrices.shape)
+    box, output, _ = np.indices(pixel.shape)
+    np.add.at(dense, (box, output, np.asarray(pixel)), np.asarray(weights))
+    np.testing.assert_allclose(dense, matrices, atol=1e-4)
+
+
+def test_only_the_way_of_the_platform_is_compiled():
+    lowered = jax.jit(functools.partial(resample, size=8)).lower(
+        np.zeros((20, 24, 3), np.uint8), Box(0, 0, 20, 24)
+    )
+    text = lowered.compile().as_text()
+    assert " gather(" in text
+    assert " conditional(" not in text and " dot(" not in text
 
 
 def test_weights_sum_to_one_and_see_only_the_box():
