@@ -1,11 +1,31 @@
 """What a data set is to the rest of the program: named splits that yield batches by index."""
 
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from mla_jax.data.streams import Stream
 from mla_jax.state import Batch
+
+Transform = Callable[[Batch, bool], Mapping[str, Any]]
+"""``(batch, train) -> inputs``: augmentation and normalisation, pure, inside the jitted step."""
+
+
+class Split(Protocol):
+    """Examples by number: what the trainer needs of a split, wherever it lies."""
+
+    label: np.ndarray
+    """``int32[N]``."""
+    present: np.ndarray
+    """``bool[N, M]``."""
+
+    @property
+    def examples(self) -> int: ...
+
+    def fetch(self, index: np.ndarray) -> Batch:
+        """The batch of examples ``index: int[B]``, all valid."""
 
 
 class ArraySplit(NamedTuple):
@@ -40,11 +60,14 @@ class Dataset(NamedTuple):
     name: str
     modalities: tuple[str, ...]
     class_names: Sequence[str]
-    splits: Mapping[str, ArraySplit]
+    splits: Mapping[str, Split]
     fingerprint: str
     """Names the data and the recipe; a checkpoint of another one is not resumed."""
     select_on_validation: bool = True
     """Whether the validation split resembles the test split enough to choose an epoch on it."""
+    streams: Mapping[str, Stream] = MappingProxyType({})
+    """What each modality's examples are; empty where they need no transform."""
+    transform: Transform | None = None
 
     @property
     def classes(self) -> int:
