@@ -9,7 +9,7 @@ from typing import NamedTuple
 KINDS = ("image", "clip", "flow", "spectrogram", "tokens", "vector")
 """How a batch of each looks: image ``uint8[B, H, W, C]``; clip ``uint8[B, T, H, W, C]``; flow
 ``uint8[B, T, H, W, 2]``, horizontal and vertical displacement around 127.5; spectrogram
-``float[B, time, frequency]``; tokens ``int32[B, L]``, 0 is padding; vector ``float[B, F]``."""
+``float16[B, time, frequency, 1]``; tokens ``int32[B, L]``, 0 is padding; vector ``float[B, F]``."""
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
