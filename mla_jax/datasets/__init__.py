@@ -1,18 +1,36 @@
 """The registry of data sets: a name, a function ``(config.dataset, modalities) -> Dataset``."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
-from mla_jax.datasets import digits
-from mla_jax.datasets.base import ArraySplit, Dataset
-from mla_jax.errors import check_choice
+from mla_jax.datasets import arrays, digits, folder, prepared
+from mla_jax.datasets.base import ArraySplit, Dataset, Split
+from mla_jax.datasets.description import Description
+from mla_jax.errors import UserError, check_choice
 
-__all__ = ["REGISTRY", "ArraySplit", "Dataset", "load_dataset"]
+__all__ = ["DESCRIPTIONS", "REGISTRY", "ArraySplit", "Dataset", "Split", "load_dataset"]
 
-REGISTRY: dict[str, Callable[[Any, tuple[str, ...]], Dataset]] = {"digits": digits.load}
+DESCRIPTIONS: dict[str, Description] = {
+    module.DESCRIPTION.name: module.DESCRIPTION for module in (folder,)
+}
+"""Those that lie on disk: what ``python -m mla_jax.prepare`` takes."""
+
+REGISTRY: dict[str, Callable[[Any, tuple[str, ...]], Dataset]] = {
+    "digits": digits.load,
+    "arrays": arrays.load,
+    **{name: functools.partial(prepared.load, d) for name, d in DESCRIPTIONS.items()},
+}
 
 
 def load_dataset(config: Any, modalities: tuple[str, ...]) -> Dataset:
     """Loads ``config.dataset`` with the given modalities, in the given order."""
     check_choice("dataset.name", config.name, REGISTRY)
+    if config.get("synthetic", False) and config.name not in DESCRIPTIONS:
+        raise UserError(f"dataset '{config.name}' has no synthetic twin: leave dataset.synthetic")
     return REGISTRY[config.name](config, modalities)
+
+
+def default_split(name: str, protocol: str) -> str:
+    """The split that ``dataset.split=auto`` stands for; ``auto`` where a data set has one only."""
+    return DESCRIPTIONS[name].default_split[protocol] if name in DESCRIPTIONS else "auto"

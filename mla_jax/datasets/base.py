@@ -24,6 +24,9 @@ class Split(Protocol):
     @property
     def examples(self) -> int: ...
 
+    @property
+    def shapes(self) -> Mapping[str, tuple[int, ...]]: ...
+
     def fetch(self, index: np.ndarray) -> Batch:
         """The batch of examples ``index: int[B]``, all valid."""
 
@@ -41,6 +44,11 @@ class ArraySplit(NamedTuple):
     @property
     def examples(self) -> int:
         return len(self.label)
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Of one example of each modality."""
+        return {modality: array.shape[1:] for modality, array in self.inputs.items()}
 
     def fetch(self, index: np.ndarray) -> Batch:
         """The batch of examples ``index: int[B]``, all valid."""
