@@ -157,3 +157,8 @@ RECIPES: dict[str, Recipe] = {
 """MLA: ``kaldi_fbank``; OGM-GE: ``kaldi_fbank_normalized``, ``stft_3s``; AUG: ``stft_20s``;
 DI-MML: ``stft_10s`` (CREMA-D), ``stft_10s_16khz`` (AVE), ``spectrogram_3s`` (what its shipped
 CREMA-D script writes)."""
+
+
+def names(default: str) -> tuple[str, ...]:
+    """All recipes, ``default`` first."""
+    return (default, *(name for name in RECIPES if name != default))

@@ -4,16 +4,28 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-from mla_jax.datasets import arrays, digits, folder, prepared
+from mla_jax.datasets import (
+    arrays,
+    ave,
+    cremad,
+    digits,
+    folder,
+    food101,
+    iemocap,
+    kinetics_sounds,
+    modelnet40,
+    mvsa,
+    prepared,
+    ucf101,
+)
 from mla_jax.datasets.base import ArraySplit, Dataset, Split
 from mla_jax.datasets.description import Description
 from mla_jax.errors import UserError, check_choice
 
 __all__ = ["DESCRIPTIONS", "REGISTRY", "ArraySplit", "Dataset", "Split", "load_dataset"]
 
-DESCRIPTIONS: dict[str, Description] = {
-    module.DESCRIPTION.name: module.DESCRIPTION for module in (folder,)
-}
+ON_DISK = (ave, cremad, folder, food101, iemocap, kinetics_sounds, modelnet40, mvsa, ucf101)
+DESCRIPTIONS: dict[str, Description] = {m.DESCRIPTION.name: m.DESCRIPTION for m in ON_DISK}
 """Those that lie on disk: what ``python -m mla_jax.prepare`` takes."""
 
 REGISTRY: dict[str, Callable[[Any, tuple[str, ...]], Dataset]] = {

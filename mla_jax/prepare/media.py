@@ -15,6 +15,8 @@ from mla_jax.datasets.lists import IMAGE
 
 FIXED_SEED = 999
 """DI-MML seeds numpy with it inside every fetch, so its frames follow from their number alone."""
+WINDOW = 10
+"""Frames of DI-MML's UCF-101 clips."""
 WHOLE, SLACK = 0.85, 0.25
 """A track that ends before this share of the length it declares, less so many seconds, is cut."""
 

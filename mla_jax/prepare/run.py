@@ -193,7 +193,11 @@ def _report(plan: Plan, notes: list[dict[str, Any]], index: dict[str, Any]) -> d
     problems = [problem._asdict() for problem in plan.raw.problems]
     problems += [problem for note in notes for problem in note["problems"]]
     members = Members(index["ids"], index["groups"], index["lists"])
-    label = np.array(index["label"])
+    label, known = np.array(index["label"]), set(index["ids"])
+    left_out = dict(plan.raw.left_out)
+    for name, parts in index["lists"].items():
+        if absent := len({id for ids in parts.values() for id in ids} - known):
+            left_out[f"in list '{name}', but not among the examples"] = absent
     counts = {}
     for split, law in plan.description.splits.items():
         try:
@@ -215,7 +219,7 @@ def _report(plan: Plan, notes: list[dict[str, Any]], index: dict[str, Any]) -> d
         ),
         "classes": index["classes"],
         "counts": counts,
-        "left_out": dict(plan.raw.left_out),
+        "left_out": left_out,
         "unreadable": problems,
     }
 

@@ -57,17 +57,23 @@ def load(modality: Modality, source: Source, root: pathlib.Path, settings: Setti
         return Stored(audio.compute(settings.recipe, waveform).astype(stream.dtype))
     if stream.kind == "flow":
         return _flow(path, root / source.second, source.frames or modality.frames, stream)
-    return _pictures(path, source, source.frames or modality.frames, stream)
+    second = root / source.second if source.second else None
+    return _pictures(path, second, source, source.frames or modality.frames, stream)
 
 
-def _pictures(path: pathlib.Path, source: Source, rule: str, stream: Stream) -> Stored:
+def _pictures(
+    path: pathlib.Path, second: pathlib.Path | None, source: Source, rule: str, stream: Stream
+) -> Stored:
     count = stream.shape[0] if stream.kind == "clip" else 1
     window = rule.startswith("window") and stream.kind == "image"
     if path.is_dir():
         files = media.list_pictures(path)
-        chosen = media.pick_frames(rule, len(files), 10 if window else count)
         if window:  # DI-MML's UCF-101: one frame out of those that the flow takes
-            chosen = [chosen[media.window_offset(len(chosen))]]
+            flow = len(media.list_pictures(second)) if second else len(files)
+            clip = media.pick_frames(rule, min(flow, len(files)), media.WINDOW)
+            chosen = [clip[media.window_offset(media.WINDOW)]]
+        else:
+            chosen = media.pick_frames(rule, len(files), count)
         return _encode([files[i] for i in chosen], stream.shape[-3:-1])
     if path.suffix.lower() in media.IMAGE:
         return _encode([path] * count, stream.shape[-3:-1])
