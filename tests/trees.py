@@ -5,6 +5,7 @@ import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
+from mla_jax.datasets.ucf101 import WINDOW
 from tests.media import write_picture, write_sound, write_video, write_vocabulary
 
 
@@ -85,11 +86,12 @@ def kinetics_sounds(root: pathlib.Path) -> Sequence[str]:
         root / "train.csv",
         header,
         *(f"{row},train" for row in rows[:6]),
-        "juggling,other,0,9,train",
+        "juggling,other-class,10,13,train",
     )
     write(root / "val.csv", header, *(f"{row},validate" for row in rows[6:]))
     for i, stem in enumerate(STEMS):
         write_video(root / f"videos/{i % 2}/{stem}.mp4", seed=i)
+    write_video(root / "videos/0/other-class_000010_000013.mp4", sound=False)
     write_sound(root / f"audio/{STEMS[0]}.wav", seconds=3)
     write(
         root / "my_train.txt",
@@ -271,9 +273,9 @@ def damage_ucf101(root: pathlib.Path) -> Sequence[Damage]:
         picture.unlink()
     append(root / "trainlist01.txt", "Archering/v_Archering_g01_c01.avi 1")
     return [
-        Damage(f"{ACTIONS[0]}#train", "flow", "(?i)truncated"),
-        Damage(f"{ACTIONS[4]}#test", "flow", "11 horizontal and 12 vertical frames"),
-        Damage(f"{ACTIONS[5]}#test", "rgb", "0 frames, and more than 10 are needed"),
+        *(Damage(f"{ACTIONS[0]}#{role}", "flow", "(?i)truncated") for role in WINDOW),
+        *(Damage(f"{ACTIONS[4]}#{role}", "flow", "11 horizontal and 12") for role in WINDOW),
+        *(Damage(f"{ACTIONS[5]}#{role}", "rgb", "no frames") for role in WINDOW),
         Damage("v_Archering_g01_c01", "", "unknown label 'Archering'"),
     ]
 

@@ -18,7 +18,7 @@ from mla_jax.datasets.description import Description, class_names
 from mla_jax.errors import UserError, check_choice
 from mla_jax.state import Batch
 
-STRENGTHS = (1.0, 0.35, 0.2)
+STRENGTHS = (0.5, 0.15, 0.1)
 """Of the class's pattern, first modality first, against noise of deviation 1."""
 GRID = 8
 """A pattern has this many cells a side, blown up to the picture."""
