@@ -2,14 +2,16 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 
 from mla_jax.data.streams import Stream
-from mla_jax.state import Batch
 
-Transform = Callable[[Batch, bool], Mapping[str, Any]]
+if TYPE_CHECKING:  # preparing starts a process a core, and none of them needs JAX
+    from mla_jax.state import Batch
+
+Transform = Callable[["Batch", bool], Mapping[str, Any]]
 """``(batch, train) -> inputs``: augmentation and normalisation, pure, inside the jitted step."""
 
 
@@ -27,7 +29,7 @@ class Split(Protocol):
     @property
     def shapes(self) -> Mapping[str, tuple[int, ...]]: ...
 
-    def fetch(self, index: np.ndarray) -> Batch:
+    def fetch(self, index: np.ndarray) -> "Batch":
         """The batch of examples ``index: int[B]``, all valid."""
 
 
@@ -50,7 +52,7 @@ class ArraySplit(NamedTuple):
         """Of one example of each modality."""
         return {modality: array.shape[1:] for modality, array in self.inputs.items()}
 
-    def fetch(self, index: np.ndarray) -> Batch:
+    def fetch(self, index: np.ndarray) -> "Batch":
         """The batch of examples ``index: int[B]``, all valid."""
         index = np.asarray(index, np.int32)
         return {

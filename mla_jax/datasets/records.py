@@ -12,13 +12,15 @@ import json
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from mla_jax.data.streams import Stream
 from mla_jax.errors import UserError
-from mla_jax.state import Batch
+
+if TYPE_CHECKING:  # preparing starts a process a core, and none of them needs JAX
+    from mla_jax.state import Batch
 
 VERSION = "1.0.0"
 SPLIT = "all_examples"
@@ -167,7 +169,7 @@ class RecordSplit:
         """Of one example of each modality."""
         return {modality: stream.shape for modality, stream in self.streams.items()}
 
-    def fetch(self, index: np.ndarray) -> Batch:
+    def fetch(self, index: np.ndarray) -> "Batch":
         """The batch of examples ``index: int[B]``, all valid."""
         index = np.asarray(index, np.int32)
         records = self._source.__getitems__([int(row) for row in self.rows[index]])

@@ -7,7 +7,7 @@ the seed and the example's number; arrays are made when they are fetched.
 
 import functools
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -16,7 +16,9 @@ from mla_jax.data.streams import Stream
 from mla_jax.datasets.base import Dataset
 from mla_jax.datasets.description import Description, class_names
 from mla_jax.errors import UserError, check_choice
-from mla_jax.state import Batch
+
+if TYPE_CHECKING:  # preparing starts a process a core, and none of them needs JAX
+    from mla_jax.state import Batch
 
 STRENGTHS = (0.5, 0.15, 0.1)
 """Of the class's pattern, first modality first, against noise of deviation 1."""
@@ -97,7 +99,7 @@ class SyntheticSplit:
         """Of one example of each modality."""
         return {modality: stream.shape for modality, stream in self.streams.items()}
 
-    def fetch(self, index: np.ndarray) -> Batch:
+    def fetch(self, index: np.ndarray) -> "Batch":
         """The batch of examples ``index: int[B]``, all valid."""
         index = np.asarray(index, np.int32)
         return {
