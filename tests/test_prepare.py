@@ -9,9 +9,11 @@ import subprocess
 import sys
 import time
 
+import jax
 import numpy as np
 import pytest
 
+from mla_jax import configuration, train
 from mla_jax.configuration import dataset_block
 from mla_jax.datasets import load_dataset, records
 from mla_jax.errors import UserError
@@ -81,6 +83,25 @@ def test_folder(folder, capsys):
     alone = load("folder", folder[1], ("picture",))
     assert sum(split.examples for split in alone.splits.values()) == 7
     assert alone.fingerprint != dataset.fingerprint
+
+
+@pytest.mark.media
+def test_training_on_records(folder, tmp_path):
+    config = configuration.base_config()
+    config.dataset = dataset_block("folder")
+    config.dataset.data_dir = str(folder[1])
+    config.modalities = ("picture", "caption")
+    config.encoders = {
+        "picture": {"name": "mlp", "hidden": 2},
+        "caption": {"name": "ngram_bag", "vocabulary": 12},
+    }
+    config.feature_dim, config.batch_size, config.epochs = 4, 2, 1
+    config.compute_dtype, config.evaluation.batch_size = "float32", 2
+    lines = []
+    device = jax.devices()[:1]
+    result = train.run(config, tmp_path / "run", devices=device, say=lines.append)
+    assert result["test"]["examples"] == 3
+    assert "picture 256x256x3, caption 256; 3 train, 2 validation, 3 test examples" in lines[0]
 
 
 @pytest.mark.media

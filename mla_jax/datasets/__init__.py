@@ -36,10 +36,18 @@ REGISTRY: dict[str, Callable[[Any, tuple[str, ...]], Dataset]] = {
 
 
 def load_dataset(config: Any, modalities: tuple[str, ...]) -> Dataset:
-    """Loads ``config.dataset`` with the given modalities, in the given order."""
+    """Loads ``config.dataset`` with the given modalities, in the given order.
+
+    Raises:
+      UserError: an unknown data set, a field that it does not have, or whatever its loader says.
+    """
     check_choice("dataset.name", config.name, REGISTRY)
-    if config.get("synthetic", False) and config.name not in DESCRIPTIONS:
-        raise UserError(f"dataset '{config.name}' has no synthetic twin: leave dataset.synthetic")
+    on_disk = config.name in DESCRIPTIONS
+    foreign = ("path",) if on_disk else ("variant", "recipe", "split", "synthetic")
+    for field in foreign:
+        if config.get(field, "") not in ("", "auto", False):
+            other = "dataset.data_dir says where its records are" if on_disk else "leave it out"
+            raise UserError(f"dataset '{config.name}' has no dataset.{field}: {other}")
     return REGISTRY[config.name](config, modalities)
 
 

@@ -133,7 +133,7 @@ DESCRIPTION = Description(
             f"leave_session_{k}_out": leave_one_out("session", *_fold(k))
             for k in range(1, SESSIONS + 1)
         },
-        "random_60_20_20": random_parts(train=0.6, validation=0.2, test=0.2),
+        "random_60_20_20": random_parts("test", train=0.6, validation=0.2, test=0.2),
         "mla": listed("mla", "my_train_iemo.txt and my_test_iemo.txt of MLA"),
     },
     default_split={"strict": "leave_session_5_out", "paper": "random_60_20_20"},

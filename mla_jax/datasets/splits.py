@@ -56,15 +56,15 @@ def listed(name: str, files: str) -> Law:
     return Law(draw)
 
 
-def random_parts(**fractions: float) -> Law:
-    """Parts of these fractions, floored, drawn from all examples; the first takes the rest.
+def random_parts(rest: str = "train", **fractions: float) -> Law:
+    """Parts of these fractions, floored, drawn from all examples; ``rest`` takes what is left.
 
     Recordings of one person or one scene land on both sides (quirk Q26).
     """
 
     def draw(members: Members, seed: int) -> Rows:
         order = np.random.default_rng(seed).permutation(len(members.ids))
-        return _cut(order, fractions)
+        return _cut(order, fractions, rest)
 
     return Law(draw)
 
@@ -75,7 +75,7 @@ def disjoint_parts(group: str, **fractions: float) -> Law:
     def draw(members: Members, seed: int) -> Rows:
         names = np.array(members.groups[group])
         unique = np.unique(names)
-        drawn = _cut(np.random.default_rng(seed).permutation(len(unique)), fractions)
+        drawn = _cut(np.random.default_rng(seed).permutation(len(unique)), fractions, "train")
         return {part: np.flatnonzero(np.isin(names, unique[g])) for part, g in drawn.items()}
 
     return Law(draw)
@@ -97,10 +97,9 @@ def leave_one_out(group: str, test: str, validation: str) -> Law:
     return Law(draw)
 
 
-def _cut(order: np.ndarray, fractions: Mapping[str, float]) -> Rows:
-    """The first part takes what the floors of the others leave."""
-    first, *others = fractions
-    sizes = {part: int(fractions[part] * len(order) + 1e-9) for part in others}
-    ends = len(order) - np.cumsum([*sizes.values()][::-1])[::-1]
-    pieces = dict(zip([first, *others], np.split(order, ends), strict=True))
-    return {part: np.sort(pieces[part]) for part in PARTS if part in pieces}
+def _cut(order: np.ndarray, fractions: Mapping[str, float], rest: str) -> Rows:
+    sizes = {part: int(fractions[part] * len(order) + 1e-9) for part in fractions}
+    sizes[rest] += len(order) - sum(sizes.values())
+    pieces = np.split(order, np.cumsum([*sizes.values()])[:-1])
+    found = {part: np.sort(piece) for part, piece in zip(sizes, pieces, strict=True)}
+    return {part: found[part] for part in PARTS if part in found}
