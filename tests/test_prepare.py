@@ -1,7 +1,6 @@
 """The prepare command: byte-identical after a kill, idempotent, and clear about what is wrong."""
 
 import hashlib
-import os
 import pathlib
 import pickle
 import signal
@@ -17,6 +16,7 @@ from mla_jax import configuration, train
 from mla_jax.configuration import dataset_block
 from mla_jax.datasets import load_dataset, records
 from mla_jax.errors import UserError
+from mla_jax.prepare import run
 from mla_jax.prepare.__main__ import main
 from tests.media import write_picture, write_sound, write_video, write_vocabulary
 from tests.trees import write
@@ -166,15 +166,13 @@ def test_killed_at_half_and_run_again_gives_the_same_bytes(tmp_path):
     flags += ["--examples_per_shard=1"]
     killed, whole = tmp_path / "killed", tmp_path / "whole"
     command = [sys.executable, "-m", "mla_jax.prepare", *flags, f"--data_dir={killed}"]
-    with subprocess.Popen(
-        [*command, "--workers=2"], cwd=ROOT, start_new_session=True, stderr=subprocess.PIPE
-    ) as process:
+    with subprocess.Popen([*command, "--workers=2"], cwd=ROOT, stderr=subprocess.PIPE) as process:
         deadline = time.monotonic() + 120
         while len(list(killed.rglob(".shards/*.json"))) < examples // 4:
             assert process.poll() is None, process.stderr.read().decode()
             assert time.monotonic() < deadline
             time.sleep(0.005)
-        os.killpg(process.pid, signal.SIGKILL)
+        process.send_signal(signal.SIGKILL)  # its workers end by themselves
     done = len(list(killed.rglob(".shards/*.json")))
     assert examples // 4 <= done < examples
     with pytest.raises(UserError, match="records that are not finished"):
@@ -182,7 +180,7 @@ def test_killed_at_half_and_run_again_gives_the_same_bytes(tmp_path):
     assert main([*flags, f"--data_dir={killed}", "--workers=1"]) == 0
     assert main([*flags, f"--data_dir={whole}", "--workers=1"]) == 0
     assert len(list(whole.rglob("*.array_record-*"))) == examples
-    report = "prepare_report.json"  # it names its folder
+    report = ("prepare_report.json", ".tmp")  # the report names its folder
     ours, theirs = ({k: v for k, v in contents(d).items() if not k.endswith(report)}
                     for d in (killed, whole))  # fmt: skip
     assert ours == theirs
@@ -217,6 +215,26 @@ def test_other_settings_want_another_folder(folder, capsys):
     assert "made of something else (examples_per_shard differ)" in line
     line = said(capsys, *flags, f"--data_dir={data}", "--image_side=100")
     assert "--image_side=100 does not suit picture, stored at 256x256 for crops of 224" in line
+
+
+@pytest.mark.media
+def test_one_process_at_a_time(folder, capsys):
+    flags, data = folder
+    with run._lock(next(data.rglob("index.json")).parent):
+        assert "another process is at work in" in said(capsys, *flags, f"--data_dir={data}")
+
+
+@pytest.mark.media
+def test_force_replaces_the_records(folder, tmp_path, capsys):
+    flags, _ = folder
+    sized = [f"--data_dir={tmp_path}", "--workers=1", "--examples_per_shard=8"]
+    assert main([*flags, *sized]) == 0
+    before = contents(tmp_path)
+    next(tmp_path.rglob("index.json")).with_name("left.over").write_text("x")
+    sized[-1] = "--examples_per_shard=5"
+    assert main([*flags, *sized, "--force"]) == 0
+    assert len(list(tmp_path.rglob("*array_record-*"))) == 2
+    assert set(contents(tmp_path)) != set(before) and not list(tmp_path.rglob("left.over"))
 
 
 @pytest.mark.media

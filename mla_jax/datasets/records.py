@@ -90,7 +90,7 @@ def write_shard(path: pathlib.Path, records: Sequence[bytes]) -> None:
     """Writes a whole ``array_record`` file or nothing."""
     from array_record.python import array_record_module
 
-    temporary = path.with_name(path.name + ".tmp")
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     writer = array_record_module.ArrayRecordWriter(str(temporary), "group_size:1")
     for record in records:
         writer.write(record)

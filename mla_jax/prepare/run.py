@@ -20,7 +20,12 @@ from mla_jax.prepare.plan import NOTES, Plan
 from mla_jax.prepare.progress import Progress
 
 REPORT = "prepare_report.json"
-PLAN = "plan.json"
+PLAN, LOCK = "plan.json", ".lock"
+
+try:
+    import fcntl
+except ImportError:  # Windows: two runs in one folder are then not noticed
+    fcntl = None
 
 
 def prepare(
@@ -36,7 +41,13 @@ def prepare(
       UserError: more than ``max_unreadable`` of the examples (a fraction) cannot be used, or the
         folder holds records of other raw files or settings.
     """
-    _claim(plan, force)
+    with _claim(plan, force):
+        return _prepare(plan, workers, max_unreadable, say)
+
+
+def _prepare(
+    plan: Plan, workers: int, max_unreadable: float, say: Callable[[str], None]
+) -> dict[str, Any]:
     done = {job.shard: note for job in plan.jobs if (note := _note_of(job))}
     missing = [job for job in plan.jobs if job.shard not in done]
     total = len(plan.raw.examples)
@@ -59,20 +70,22 @@ def prepare(
     return report
 
 
-def _claim(plan: Plan, force: bool) -> None:
-    """Makes the folder, or makes sure that it belongs to this plan."""
+def _claim(plan: Plan, force: bool) -> Any:
+    """Makes the folder, or makes sure that it belongs to this plan; returns its open lock."""
     path = plan.folder / PLAN
     wanted = {"digest": plan.digest, **plan.settings}
     try:
-        if force and plan.folder.is_dir():
-            shutil.rmtree(plan.folder)
-        (plan.folder / NOTES).mkdir(parents=True, exist_ok=True)
+        plan.folder.mkdir(parents=True, exist_ok=True)
+        lock = _lock(plan.folder)
+        for old in [p for p in plan.folder.iterdir() if force and p.name != LOCK]:
+            shutil.rmtree(old) if old.is_dir() else old.unlink()
+        (plan.folder / NOTES).mkdir(exist_ok=True)
         for left in [*plan.folder.glob("*.tmp"), *(plan.folder / NOTES).glob("*.tmp")]:
             left.unlink()
         saved = json.loads(path.read_text()) if path.exists() else None
         if saved is None:
             _write_json(path, wanted)
-            return
+            return lock
     except (OSError, ValueError) as error:
         raise UserError(
             f"cannot use {plan.folder} ({error}): name another --data_dir, or start over with "
@@ -85,6 +98,21 @@ def _claim(plan: Plan, force: bool) -> None:
             f"{plan.folder} holds records made of something else ({', '.join(other)} differ): "
             "name another --data_dir, or replace them with --force"
         )
+    return lock
+
+
+def _lock(folder: pathlib.Path) -> Any:
+    lock = (folder / LOCK).open("w")
+    if fcntl:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(
+                f"another process is at work in {folder}: wait for it, or name another --data_dir"
+            ) from error
+        except OSError:  # a file system without locks
+            pass
+    return lock
 
 
 def _note_of(job: work.Job) -> dict[str, Any] | None:

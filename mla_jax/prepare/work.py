@@ -2,8 +2,11 @@
 
 import hashlib
 import json
+import multiprocessing
+import os
 import pathlib
 import signal
+import threading
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -34,10 +37,16 @@ class Job(NamedTuple):
 
 
 def start_process(counter: Any) -> None:
-    """Leaves Ctrl-C to the parent and counts examples where it sees them."""
+    """Leaves Ctrl-C to the parent, counts examples where it sees them, and ends with it."""
     global _counter
     _counter = counter
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    multiprocessing.parent_process().join()
+    os._exit(1)
 
 
 def run(job: Job) -> dict[str, Any]:
@@ -74,7 +83,7 @@ def run(job: Job) -> dict[str, Any]:
         "rows": rows,
         "problems": [problem._asdict() for problem in problems],
     }
-    temporary = job.note.with_name(job.note.name + ".tmp")
+    temporary = job.note.with_name(f"{job.note.name}.{os.getpid()}.tmp")
     temporary.write_text(json.dumps(note))
     temporary.replace(job.note)
     return note
