@@ -201,6 +201,53 @@ def test_kinetics_sounds_content(prepared):
     assert set(done.load(split="ogm").splits) == {"train", "test"}
 
 
+def test_kinetics_sounds_by_folders_and_with_other_classes(tmp_path):
+    raw = tmp_path / "raw"
+    for i in range(5):
+        label = ("playing sitar", "bowling")[i % 2]
+        part = "val" if i > 2 else "train"
+        trees.write_video(raw / part / label.replace(" ", "_") / f"some-id-{i:03d}.mp4", seed=i)
+    trees.write(tmp_path / "two.txt", "playing sitar", "bowling")
+    trees.write(raw / "my_train_ks.txt", "some-id-004.mp4 playing sitar", "gone.mp4 bowling")
+    trees.write(raw / "my_test_ks.txt", "some-id-001.mp4 bowling")
+    flags = [f"--raw={raw}", f"--data_dir={tmp_path / 'data'}", "--workers=1"]
+    own = ["--variant=two", f"--classes={tmp_path / 'two.txt'}"]
+    assert main(["--dataset=kinetics_sounds", *flags, *own]) == 0
+    config = dataset_block("kinetics_sounds")
+    config.update({"data_dir": str(tmp_path / "data"), "variant": "two"})
+    dataset = load_dataset(config, ("audio",))
+    assert dataset.class_names == ("bowling", "playing sitar")
+    labels = {part: s.label.tolist() for part, s in dataset.splits.items()}
+    assert {part: sorted(found) for part, found in labels.items()} == {
+        "train": [0, 1, 1], "test": [0, 1]}  # fmt: skip
+    config.split = "mla"
+    listed = load_dataset(config, ("audio",)).splits
+    assert {part: s.label.tolist() for part, s in listed.items()} == {"train": [1], "test": [0]}
+    config.variant = "ks31"
+    with pytest.raises(UserError, match="there is: two-kaldi_fbank"):
+        load_dataset(config, ("audio",))
+
+
+def test_iemocap_by_the_lists_of_mla_and_from_videos(tmp_path):
+    line = "{}.mp4 [split|sign] a cat [split|sign] {}"
+    rows = [line.format(u, ("Angry", "Sad")[i % 2]) for i, u in enumerate(trees.UTTERANCES[:4])]
+    trees.write(tmp_path / "raw/my_train_iemo.txt", *rows[:3])
+    trees.write(tmp_path / "raw/my_test_iemo.txt", rows[3])
+    for i, utterance in enumerate(trees.UTTERANCES[:4]):
+        trees.write_sound(tmp_path / f"raw/subaudio/{utterance}.wav", seed=i)
+        trees.write_video(tmp_path / f"raw/subvideo/{utterance}.mp4", seed=i)
+    vocabulary = trees.write_vocabulary(tmp_path / "vocab.txt")
+    flags = [f"--raw={tmp_path / 'raw'}", f"--data_dir={tmp_path}", f"--vocab={vocabulary}"]
+    assert main(["--dataset=iemocap", *flags, "--workers=1"]) == 0
+    config = dataset_block("iemocap")
+    config.update({"data_dir": str(tmp_path), "split": "mla"})
+    splits = load_dataset(config, ("audio", "image", "text")).splits
+    assert {part: s.label.tolist() for part, s in splits.items()} == {
+        "train": [0, 3, 0], "test": [3]}  # fmt: skip
+    image = splits["test"].fetch([0])["inputs"]["image"]
+    assert abs(image.mean() - 43) < 2, "the middle one of the frames at 0, 1 and 2 seconds"
+
+
 def test_ave_takes_the_segment(prepared):
     done = prepared("ave")
     whole, _ = one(done.load(), done, "v0@0-3@Bark")

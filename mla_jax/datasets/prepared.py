@@ -114,8 +114,8 @@ def find(description: Description, data_dir: str, variant: str, recipe: str) -> 
 def _stream(description: Description, index: dict[str, Any], modality: str, variant: str) -> Stream:
     """As the description declares it, with the shape that was stored."""
     stored = index["streams"][modality]
-    as_tuples = {k: tuple(v) if isinstance(v, list) else v for k, v in stored.items()}
-    stream = Stream(**as_tuples)
+    known = {k: v for k, v in stored.items() if k in Stream._fields}
+    stream = Stream(**{k: tuple(v) if isinstance(v, list) else v for k, v in known.items()})
     if modality in description.modalities:
         declared = description.modalities[modality].stream
         stream = declared._replace(shape=stream.shape, dtype=stream.dtype)
