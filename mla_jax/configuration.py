@@ -9,7 +9,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict, FrozenConfigDict, config_dict
 
-from mla_jax import methods
+from mla_jax import datasets, methods
 from mla_jax.errors import UserError, check_choice
 
 PROTOCOLS = ("strict", "paper")
@@ -25,7 +25,7 @@ def base_config() -> ConfigDict:
     return ConfigDict(
         {
             "seed": 0,
-            "dataset": ConfigDict({"name": "digits", "path": "", "split_seed": 0}),
+            "dataset": dataset_block("digits"),
             "modalities": ("image", "audio"),
             "encoders": ConfigDict(),  # per modality: name and fields, see mla_jax/encoders
             "feature_dim": 64,  # D, shared by all encoders
@@ -55,6 +55,23 @@ def base_config() -> ConfigDict:
             # in each.  The batches are the same whatever the numbers.
             "loader": ConfigDict({"workers": 0, "threads": 1, "prefetch": 4}),
             "log_every_steps": 50,  # batches between looks at the loss (is it finite?)
+        }
+    )
+
+
+def dataset_block(name: str) -> ConfigDict:
+    """``config.dataset``; every string may stay empty, which takes the data set's default."""
+    return ConfigDict(
+        {
+            "name": name,
+            "path": "",  # digits: another copy of the file; arrays: the folder of arrays
+            "data_dir": "data",  # where python -m mla_jax.prepare wrote
+            "variant": "",  # of the data set, or the name given to prepare
+            "recipe": "",  # how sound is represented: mla_jax/data/audio.py
+            "split": "auto",  # a name of the data set's splits; auto: the protocol's
+            "split_seed": 0,  # of the splits that are drawn
+            "synthetic": False,  # the twin: same shapes and classes, nothing real
+            "synthetic_sizes": (512, 128, 128),  # train, validation, test
         }
     )
 
@@ -128,6 +145,9 @@ def resolve(config: ConfigDict) -> FrozenConfigDict:
     _require_positive("loader.prefetch", config.loader.prefetch)
     for field in ("seed", "dataset.split_seed"):
         _require_range(field, flatten(config.to_dict())[field], 0, 2**31 - 1)
+    check_choice("dataset.name", config.dataset.name, datasets.REGISTRY)
+    if config.dataset.split == "auto":
+        config.dataset.split = datasets.default_split(config.dataset.name, config.protocol)
     optimizer = config.optimizer
     _require_range("optimizer.learning_rate", optimizer.learning_rate, 0, math.inf)
     _require_range("optimizer.momentum", optimizer.momentum, 0, 1)

@@ -17,8 +17,7 @@ from mla_jax.metrics import read_lines
 def run_header(config: FrozenConfigDict, dataset: Dataset) -> str:
     """One line: what is trained on what."""
     shapes = ", ".join(
-        f"{m} {'x'.join(map(str, array.shape[1:]))}"
-        for m, array in dataset.splits["train"].inputs.items()
+        f"{m} {'x'.join(map(str, shape))}" for m, shape in dataset.splits["train"].shapes.items()
     )
     sizes = ", ".join(f"{split.examples} {name}" for name, split in dataset.splits.items())
     return (

@@ -50,6 +50,17 @@ def test_importing_the_package_alone_does_not_start_jax():
     assert done.stdout.strip() == "False"
 
 
+def test_preparing_data_does_not_start_jax():
+    done = subprocess.run(
+        [sys.executable, "-c", "import mla_jax.prepare.work, sys; print('jax' in sys.modules)"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.strip() == "False"
+
+
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_file_length(path):
     most = {PACKAGE / "main.py": 70, PACKAGE / "train.py": 350}.get(path, 400)

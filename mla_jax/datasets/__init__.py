@@ -1,18 +1,56 @@
 """The registry of data sets: a name, a function ``(config.dataset, modalities) -> Dataset``."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
-from mla_jax.datasets import digits
-from mla_jax.datasets.base import ArraySplit, Dataset
-from mla_jax.errors import check_choice
+from mla_jax.datasets import (
+    arrays,
+    ave,
+    cremad,
+    digits,
+    folder,
+    food101,
+    iemocap,
+    kinetics_sounds,
+    modelnet40,
+    mvsa,
+    prepared,
+    ucf101,
+)
+from mla_jax.datasets.base import ArraySplit, Dataset, Split
+from mla_jax.datasets.description import Description
+from mla_jax.errors import UserError, check_choice
 
-__all__ = ["REGISTRY", "ArraySplit", "Dataset", "load_dataset"]
+__all__ = ["DESCRIPTIONS", "REGISTRY", "ArraySplit", "Dataset", "Split", "load_dataset"]
 
-REGISTRY: dict[str, Callable[[Any, tuple[str, ...]], Dataset]] = {"digits": digits.load}
+ON_DISK = (ave, cremad, folder, food101, iemocap, kinetics_sounds, modelnet40, mvsa, ucf101)
+DESCRIPTIONS: dict[str, Description] = {m.DESCRIPTION.name: m.DESCRIPTION for m in ON_DISK}
+"""Those that lie on disk: what ``python -m mla_jax.prepare`` takes."""
+
+REGISTRY: dict[str, Callable[[Any, tuple[str, ...]], Dataset]] = {
+    "digits": digits.load,
+    "arrays": arrays.load,
+    **{name: functools.partial(prepared.load, d) for name, d in DESCRIPTIONS.items()},
+}
 
 
 def load_dataset(config: Any, modalities: tuple[str, ...]) -> Dataset:
-    """Loads ``config.dataset`` with the given modalities, in the given order."""
+    """Loads ``config.dataset`` with the given modalities, in the given order.
+
+    Raises:
+      UserError: an unknown data set, a field that it does not have, or whatever its loader says.
+    """
     check_choice("dataset.name", config.name, REGISTRY)
+    on_disk = config.name in DESCRIPTIONS
+    foreign = ("path",) if on_disk else ("variant", "recipe", "split", "synthetic")
+    for field in foreign:
+        if config.get(field, "") not in ("", "auto", False):
+            other = "dataset.data_dir says where its records are" if on_disk else "leave it out"
+            raise UserError(f"dataset '{config.name}' has no dataset.{field}: {other}")
     return REGISTRY[config.name](config, modalities)
+
+
+def default_split(name: str, protocol: str) -> str:
+    """The split that ``dataset.split=auto`` stands for; ``auto`` where a data set has one only."""
+    return DESCRIPTIONS[name].default_split[protocol] if name in DESCRIPTIONS else "auto"

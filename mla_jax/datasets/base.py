@@ -2,14 +2,16 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 
 from mla_jax.data.streams import Stream
-from mla_jax.state import Batch
 
-Transform = Callable[[Batch, bool], Mapping[str, Any]]
+if TYPE_CHECKING:  # preparing starts a process a core, and none of them needs JAX
+    from mla_jax.state import Batch
+
+Transform = Callable[["Batch", bool], Mapping[str, Any]]
 """``(batch, train) -> inputs``: augmentation and normalisation, pure, inside the jitted step."""
 
 
@@ -24,7 +26,10 @@ class Split(Protocol):
     @property
     def examples(self) -> int: ...
 
-    def fetch(self, index: np.ndarray) -> Batch:
+    @property
+    def shapes(self) -> Mapping[str, tuple[int, ...]]: ...
+
+    def fetch(self, index: np.ndarray) -> "Batch":
         """The batch of examples ``index: int[B]``, all valid."""
 
 
@@ -42,7 +47,12 @@ class ArraySplit(NamedTuple):
     def examples(self) -> int:
         return len(self.label)
 
-    def fetch(self, index: np.ndarray) -> Batch:
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Of one example of each modality."""
+        return {modality: array.shape[1:] for modality, array in self.inputs.items()}
+
+    def fetch(self, index: np.ndarray) -> "Batch":
         """The batch of examples ``index: int[B]``, all valid."""
         index = np.asarray(index, np.int32)
         return {

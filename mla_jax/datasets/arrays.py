@@ -1,0 +1,120 @@
+"""arrays: features that somebody computed, such as CLIP's, held in memory and not prepared.
+
+``dataset.path`` names a folder with ``train.npz``, ``test.npz`` and perhaps ``validation.npz``.
+Each has ``label`` (integers) and one array a modality with as many rows; ``present`` (booleans, a
+column a modality in the order of ``modalities``) may say what is missing.  ``train_label.npy``,
+``train_image.npy`` and so on will do as well.  ``classes.txt`` may name the classes.
+"""
+
+import hashlib
+import pathlib
+import zipfile
+from typing import Any
+
+import numpy as np
+
+from mla_jax.data.streams import Stream
+from mla_jax.datasets.base import ArraySplit, Dataset
+from mla_jax.datasets.lists import read_lines
+from mla_jax.datasets.splits import PARTS
+from mla_jax.errors import UserError, nearest
+
+DAMAGED = (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile)
+
+
+def load(config: Any, modalities: tuple[str, ...]) -> Dataset:
+    """The arrays below ``config.path``.
+
+    Raises:
+      UserError: the folder, a file or an array is missing, damaged or of another length.
+    """
+    folder = pathlib.Path(config.path)
+    if not config.path or not folder.is_dir():
+        raise UserError(
+            f"dataset.path='{config.path}' is no folder: name the one that holds train.npz and "
+            "test.npz (docs/datasets.md)"
+        )
+    digest = hashlib.sha256()
+    splits = {}
+    for part in PARTS:
+        arrays = _read(folder, part, digest)
+        if arrays:
+            splits[part] = _split(folder, part, arrays, modalities)
+        elif part != "validation":
+            raise UserError(
+                f"{folder} has neither {part}.npz nor {part}_label.npy: put the arrays of the "
+                f"{part} split there"
+            )
+    classes = 1 + max(int(split.label.max()) for split in splits.values())
+    names = [str(i) for i in range(classes)]
+    if (folder / "classes.txt").is_file():
+        names = read_lines(folder / "classes.txt")
+        if len(names) < classes:
+            raise UserError(
+                f"{folder / 'classes.txt'} names {len(names)} classes and the labels go up to "
+                f"{classes - 1}: name them all"
+            )
+    streams = {m: _stream(m, splits) for m in modalities}
+    fingerprint = f"arrays-{digest.hexdigest()[:16]}"
+    return Dataset("arrays", modalities, names, splits, fingerprint, streams=streams)
+
+
+def _read(folder: pathlib.Path, part: str, digest: Any) -> dict[str, np.ndarray]:
+    """``{name: array}`` of one split; empty where it has no file."""
+    together = folder / f"{part}.npz"
+    files = [together] if together.is_file() else sorted(folder.glob(f"{part}_*.npy"))
+    arrays = {}
+    for path in files:
+        try:
+            digest.update(path.name.encode() + path.read_bytes())
+            found = np.load(path, allow_pickle=False)
+            if path.suffix == ".npz":
+                arrays |= {name: found[name] for name in found.files}
+            else:
+                arrays[path.stem.removeprefix(f"{part}_")] = found
+        except DAMAGED as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise UserError(
+                f"{path} is damaged or no array file ({reason}): save it again"
+            ) from error
+    return arrays
+
+
+def _split(
+    folder: pathlib.Path, part: str, arrays: dict[str, np.ndarray], modalities: tuple[str, ...]
+) -> ArraySplit:
+    for name in ("label", *modalities):
+        if name not in arrays:
+            known = nearest(name, arrays)
+            raise UserError(f"the {part} split in {folder} has no array '{name}': {known}")
+    label = arrays["label"]
+    if label.ndim != 1 or label.dtype.kind not in "iu" or not len(label) or label.min() < 0:
+        raise UserError(
+            f"'label' of the {part} split in {folder} is {label.dtype}{list(label.shape)}: it must "
+            "be a row of integers from 0"
+        )
+    present = arrays.get("present", np.ones((len(label), len(modalities)), bool)).astype(bool)
+    wanted = {"present": (len(label), len(modalities))}
+    for name, array in {**{m: arrays[m] for m in modalities}, "present": present}.items():
+        if len(array) != len(label) or array.shape != wanted.get(name, array.shape):
+            raise UserError(
+                f"'{name}' of the {part} split in {folder} has shape {array.shape}, and there are "
+                f"{len(label)} labels and {len(modalities)} modalities"
+            )
+    inputs = {m: _narrow(arrays[m]) for m in modalities}
+    return ArraySplit(inputs, label.astype(np.int32), present)
+
+
+def _narrow(array: np.ndarray) -> np.ndarray:
+    """64-bit numbers as the 32-bit ones that JAX computes with."""
+    narrow = {"f8": np.float32, "i8": np.int32}.get(array.dtype.str[1:])
+    return array.astype(narrow) if narrow else array
+
+
+def _stream(modality: str, splits: dict[str, ArraySplit]) -> Stream:
+    array = splits["train"].inputs[modality]
+    shapes = {part: split.inputs[modality].shape[1:] for part, split in splits.items()}
+    if len(set(shapes.values())) > 1:
+        raise UserError(f"'{modality}' has another shape in each split: {shapes}")
+    kind = "tokens" if array.dtype.kind in "iu" and array.ndim == 2 else "vector"
+    return Stream(kind, array.shape[1:], str(array.dtype))

@@ -1,0 +1,142 @@
+"""folder: anybody's own data, described by one csv file and no code.
+
+    id,label,split,image,audio,caption:tokens
+    a1,cat,train,pictures/a1.jpg,sounds/a1.wav,"a cat on a wall"
+    a2,dog,test,pictures/a2.jpg,,"a dog"
+
+``split`` is train, validation or test.  Every other column is a modality of that name: a path
+below the raw folder, or nothing where the example lacks it.  The first path's extension says the
+kind (a video is a clip); ``name:kind`` says it outright, so ``sound:spectrogram`` takes the sound
+of a video and ``caption:tokens`` takes the words themselves.
+"""
+
+import argparse
+import pathlib
+
+import numpy as np
+
+from mla_jax.data import audio
+from mla_jax.data.streams import IMAGENET_MEAN, IMAGENET_STD, KINDS, Stream
+from mla_jax.datasets import lists
+from mla_jax.datasets.description import Description, Example, Modality, Problem, Raw, Source
+from mla_jax.datasets.records import RESERVED
+from mla_jax.datasets.splits import PARTS, listed, random_parts
+from mla_jax.errors import UserError, check_choice
+
+FILE = "examples.csv"
+SIDE, CROP, TEXT = 256, 224, 256
+EXTENSIONS = {
+    **dict.fromkeys(lists.IMAGE, "image"),
+    **dict.fromkeys(lists.VIDEO, "clip"),
+    **dict.fromkeys(lists.AUDIO, "spectrogram"),
+    ".npy": "vector",
+    ".txt": "tokens",
+}
+
+
+def enumerate_csv(options: argparse.Namespace) -> Raw:
+    """The rows of ``--csv`` (default: ``examples.csv`` of the raw folder).
+
+    Raises:
+      UserError: a wrong header, an id that occurs twice, or an unknown split.
+    """
+    layout = f"the media files, and {FILE} unless --csv names it"
+    root = lists.require_folder(options.raw, "--raw", layout)
+    path = pathlib.Path(options.csv) if options.csv else root / FILE
+    if not path.is_file():
+        raise UserError(
+            f"{path} does not exist: write one line an example, with the columns "
+            "id,label,split and one a modality (docs/datasets.md)"
+        )
+    rows = lists.read_csv(path, ("id", "label", "split"))
+    columns = [c for c in (rows[0] if rows else ()) if c not in ("id", "label", "split")]
+    if not columns:
+        raise UserError(f"{path} has no column of a modality, or no rows: add image, audio, ...")
+    names = {column: column.partition(":")[0] for column in columns}
+    modalities = {name: _modality(path, root, rows, c, options) for c, name in names.items()}
+    given = lists.read_lines(pathlib.Path(options.classes)) if options.classes else ()
+    classes = given or sorted({row["label"] for row in rows if row["label"]})
+    examples, problems, parts, seen = [], [], {}, set()
+    for number, row in enumerate(rows, 2):
+        if not row["id"] or row["id"] in seen:
+            raise UserError(f"line {number} of {path} has no id or repeats '{row['id']}'")
+        seen.add(row["id"])
+        check_choice(f"split in line {number} of {path}", row["split"], PARTS)
+        if row["label"] not in classes:
+            reason = f"unknown label '{row['label']}'"
+            problems.append(Problem(row["id"], "", path.name, reason))
+            continue
+        sources = {
+            name: _source(row[column], modalities[name].stream.kind)
+            for column, name in names.items()
+        }
+        examples.append(Example(row["id"], row["label"], sources))
+        parts.setdefault(row["split"], []).append(row["id"])
+    return Raw(examples, classes, {"csv": parts}, problems, modalities=modalities)
+
+
+def _source(cell: str, kind: str) -> Source | None:
+    if not cell:
+        return None
+    words = kind == "tokens" and not cell.endswith(".txt")
+    return Source(text=cell) if words else Source(cell)
+
+
+def _modality(
+    path: pathlib.Path,
+    root: pathlib.Path,
+    rows: list[dict[str, str]],
+    column: str,
+    options: argparse.Namespace,
+) -> Modality:
+    name, _, kind = column.partition(":")
+    cells = [row[column] for row in rows if row[column]]
+    if not name or name in RESERVED or not cells:
+        raise UserError(
+            f"column '{column}' of {path} cannot be a modality: it is empty, or called one of "
+            + ", ".join(RESERVED)
+        )
+    if not kind:
+        extension = pathlib.PurePath(cells[0]).suffix.lower()
+        if extension not in EXTENSIONS:
+            raise UserError(
+                f"column '{column}' of {path}: what is '{cells[0][:60]}'? call the column "
+                f"{column}:KIND with one of {', '.join(KINDS)}"
+            )
+        kind = EXTENSIONS[extension]
+    check_choice(f"kind of column '{column}' of {path}", kind, set(KINDS) - {"flow"})
+    pictures = {"crop": CROP, "mean": IMAGENET_MEAN, "std": IMAGENET_STD}
+    if kind == "image":
+        return Modality(Stream("image", (SIDE, SIDE, 3), **pictures), "middle")
+    if kind == "clip":
+        return Modality(Stream("clip", (options.frames, SIDE, SIDE, 3), **pictures))
+    if kind == "spectrogram":
+        return Modality(Stream("spectrogram", (0, 0, 1), "float16"))
+    if kind == "tokens":
+        return Modality(Stream("tokens", (TEXT,), "int32"))
+    return Modality(Stream("vector", _shape_of_first(root, cells), "float32"))
+
+
+def _shape_of_first(root: pathlib.Path, cells: list[str]) -> tuple[int, ...]:
+    for cell in cells:
+        try:
+            return np.load(root / cell, allow_pickle=False).shape
+        except (OSError, ValueError):  # counted when its turn comes
+            continue
+    raise UserError(f"{root / cells[0]} and all after it are no .npy files: check the paths")
+
+
+DESCRIPTION = Description(
+    name="folder",
+    modalities={},
+    enumerate=enumerate_csv,
+    layout=f"the media files and {FILE}",
+    splits={
+        "csv": listed("csv", FILE),
+        "random_80_10_10": random_parts(train=0.8, validation=0.1, test=0.1),
+    },
+    default_split={"strict": "csv", "paper": "csv"},
+    variants=("default",),
+    variant_is_prepared=True,
+    recipes=tuple(audio.RECIPES),
+)

@@ -1,0 +1,111 @@
+"""List files as people have them: lines, csv, jsonl; each mistake told in one sentence."""
+
+import csv
+import json
+import os
+import pathlib
+from collections.abc import Iterable, Mapping, Sequence
+
+from mla_jax.errors import UserError, nearest
+
+VIDEO = (".mp4", ".flv", ".avi", ".mkv", ".webm", ".mov")
+AUDIO = (".wav", ".flac", ".ogg", ".mp3")
+IMAGE = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
+
+
+def require_folder(path: str, flag: str, layout: str) -> pathlib.Path:
+    """The folder that a flag names.
+
+    Raises:
+      UserError: it is not there.
+    """
+    folder = pathlib.Path(path)
+    if not folder.is_dir():
+        what = "is a file" if folder.exists() else "does not exist"
+        raise UserError(f"{flag}={path} {what}: name the folder that holds {layout}")
+    return folder
+
+
+def read_lines(path: pathlib.Path) -> list[str]:
+    """The lines that are not blank, without a byte-order mark.
+
+    Raises:
+      UserError: the file cannot be read, or is not text.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise UserError(f"cannot read {path} ({error.strerror}): check the path") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8 text ({error}): is it the right file?") from error
+    return [line.strip() for line in text.splitlines() if line.strip()]
+
+
+def read_csv(path: pathlib.Path, columns: Sequence[str]) -> list[dict[str, str]]:
+    """The rows of a csv file with a header that has at least ``columns``.
+
+    Raises:
+      UserError: a column is missing, or a row has too few or too many cells.
+    """
+    rows = list(csv.reader(read_lines(path)))
+    header = [name.strip() for name in rows[0]] if rows else []
+    for column in columns:
+        if column not in header:
+            raise UserError(f"{path} has no column '{column}': {nearest(column, header)}")
+    for number, row in enumerate(rows[1:], 2):
+        if len(row) != len(header):
+            raise UserError(
+                f"line {number} of {path} has {len(row)} cells and the header {len(header)}: "
+                "quote cells that hold a comma"
+            )
+    return [dict(zip(header, (cell.strip() for cell in row), strict=True)) for row in rows[1:]]
+
+
+def read_jsonl(path: pathlib.Path, fields: Sequence[str]) -> list[dict[str, str]]:
+    """One JSON object a line, each with at least ``fields``.
+
+    Raises:
+      UserError: a line is no object, or lacks a field.
+    """
+    found = []
+    for number, line in enumerate(read_lines(path), 1):
+        try:
+            record = json.loads(line)
+        except ValueError as error:
+            raise UserError(f"line {number} of {path} is not JSON ({error}): repair it") from error
+        missing = [f for f in fields if not isinstance(record, dict) or f not in record]
+        if missing:
+            raise UserError(f"line {number} of {path} has no field '{missing[0]}': repair it")
+        found.append(record)
+    return found
+
+
+def find_lists(folders: Iterable[pathlib.Path], names: Mapping[str, str]) -> dict | None:
+    """``{part: path}`` for ``{part: file name}`` if all the files are in the same folder."""
+    for folder in folders:
+        paths = {part: folder / name for part, name in names.items()}
+        if all(path.is_file() for path in paths.values()):
+            return paths
+    return None
+
+
+def list_folders(raw: pathlib.Path, lists: str) -> list[pathlib.Path]:
+    """Where list files are looked for: the folder of ``--lists``, else the raw one."""
+    if lists:
+        return [require_folder(lists, "--lists", "the list files")]
+    return [raw, raw / "lists"]
+
+
+def media_by_stem(
+    folder: pathlib.Path, extensions: Sequence[str], root: pathlib.Path
+) -> dict[str, str]:
+    """``{file name without its extension: path relative to root}`` of a tree, sorted by path."""
+    found: dict[str, str] = {}
+    for place, folders, files in os.walk(folder):
+        folders.sort()
+        for name in sorted(files):
+            stem, extension = os.path.splitext(name)
+            if extension.lower() in extensions:
+                path = pathlib.Path(place, name).relative_to(root).as_posix()
+                found.setdefault(stem, path)
+    return dict(sorted(found.items(), key=lambda item: item[1]))

@@ -1,0 +1,126 @@
+"""From the records that ``mla_jax.prepare`` wrote to a ``Dataset``."""
+
+import hashlib
+import json
+import pathlib
+from typing import Any
+
+import numpy as np
+
+from mla_jax.data.streams import Stream
+from mla_jax.datasets import records, synthetic
+from mla_jax.datasets.base import Dataset
+from mla_jax.datasets.description import Description
+from mla_jax.datasets.splits import Members
+from mla_jax.errors import UserError, check_choice
+
+
+def load(description: Description, config: Any, modalities: tuple[str, ...]) -> Dataset:
+    """The data set of ``config.dataset``: its records, or its synthetic twin.
+
+    Raises:
+      UserError: nothing was prepared, an unknown split, variant, recipe or modality, or a split
+        that is empty.
+    """
+    variant = config.variant or description.variants[0]
+    recipe = config.recipe or description.recipes[0]
+    split = description.default_split["strict"] if config.split == "auto" else config.split
+    what = f"of dataset '{description.name}'"
+    if not description.variant_is_prepared:  # else users name their own
+        check_choice(f"variant {what}", variant, description.variants)
+    check_choice(f"recipe {what}", recipe, description.recipes)
+    check_choice(f"split {what}", split, description.splits)
+    if config.synthetic:
+        return synthetic.load(description, config, modalities, variant, recipe)
+
+    folder = find(description, config.data_dir, variant, recipe)
+    index = records.read_index(folder)
+    for modality in modalities:
+        check_choice(f"modality {what}", modality, index["streams"])
+    streams = {m: _stream(description, index, m, variant) for m in modalities}
+    columns = [list(index["streams"]).index(m) for m in modalities]
+    present = np.array(index["present"], bool)[:, columns]
+    aspect = np.array(index["aspect"], np.float32)[:, columns]
+    label = np.array(index["label"], np.int32)
+    law = description.splits[split]
+    members = Members(index["ids"], index["groups"], index["lists"])
+    parts = law.draw(members, config.split_seed)
+    shards = len(index["shard_bytes"])
+    paths = [
+        str(folder / records.shard_name(index["name"], shard, shards)) for shard in range(shards)
+    ]
+    splits = {}
+    for part, rows in parts.items():
+        rows = rows[present[rows].any(1)]  # an example without any of these modalities is none
+        if len(rows):
+            of_part = (label[rows], present[rows], aspect[rows])
+            splits[part] = records.RecordSplit(paths, rows, streams, *of_part)
+    for part in ("train", "test"):
+        if part not in splits:
+            raise UserError(
+                f"the {part} part of split '{split}' of {folder} has no examples: prepare more "
+                f"of the raw files, or choose another of {', '.join(description.splits)}"
+            )
+    fingerprint = "-".join(
+        filter(
+            None,
+            (description.name, variant, recipe, index["fingerprint"], split)
+            + (
+                f"seed{config.split_seed}",
+                _digest({p: s.rows.tolist() for p, s in splits.items()}),
+            ),
+        )
+    )
+    return Dataset(
+        description.name,
+        modalities,
+        tuple(index["classes"]),
+        splits,
+        fingerprint,
+        law.select_on_validation,
+        streams,
+    )
+
+
+def find(description: Description, data_dir: str, variant: str, recipe: str) -> pathlib.Path:
+    """The folder of the records.
+
+    Raises:
+      UserError: there is none; the sentence says what to type.
+    """
+    configuration = description.configuration(variant, recipe)
+    folder = records.directory(data_dir, description.name, configuration)
+    if (folder / records.INDEX).is_file():
+        return folder
+    begun = folder.is_dir()
+    others = sorted(
+        path.parent.parent.name
+        for path in folder.parent.parent.glob(f"*/{records.VERSION}/{records.INDEX}")
+    )
+    command = f"python -m mla_jax.prepare --dataset={description.name} --raw=FOLDER"
+    if description.variant_is_prepared and variant != description.variants[0]:
+        command += f" --variant={variant}"
+    if recipe != description.recipes[0]:
+        command += f" --recipe={recipe}"
+    there = f" (there is: {', '.join(others)})" if others else ""
+    raise UserError(
+        f"{folder} holds {'records that are not finished' if begun else 'no records'}{there}: run "
+        f"`{command} --data_dir={data_dir}` on the raw files, or try everything without them by "
+        "adding `--config.dataset.synthetic=true` to this command (or `synthetic` to the "
+        "configuration's arguments)"
+    )
+
+
+def _stream(description: Description, index: dict[str, Any], modality: str, variant: str) -> Stream:
+    """As the description declares it, with the shape that was stored."""
+    stored = index["streams"][modality]
+    known = {k: v for k, v in stored.items() if k in Stream._fields}
+    stream = Stream(**{k: tuple(v) if isinstance(v, list) else v for k, v in known.items()})
+    if modality in description.modalities:
+        declared = description.modalities[modality].stream
+        stream = declared._replace(shape=stream.shape, dtype=stream.dtype)
+    return description.adapt(modality, stream, variant) if description.adapt else stream
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:8]

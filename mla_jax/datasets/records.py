@@ -1,0 +1,228 @@
+"""Prepared examples on disk: TFDS ``array_record`` files, without TensorFlow.
+
+A record is a ``tf.train.Example`` of TFDS features, so ``tfds.builder_from_directory`` reads the
+folder too.  Pictures are JPEG, spectrograms float16, token ids int32.  ``index.json`` beside the
+records holds what a split needs without opening them: ids, labels, what is present.
+"""
+
+import concurrent.futures
+import functools
+import io
+import json
+import os
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mla_jax.data.streams import Stream
+from mla_jax.errors import UserError
+
+if TYPE_CHECKING:  # preparing starts a process a core, and none of them needs JAX
+    from mla_jax.state import Batch
+
+VERSION = "1.0.0"
+SPLIT = "all_examples"
+INDEX = "index.json"
+RESERVED = ("id", "label", "present", "aspect")
+PICTURES = ("image", "clip", "flow")
+JPEG_QUALITY = 95
+
+
+def directory(data_dir: str, name: str, configuration: str) -> pathlib.Path:
+    """Where TFDS looks for a data set: ``data_dir/name/configuration/version``."""
+    return pathlib.Path(data_dir).expanduser() / name / configuration / VERSION
+
+
+def shard_name(name: str, shard: int, shards: int) -> str:
+    return f"{name}-{SPLIT}.array_record-{shard:05d}-of-{shards:05d}"
+
+
+def stored_shape(stream: Stream) -> tuple[int, ...]:
+    """Of one record's array, before a spectrogram gets its channel."""
+    return stream.shape[:-1] if stream.kind == "spectrogram" else stream.shape
+
+
+# ---- Writing -------------------------------------------------------------------------------
+
+
+def tfds_features(streams: Mapping[str, Stream], classes: Sequence[str]) -> Any:
+    """The ``tfds.features.FeaturesDict`` of a data set.
+
+    Pictures are sequences of images, empty where the modality is missing: flow alternates between
+    its horizontal and its vertical component.
+    """
+    import tensorflow_datasets as tfds
+
+    features = {
+        "id": tfds.features.Text(),
+        "label": tfds.features.ClassLabel(names=list(classes)),
+        "present": tfds.features.Tensor(shape=(len(streams),), dtype=np.uint8, encoding="bytes"),
+        "aspect": tfds.features.Tensor(shape=(len(streams),), dtype=np.float32, encoding="bytes"),
+    }
+    for modality, stream in streams.items():
+        if stream.kind in PICTURES:
+            *_, height, width, channels = stream.shape
+            image = (height, width, 1 if stream.kind == "flow" else channels)
+            features[modality] = tfds.features.Sequence(
+                tfds.features.Image(shape=image, encoding_format="jpeg")
+            )
+        else:
+            features[modality] = tfds.features.Tensor(
+                shape=stored_shape(stream), dtype=np.dtype(stream.dtype), encoding="bytes"
+            )
+    return tfds.features.FeaturesDict(features)
+
+
+def serialize(features: Any, example: Mapping[str, Any]) -> bytes:
+    """The record of an example, the same bytes on every run.
+
+    Protocol buffers order the entries of a map at random unless told otherwise.
+    """
+    from tensorflow_datasets.proto import tf_example_pb2
+
+    record = tf_example_pb2.Example.FromString(features.serialize_example(dict(example)))
+    return record.SerializeToString(deterministic=True)
+
+
+def write_shard(path: pathlib.Path, records: Sequence[bytes]) -> None:
+    """Writes a whole ``array_record`` file or nothing."""
+    from array_record.python import array_record_module
+
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    writer = array_record_module.ArrayRecordWriter(str(temporary), "group_size:1")
+    for record in records:
+        writer.write(record)
+    writer.close()
+    temporary.replace(path)
+
+
+def write_tfds_metadata(
+    folder: pathlib.Path, name: str, features: Any, shard_lengths: Sequence[int], size: int
+) -> None:
+    """``dataset_info.json`` and ``features.json``, from which TFDS reads the records."""
+    import tensorflow_datasets as tfds
+
+    template = tfds.core.ShardedFileTemplate(
+        data_dir=folder, dataset_name=name, split=SPLIT, filetype_suffix="array_record"
+    )
+    split = tfds.core.SplitInfo(
+        name=SPLIT,
+        shard_lengths=list(shard_lengths),
+        num_bytes=size,
+        filename_template=template,
+    )
+    tfds.folder_dataset.write_metadata(
+        data_dir=folder, features=features, split_infos=[split], check_data=False
+    )
+
+
+# ---- Reading -------------------------------------------------------------------------------
+
+
+def read_index(folder: pathlib.Path) -> dict[str, Any]:
+    """The content of ``index.json``.
+
+    Raises:
+      UserError: it is damaged, or a file of records is missing or of another size.
+    """
+    again = "run prepare again, with --force if the raw files are still there"
+    try:
+        index = json.loads((folder / INDEX).read_text())
+        sizes = index["shard_bytes"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{folder / INDEX} is damaged ({error}): {again}") from error
+    for shard, size in enumerate(sizes):
+        path = folder / shard_name(index["name"], shard, len(sizes))
+        if not path.is_file() or path.stat().st_size != size:
+            raise UserError(f"{path} is missing or incomplete: {again}")
+    return index
+
+
+class RecordSplit:
+    """A split of prepared examples, read from disk by number; as ``ArraySplit`` to the trainer.
+
+    Batches also have ``aspect: float32[B, M]``, the width over the height that a picture had
+    before it was stored (1 where it is none or missing).  A missing modality is zeros.
+    """
+
+    def __init__(
+        self,
+        paths: Sequence[str],
+        rows: np.ndarray,
+        streams: Mapping[str, Stream],
+        label: np.ndarray,
+        present: np.ndarray,
+        aspect: np.ndarray,
+    ):
+        """``rows: int[N]``, the examples of the split among all records; the arrays are theirs."""
+        self.paths, self.rows, self.streams = list(paths), np.asarray(rows), dict(streams)
+        self.label, self.present, self.aspect = label, present, aspect
+
+    @property
+    def examples(self) -> int:
+        return len(self.label)
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Of one example of each modality."""
+        return {modality: stream.shape for modality, stream in self.streams.items()}
+
+    def fetch(self, index: np.ndarray) -> "Batch":
+        """The batch of examples ``index: int[B]``, all valid."""
+        index = np.asarray(index, np.int32)
+        records = self._source.__getitems__([int(row) for row in self.rows[index]])
+        examples = list(self._threads.map(self._decode, records))
+        return {
+            "inputs": {m: np.stack([example[m] for example in examples]) for m in self.streams},
+            "present": self.present[index],
+            "label": self.label[index],
+            "index": index,
+            "valid": np.ones(index.shape, bool),
+            "aspect": self.aspect[index],
+        }
+
+    @functools.cached_property
+    def _source(self) -> Any:
+        from array_record.python import array_record_data_source
+
+        return array_record_data_source.ArrayRecordDataSource(self.paths)
+
+    @functools.cached_property
+    def _threads(self) -> concurrent.futures.ThreadPoolExecutor:
+        return concurrent.futures.ThreadPoolExecutor(min(8, os.cpu_count() or 1))
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy in another process opens its own files and threads."""
+        return {k: v for k, v in self.__dict__.items() if k not in ("_source", "_threads")}
+
+    def _decode(self, record: bytes) -> dict[str, np.ndarray]:
+        from tensorflow_datasets.proto import tf_example_pb2
+
+        features = tf_example_pb2.Example.FromString(record).features.feature
+        return {
+            modality: decode(stream, features[modality].bytes_list.value)
+            for modality, stream in self.streams.items()
+        }
+
+
+def decode(stream: Stream, values: Sequence[bytes]) -> np.ndarray:
+    """What a record holds of one modality, as an array of the stream's shape and type."""
+    if stream.kind not in PICTURES:
+        return np.frombuffer(values[0], stream.dtype).reshape(stream.shape)
+    if not values:
+        return np.zeros(stream.shape, np.uint8)
+    pictures = [decode_jpeg(value) for value in values]
+    if stream.kind == "image":
+        return pictures[0]
+    if stream.kind == "clip":
+        return np.stack(pictures)
+    return np.stack([np.stack(pictures[i : i + 2], -1) for i in range(0, len(pictures), 2)])
+
+
+def decode_jpeg(content: bytes) -> np.ndarray:
+    """``uint8[H, W, 3]``, or ``uint8[H, W]`` of a grey one."""
+    from PIL import Image
+
+    return np.asarray(Image.open(io.BytesIO(content)))

@@ -1,0 +1,105 @@
+"""Named laws that cut a data set into train, validation and test."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from mla_jax.errors import UserError
+
+PARTS = ("train", "validation", "test")
+
+
+class Members(NamedTuple):
+    """What a law may look at."""
+
+    ids: Sequence[str]
+    groups: Mapping[str, Sequence[str]]
+    """``{"speaker": one name an example}``."""
+    lists: Mapping[str, Mapping[str, Sequence[str]]]
+    """``{list's name: {part: ids in order}}``."""
+
+
+Rows = dict[str, np.ndarray]
+"""``{part: rows}`` with the parts in the order of ``PARTS``; ``validation`` may be absent."""
+
+
+class Law(NamedTuple):
+    """A way to split, and whether its validation part resembles its test part."""
+
+    draw: Callable[[Members, int], Rows]
+    """``(members, seed)``."""
+    select_on_validation: bool = True
+
+
+def listed(name: str, files: str) -> Law:
+    """The parts of a list that the user supplied, in the list's order; ``files`` says which.
+
+    Ids of the list whose media were not there are left out.
+    """
+
+    def draw(members: Members, seed: int) -> Rows:
+        del seed
+        if name not in members.lists:
+            raise UserError(
+                f"split '{name}' needs its list files ({files}): put them into the raw folder or "
+                "name theirs with --lists, and run prepare again (the records are kept)"
+            )
+        row = {id: i for i, id in enumerate(members.ids)}
+        parts = members.lists[name]
+        return {
+            part: np.array([row[id] for id in parts[part] if id in row], np.int64)
+            for part in PARTS
+            if part in parts
+        }
+
+    return Law(draw)
+
+
+def random_parts(rest: str = "train", **fractions: float) -> Law:
+    """Parts of these fractions, floored, drawn from all examples; ``rest`` takes what is left.
+
+    Recordings of one person or one scene land on both sides (quirk Q26).
+    """
+
+    def draw(members: Members, seed: int) -> Rows:
+        order = np.random.default_rng(seed).permutation(len(members.ids))
+        return _cut(order, fractions, rest)
+
+    return Law(draw)
+
+
+def disjoint_parts(group: str, **fractions: float) -> Law:
+    """As ``random_parts``, but of whole groups: no speaker is in two parts."""
+
+    def draw(members: Members, seed: int) -> Rows:
+        names = np.array(members.groups[group])
+        unique = np.unique(names)
+        drawn = _cut(np.random.default_rng(seed).permutation(len(unique)), fractions, "train")
+        return {part: np.flatnonzero(np.isin(names, unique[g])) for part, g in drawn.items()}
+
+    return Law(draw)
+
+
+def leave_one_out(group: str, test: str, validation: str) -> Law:
+    """Tests on one named group and validates on another."""
+
+    def draw(members: Members, seed: int) -> Rows:
+        del seed
+        names = np.array(members.groups[group])
+        held_out = np.isin(names, [test, validation])
+        return {
+            "train": np.flatnonzero(~held_out),
+            "validation": np.flatnonzero(names == validation),
+            "test": np.flatnonzero(names == test),
+        }
+
+    return Law(draw)
+
+
+def _cut(order: np.ndarray, fractions: Mapping[str, float], rest: str) -> Rows:
+    sizes = {part: int(fractions[part] * len(order) + 1e-9) for part in fractions}
+    sizes[rest] += len(order) - sum(sizes.values())
+    pieces = np.split(order, np.cumsum([*sizes.values()])[:-1])
+    found = {part: np.sort(piece) for part, piece in zip(sizes, pieces, strict=True)}
+    return {part: found[part] for part in PARTS if part in found}

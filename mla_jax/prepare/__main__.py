@@ -1,0 +1,106 @@
+"""Turns the files of a data set into the records that training reads.
+
+    python -m mla_jax.prepare --dataset=cremad --raw=CREMA-D --data_dir=data
+
+Stopped at any point, the same command goes on; run again when all is done, it changes nothing.
+docs/datasets.md says what each data set's raw folder must hold.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from mla_jax.datasets import DESCRIPTIONS
+from mla_jax.errors import UserError, check_choice
+from mla_jax.prepare import run
+from mla_jax.prepare.plan import make_plan
+
+
+def parser() -> argparse.ArgumentParser:
+    """The flags; ``enumerate`` of every description sees them too."""
+    p = argparse.ArgumentParser(
+        prog="python -m mla_jax.prepare",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    p.add_argument("--dataset", required=True, metavar="NAME", help=", ".join(DESCRIPTIONS))
+    p.add_argument("--raw", required=True, metavar="DIR", help="the files as they were published")
+    p.add_argument("--data_dir", default="data", metavar="DIR", help="where the records go")
+    p.add_argument("--lists", default="", metavar="DIR", help="list files, if not in --raw")
+    p.add_argument("--csv", default="", metavar="FILE", help="folder: the table of examples")
+    p.add_argument("--variant", default="", metavar="NAME", help="of the data set, or your own")
+    p.add_argument("--classes", default="", metavar="FILE", help="a class name a line")
+    p.add_argument("--recipe", default="", metavar="NAME", help="how sound is represented")
+    p.add_argument("--vocab", default="", metavar="FILE", help="WordPiece vocabulary for text")
+    p.add_argument("--image_side", type=int, default=0, metavar="N", help="of stored pictures")
+    p.add_argument("--frames", type=int, default=3, metavar="N", help="folder: frames of a video")
+    p.add_argument(
+        "--drop_incomplete",
+        action="store_true",
+        help="leave out examples with an unusable file (default: that modality is missing)",
+    )
+    p.add_argument(
+        "--max_unreadable",
+        type=float,
+        default=0.01,
+        metavar="SHARE",
+        help="stop when more of the examples have an unusable file (default: %(default)s)",
+    )
+    p.add_argument("--workers", type=int, default=0, metavar="N", help="processes (0: all cores)")
+    p.add_argument("--examples_per_shard", type=int, default=256, metavar="N")
+    p.add_argument("--force", action="store_true", help="remove earlier records first")
+    return p
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Exit status 0 when all is done, 2 for bad input, 130 when stopped by Ctrl-C."""
+    options = parser().parse_args(arguments)
+    try:
+        check_choice("dataset", options.dataset, DESCRIPTIONS)
+        if options.examples_per_shard < 1 or options.workers < 0:
+            raise UserError("--examples_per_shard must be at least 1 and --workers at least 0")
+        if not 0 <= options.max_unreadable <= 1:
+            raise UserError(f"--max_unreadable={options.max_unreadable} must be a share in [0, 1]")
+        plan = make_plan(DESCRIPTIONS[options.dataset], options)
+        workers = options.workers or os.cpu_count() or 1
+        report = run.prepare(plan, workers, options.max_unreadable, options.force)
+    except UserError as error:
+        print(f"mla_jax.prepare: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("stopped: the same command goes on from here", file=sys.stderr)
+        return 130
+    for line in summary(report, plan.description.default_split["strict"]):
+        print(line)
+    return 0
+
+
+def summary(report: dict[str, Any], split: str) -> list[str]:
+    """What a person wants to see: counts per class and split, what is missing, the fingerprint."""
+    lines = [f"{report['dataset']}: {report['examples']} of {report['enumerated']} examples"]
+    split = split if split in report["counts"] else next(iter(report["counts"]), "")
+    parts = report["counts"].get(split, {})
+    if parts:
+        width = max(len(name) for name in (*report["classes"], "class"))
+        lines.append(f"{'class':>{width}}  " + "  ".join(f"{part:>10}" for part in parts))
+        rows = [(name, [counts[i] for counts in parts.values()])
+                for i, name in enumerate(report["classes"])]  # fmt: skip
+        rows.append(("all", [sum(counts) for counts in parts.values()]))
+        lines += [f"{name:>{width}}  " + "  ".join(f"{n:>10}" for n in row) for name, row in rows]
+        others = [name for name in report["counts"] if name != split]
+        lines.append(f"split: {split}" + (f" (also: {', '.join(others)})" if others else ""))
+    lines += [f"left out: {n} ({reason})" for reason, n in report["left_out"].items()]
+    lines.append("present: " + ", ".join(f"{m} {n}" for m, n in report["present"].items()))
+    for problem in report["unreadable"][:10]:
+        where = " ".join(filter(None, (problem["modality"], problem["path"])))
+        lines.append(f"unusable: {problem['id']} ({where}): {problem['reason']}")
+    if report["unreadable"]:
+        lines.append(f"{len(report['unreadable'])} unusable files in {run.REPORT}")
+    lines.append(f"records: {report['folder']}, fingerprint {report['fingerprint']}")
+    return lines
+
+
+if __name__ == "__main__":
+    sys.exit(main())

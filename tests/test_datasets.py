@@ -1,0 +1,278 @@
+"""Synthetic twins, arrays in memory, split laws, and a run of the trainer on each kind."""
+
+import numpy as np
+import pytest
+
+from mla_jax import configuration, train
+from mla_jax.configuration import base_config, dataset_block, resolve
+from mla_jax.data.streams import KINDS
+from mla_jax.datasets import DESCRIPTIONS, REGISTRY, load_dataset, splits
+from mla_jax.datasets.description import class_names
+from mla_jax.errors import UserError
+
+ON_DISK = [name for name in DESCRIPTIONS if name != "folder"]
+CLASSES = {
+    "ave": 28, "cremad": 6, "food101": 101, "iemocap": 4, "kinetics_sounds": 31,
+    "modelnet40": 40, "mvsa": 3, "ucf101": 101,
+}  # fmt: skip
+
+
+def twin(name, modalities=None, sizes=(6, 3, 2), **fields):
+    config = dataset_block(name)
+    config.update({"synthetic": True, "synthetic_sizes": sizes, **fields})
+    return load_dataset(config, modalities or tuple(DESCRIPTIONS[name].modalities))
+
+
+@pytest.mark.parametrize("name", ON_DISK)
+def test_the_twin_has_the_shapes_types_and_classes(name):
+    dataset = twin(name)
+    assert len(set(dataset.class_names)) == dataset.classes == CLASSES[name]
+    assert {part: s.examples for part, s in dataset.splits.items()} == {
+        "train": 6, "validation": 3, "test": 2}  # fmt: skip
+    batch = dataset.splits["train"].fetch([5, 0])
+    for modality, stream in dataset.streams.items():
+        assert stream.kind in KINDS
+        found = batch["inputs"][modality]
+        assert found.shape == (2, *stream.shape)
+        assert found.dtype == np.dtype(stream.dtype)
+        assert stream.kind == "tokens" or len(np.unique(found[0])) > 10
+        if stream.crop:
+            assert len(stream.mean) == len(stream.std) == stream.shape[-1]
+            assert stream.crop <= min(stream.shape[-3:-1])
+    assert batch["present"].all() and batch["aspect"].shape == batch["present"].shape
+    assert "synthetic" in dataset.fingerprint and "synthetic" in dataset.name
+
+
+def test_the_twin_follows_from_its_seed():
+    first, again = (twin("mvsa").splits["train"].fetch([3])["inputs"] for _ in range(2))
+    other = twin("mvsa", split_seed=1).splits["train"].fetch([3])["inputs"]
+    tests = twin("mvsa").splits["test"].fetch([1])["inputs"]
+    for modality in first:
+        np.testing.assert_array_equal(first[modality], again[modality])
+        assert not np.array_equal(first[modality], other[modality])
+        assert not np.array_equal(first[modality], tests[modality])
+    alone = twin("mvsa", ("image",)).splits["train"].fetch([3])["inputs"]
+    np.testing.assert_array_equal(alone["image"], first["image"])
+
+
+def nearest_centroid_accuracy(dataset, modality):
+    """Of the test split, by the mean of each class over the training split."""
+
+    def features(split):
+        found = split.fetch(np.arange(split.examples))["inputs"][modality]
+        stream = dataset.streams[modality]
+        if stream.kind == "tokens":
+            return np.stack([np.bincount(ids[ids > 0], minlength=1400) for ids in found]) * 1.0
+        spatial = found.astype(np.float32).mean(-1).reshape(-1, *stream.shape[-3:-1])
+        height, width = stream.shape[-3] // 8, stream.shape[-2] // 8
+        cells = spatial[:, height // 2 :: height, width // 2 :: width][:, :8, :8]
+        return cells.reshape(len(found), -1, 64).mean(1)
+
+    train, test = dataset.splits["train"], dataset.splits["test"]
+    x = features(train)
+    centroids = np.stack([x[train.label == c].mean(0) for c in range(dataset.classes)])
+    distance = ((features(test)[:, None] - centroids) ** 2).sum(-1)
+    return (distance.argmin(1) == test.label).mean()
+
+
+@pytest.mark.parametrize("name", ["cremad", "mvsa"])
+def test_the_twin_is_imbalanced(name):
+    dataset = twin(name, sizes=(120, 1, 60))
+    strong, weak = (nearest_centroid_accuracy(dataset, m) for m in dataset.modalities)
+    assert strong > 0.9
+    assert 1.3 / dataset.classes < weak < 0.9
+
+
+def test_recipes_and_variants_of_the_twin():
+    assert twin("cremad", recipe="stft_20s").streams["audio"].shape == (1250, 257, 1)
+    assert twin("ucf101", variant="released").streams["flow"].flip == "released"
+    with pytest.raises(UserError, match="unknown variant of dataset 'ucf101' 'releasd'"):
+        twin("ucf101", variant="releasd")
+    with pytest.raises(UserError, match="must be three sizes"):
+        twin("cremad", sizes=(3, 0, 1))
+    with pytest.raises(UserError, match=r"unknown modality of dataset 'cremad' 'vidio'.*'video'"):
+        twin("cremad", ("audio", "vidio"))
+
+
+@pytest.mark.parametrize(
+    ("name", "field", "value"),
+    [
+        ("digits", "synthetic", True), ("digits", "split", "mla"), ("arrays", "recipe", "x"),
+        ("arrays", "variant", "x"), ("cremad", "path", "x"),
+    ],
+)  # fmt: skip
+def test_fields_of_other_data_sets_are_refused(name, field, value):
+    config = dataset_block(name)
+    config[field] = value
+    with pytest.raises(UserError, match=rf"dataset '{name}' has no dataset\.{field}: "):
+        load_dataset(config, ("image",))
+
+
+def test_auto_split_follows_the_protocol():
+    config = base_config()
+    config.dataset = dataset_block("cremad")
+    assert resolve(config).dataset.split == "speaker_disjoint"
+    config.protocol = "paper"
+    assert resolve(config).dataset.split == "random_90_10"
+    config.dataset.split = "mla"
+    assert resolve(config).dataset.split == "mla"
+    config.dataset.name = "cremed"
+    with pytest.raises(UserError, match=r"dataset\.name 'cremed'.*'cremad'"):
+        resolve(config)
+
+
+def test_every_description_is_complete():
+    assert {"digits", "arrays", *DESCRIPTIONS} == set(REGISTRY)
+    for description in DESCRIPTIONS.values():
+        assert set(description.default_split) == {"strict", "paper"}
+        assert set(description.default_split.values()) <= set(description.splits)
+        if description.class_list:
+            names = class_names(description.class_list)
+            assert len(set(names)) == len(names) == CLASSES[description.name]
+
+
+# ---- Split laws ------------------------------------------------------------------------------
+
+
+def members(count=100, groups=10, **lists):
+    ids = [str(i) for i in range(count)]
+    return splits.Members(ids, {"speaker": [str(i % groups) for i in range(count)]}, lists)
+
+
+@pytest.mark.parametrize(
+    ("count", "fractions", "sizes"),
+    [
+        (7442, {"train": 0.9, "test": 0.1}, (6698, 744)),  # CREMA-D
+        (5531, {"train": 0.6, "validation": 0.2, "test": 0.2}, (3318, 1106, 1107)),  # IEMOCAP
+    ],
+)
+def test_random_parts(count, fractions, sizes):
+    law = splits.random_parts("train" if count == 7442 else "test", **fractions)
+    rows = law.draw(members(count), 0)
+    assert tuple(len(r) for r in rows.values()) == sizes
+    assert sorted(np.concatenate([*rows.values()])) == list(range(count))
+    again, other = law.draw(members(count), 0), law.draw(members(count), 1)
+    np.testing.assert_array_equal(rows["test"], again["test"])
+    assert not np.array_equal(rows["test"], other["test"])
+
+
+def test_disjoint_parts():
+    law = splits.disjoint_parts("speaker", train=0.7, validation=0.1, test=0.2)
+    rows = law.draw(members(), 3)
+    speakers = [set((r % 10).tolist()) for r in rows.values()]
+    assert [len(s) for s in speakers] == [7, 1, 2] and len(set.union(*speakers)) == 10
+    assert sum(len(r) for r in rows.values()) == 100
+
+
+def test_listed_parts_keep_order_and_skip_what_is_not_there():
+    law = splits.listed("mine", "a.txt")
+    rows = law.draw(members(5, mine={"test": ["4", "9", "0"], "train": ["2"]}), 0)
+    assert {part: r.tolist() for part, r in rows.items()} == {"train": [2], "test": [4, 0]}
+    with pytest.raises(UserError, match=r"split 'mine' needs its list files \(a\.txt\)"):
+        law.draw(members(5), 0)
+
+
+# ---- Arrays ------------------------------------------------------------------------------------
+
+
+def write_arrays(folder, classes=3, **changes):
+    rng = np.random.default_rng(0)
+    centres = rng.normal(size=(2, classes, 8)) * 3
+    for part, n in (("train", 48), ("validation", 12), ("test", 24)):
+        label = rng.permutation(np.arange(n) % classes)
+        arrays = {m: centres[i][label] + rng.normal(size=(n, 8)) for i, m in enumerate("ab")}
+        arrays = {"label": label, **arrays}
+        for name, change in changes.items():
+            arrays[name] = change(arrays.get(name, label))
+        arrays = {name: array for name, array in arrays.items() if array is not None}
+        np.savez(folder / f"{part}.npz", **arrays)
+
+
+def arrays_block(folder):
+    config = dataset_block("arrays")
+    config.path = str(folder)
+    return config
+
+
+def test_arrays(tmp_path):
+    write_arrays(tmp_path)
+    dataset = load_dataset(arrays_block(tmp_path), ("b", "a"))
+    assert (dataset.classes, dataset.class_names) == (3, ["0", "1", "2"])
+    assert dataset.modalities == tuple(dataset.splits["test"].inputs) == ("b", "a")
+    assert dataset.splits["test"].inputs["a"].dtype == np.float32
+    assert dataset.streams["a"].shape == (8,)
+    (tmp_path / "classes.txt").write_text("x\ny\nz\n")
+    named = load_dataset(arrays_block(tmp_path), ("a",))
+    assert named.class_names == ["x", "y", "z"]
+    assert named.fingerprint == dataset.fingerprint
+
+    loose = tmp_path / "loose"
+    loose.mkdir()
+    for part in ("train", "test"):
+        with np.load(tmp_path / f"{part}.npz") as archive:
+            for name in archive.files:
+                np.save(loose / f"{part}_{name}.npy", archive[name])
+    same = load_dataset(arrays_block(loose), ("a",))
+    assert list(same.splits) == ["train", "test"]
+    for part, split in same.splits.items():
+        np.testing.assert_array_equal(split.inputs["a"], named.splits[part].inputs["a"])
+
+
+WRONG_ARRAYS = {
+    "no array 'a': known: b, label": {"a": lambda x: None},
+    r"'label' .* is float64\[48\]": {"label": lambda x: x * 1.0},
+    r"'a' .* has shape \(47, 8\), and there are 48 labels": {"a": lambda x: x[1:]},
+    r"'present' .* has shape \(48,\)": {"present": lambda x: x > 0},
+    "damaged": {"a": lambda x: x.astype(object)},
+}
+
+
+@pytest.mark.parametrize("words", WRONG_ARRAYS)
+def test_wrong_arrays(words, tmp_path):
+    write_arrays(tmp_path, **WRONG_ARRAYS[words])
+    with pytest.raises(UserError, match=words):
+        load_dataset(arrays_block(tmp_path), ("a", "b"))
+
+
+def test_missing_arrays(tmp_path):
+    with pytest.raises(UserError, match=r"dataset\.path='' is no folder"):
+        load_dataset(arrays_block(""), ("a",))
+    with pytest.raises(UserError, match=r"neither train\.npz nor train_label\.npy"):
+        load_dataset(arrays_block(tmp_path), ("a",))
+    write_arrays(tmp_path)
+    (tmp_path / "classes.txt").write_text("x\n")
+    with pytest.raises(UserError, match="names 1 classes and the labels go up to 2"):
+        load_dataset(arrays_block(tmp_path), ("a",))
+
+
+# ---- Training on them ----------------------------------------------------------------------------
+
+
+def config_for(dataset, modalities, **encoder):
+    config = configuration.base_config()
+    config.dataset, config.modalities = dataset, modalities
+    config.encoders = {m: encoder or {"name": "mlp", "hidden": 8} for m in modalities}
+    config.feature_dim, config.batch_size, config.epochs = 8, 16, 3
+    config.compute_dtype = "float32"
+    config.optimizer.learning_rate = 0.05
+    return config
+
+
+def test_training_on_arrays(tmp_path):
+    write_arrays(tmp_path)
+    lines = []
+    config = config_for(arrays_block(tmp_path), ("a", "b"))
+    result = train.run(config, tmp_path / "run", say=lines.append)
+    assert result["test"]["fused"] > 0.8
+    assert "a 8, b 8; 48 train" in lines[0]
+
+
+def test_training_on_a_twin(tmp_path):
+    block = dataset_block("mvsa")
+    block.update({"synthetic": True, "synthetic_sizes": (32, 8, 16)})
+    config = config_for(block, ("text",), name="ngram_bag", vocabulary=1400)
+    config.method = configuration.method_block("unimodal")
+    config.epochs = 1
+    result = train.run(config, tmp_path / "run", say=lambda line: None)
+    assert result["dataset"] == "mvsa_synthetic"
+    assert result["test"]["examples"] == 16

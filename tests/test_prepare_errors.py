@@ -1,0 +1,122 @@
+"""Wrong flags, tables and lists are told in one sentence, before any media file is opened."""
+
+import re
+
+import pytest
+
+from mla_jax.configuration import dataset_block
+from mla_jax.datasets import load_dataset
+from mla_jax.errors import UserError
+from mla_jax.prepare import plan
+from tests.test_prepare import said
+from tests.trees import write
+
+CSV = {
+    "id,label,picture\na,b,c.jpg": "has no column 'split': known: id, label, picture",
+    "id,label,split\na,b,train": "has no column of a modality",
+    "": "has no column 'id'",
+    "id,label,split,p\na,b,train,c.jpg\na,b,train,c.jpg": "line 3 .* repeats 'a'",
+    "id,label,split,p\na,b,trian,c.jpg": "unknown split in line 2 .*'trian': did you mean 'train'",
+    "id,label,split,p\na,b,train": "line 2 .* has 3 cells and the header 4",
+    "id,label,split,p\na,b,train,c.xyz": "what is 'c.xyz'.*p:KIND",
+    "id,label,split,p:imige\na,b,train,c.jpg": "kind of column 'p:imige' .*'image'",
+    "id,label,split,present\na,b,train,c.jpg": "column 'present' .* cannot be a modality",
+    "id,label,split,p\na,b,train,": "column 'p' .* cannot be a modality: it is empty",
+    "id,label,split,p\na,b,train,c.npy": r"c\.npy and all after it are no \.npy files",
+    "id,label,split,p:tokens\na,b,train,hello": "give --vocab=FILE",
+}
+
+
+@pytest.mark.parametrize("content", CSV)
+def test_a_wrong_table(content, tmp_path, capsys):
+    (tmp_path / "examples.csv").write_text(content + "\n")
+    line = said(capsys, "--dataset=folder", f"--raw={tmp_path}", f"--data_dir={tmp_path / 'd'}")
+    assert re.search(CSV[content], line), line
+
+
+FLAGS = {
+    "--dataset=cremadd": "unknown dataset 'cremadd': did you mean 'cremad'",
+    "--dataset=cremad --raw=NOWHERE": "--raw=NOWHERE does not exist: name the folder that holds "
+    "AudioWAV",
+    "--dataset=cremad --raw=setup.cfg": "--raw=setup.cfg is a file",
+    "--dataset=cremad": "has neither AudioWAV nor VideoFlash",
+    "--dataset=cremad --recipe=kaldi": "unknown recipe of dataset 'cremad' 'kaldi'",
+    "--dataset=cremad --variant=x": "unknown variant of dataset 'cremad' 'x'",
+    "--dataset=kinetics_sounds": "holds no usable example of kinetics_sounds",
+    "--dataset=kinetics_sounds --variant=ks33": "--classes=FILE and --variant=NAME go together",
+    "--dataset=kinetics_sounds --classes=x.txt": "--classes=FILE and --variant=NAME go together",
+    "--dataset=ave": "lacks one of trainSet.txt, valSet.txt, testSet.txt",
+    "--dataset=ave --lists=NOWHERE": "--lists=NOWHERE does not exist",
+    "--dataset=food101": "lacks one of train.jsonl, dev.jsonl, test.jsonl",
+    "--dataset=mvsa": "lacks one of train.jsonl, dev.jsonl, test.jsonl",
+    "--dataset=iemocap": "has neither Session1.txt to Session5.txt nor",
+    "--dataset=ucf101": "has no trainlist01.txt with testlist01.txt",
+    "--dataset=modelnet40": "has no picture",
+    "--dataset=folder": "examples.csv does not exist: write one line an example",
+    "--dataset=folder --max_unreadable=2": "--max_unreadable=2.0 must be a share",
+    "--dataset=folder --examples_per_shard=0": "must be at least 1",
+}
+
+
+@pytest.mark.parametrize("flags", FLAGS)
+def test_wrong_flags(flags, tmp_path, capsys):
+    flags_given = flags.split()
+    if not any(flag.startswith("--raw") for flag in flags_given):
+        flags_given.append(f"--raw={tmp_path}")
+    assert FLAGS[flags] in said(capsys, *flags_given, f"--data_dir={tmp_path / 'data'}")
+
+
+LISTS = {
+    "ave": ("trainSet.txt", "Bark;v0;0;3", "line 1 .* is not class&video&quality&start&end"),
+    "food101": ("train.jsonl", "{'id': 1}", "line 1 .* is not JSON"),
+    "mvsa": ("train.jsonl", '{"id": "1", "label": "positive"}', "has no field 'text'"),
+    "iemocap": ("Session1.txt", "a.wav,hello,sad", r"line 1 .* is not <path> \[split"),
+    "kinetics_sounds": (
+        "train.csv",
+        "label,youtube_id,time_start,time_end,split\nbowling,x,0,9,trane",
+        "has split 'trane'",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", LISTS)
+def test_wrong_lists(name, tmp_path, capsys):
+    others = ("valSet.txt", "testSet.txt", "dev.jsonl", "test.jsonl")
+    for file in (*others, *(f"Session{i}.txt" for i in range(1, 6))):
+        (tmp_path / file).write_text("")
+    file, content, words = LISTS[name]
+    write(tmp_path / file, content)
+    line = said(capsys, f"--dataset={name}", f"--raw={tmp_path}")
+    assert re.search(words, line), line
+
+
+def test_lists_that_are_no_text(tmp_path, capsys):
+    for file in ("trainSet.txt", "valSet.txt", "testSet.txt"):
+        (tmp_path / file).write_bytes(b"\xff\xfe\x00\xd8")
+    assert "is not UTF-8 text" in said(capsys, "--dataset=ave", f"--raw={tmp_path}")
+
+
+@pytest.mark.parametrize(
+    ("content", "words"), [(None, "there is no such file"), ("the\na", "starts with 'the'")]
+)
+def test_wrong_vocabulary(content, words, tmp_path, capsys):
+    write(tmp_path / "examples.csv", "id,label,split,t:tokens", "a,b,train,hello")
+    if content:
+        write(tmp_path / "vocab.txt", content)
+    flags = ["--dataset=folder", f"--raw={tmp_path}", f"--vocab={tmp_path / 'vocab.txt'}"]
+    assert words in said(capsys, *flags)
+
+
+def test_a_library_that_is_missing():
+    with pytest.raises(UserError, match=r"pillow is not installed.*mla_jax\[media\]"):
+        plan.check_library("mla_jax_no_such_module", "pillow")
+
+
+def test_absent_data_names_both_ways_out(tmp_path):
+    config = dataset_block("cremad")
+    config.data_dir = str(tmp_path)
+    with pytest.raises(UserError) as caught:
+        load_dataset(config, ("audio", "video"))
+    command = "python -m mla_jax.prepare --dataset=cremad --raw=FOLDER"
+    assert f"run `{command} --data_dir={tmp_path}`" in str(caught.value)
+    assert "--config.dataset.synthetic=true" in str(caught.value)
