@@ -146,8 +146,9 @@ def test_a_run_that_starts_from_a_checkpoint(run, tmp_path, monkeypatch):
     """The wiring alone; ``tests/test_convert.py`` has the real conversions."""
     asked = []
 
-    def initialize_from(path, state, say):
+    def initialize_from(path, state, say, conventions):
         asked.append(path)
+        assert set(conventions) == {"a", "b"}
         return state.replace(params=jax.tree.map(lambda x: 2 * x + 1, state.params))
 
     monkeypatch.setattr(convert, "initialize_from", initialize_from)

@@ -1,21 +1,30 @@
 """Name maps: one list of rows takes a backbone's tensors from PyTorch to Flax and back."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+from flax import traverse_util
 
 from mla_jax.errors import UserError
 
 Tensors = dict[str, np.ndarray]
 
+
+def _from_patches(w: np.ndarray) -> np.ndarray:
+    side = 16  # of a patch: [side * side * in, out] -> [out, in, side, side]
+    return w.reshape(side, side, -1, w.shape[-1]).transpose(3, 2, 0, 1)
+
+
 TO_FLAX = {
     "convolution": lambda w: w.transpose(2, 3, 1, 0),  # [out, in, h, w] -> [h, w, in, out]
+    "patch": lambda w: w.transpose(2, 3, 1, 0).reshape(-1, len(w)),  # -> [h w in, out]
     "linear": lambda w: w.T,  # [out, in] -> [in, out]
     "same": lambda w: w,
 }
 TO_TORCH = {
     "convolution": lambda w: w.transpose(3, 2, 0, 1),
+    "patch": _from_patches,
     "linear": lambda w: w.T,
     "same": lambda w: w,
 }
@@ -41,6 +50,12 @@ class Row(NamedTuple):
             collection, _, rest = flax.partition("/")
             flax = f"{collection}/{module}/{rest}"
         return self._replace(torch=torch_prefix + self.torch, flax=flax)
+
+
+def flat(tree: Mapping[str, Any]) -> Tensors:
+    """``{"params/...": array}`` of a nested tree."""
+    leaves = traverse_util.flatten_dict(dict(tree), sep="/")
+    return {name: np.asarray(value) for name, value in leaves.items()}
 
 
 def to_flax(tensors: Mapping[str, np.ndarray], rows: Sequence[Row], source: str) -> Tensors:

@@ -75,9 +75,7 @@ def _only(table: Mapping[str, Mapping[str, Any]], *names: str) -> dict[str, dict
 CONVENTIONS: Mapping[str, Mapping[str, Mapping[str, Any]]] = MappingProxyType(
     {
         "m3ae_text": _only(_M3AE, "epsilon", "gelu", "text_length", "pool", "empty_text"),
-        "m3ae_image": _only(
-            _M3AE, "patch_order", "epsilon", "gelu", "image_normalization", "pool"
-        ),
+        "m3ae_image": _only(_M3AE, "patch_order", "epsilon", "gelu", "image_normalization", "pool"),
         "cavmae_audio": {
             "pretraining": {**_CAVMAE, "fbank_normalization": "audioset"},
             "released": {**_CAVMAE, "fbank_normalization": "none"},

@@ -85,9 +85,7 @@ class M3AEImage(nn.Module):
         x = dense(size.width, self.dtype, "image_embedding")(x.reshape(len(x), rows * columns, -1))
         x = x + positions_2d(rows, columns, size.width).astype(self.dtype)
         x = _with_tokens(self, x)
-        x = apply_blocks(
-            x, None, size, switch["epsilon"], switch["gelu"], self.remat, self.dtype
-        )
+        x = apply_blocks(x, None, size, switch["epsilon"], switch["gelu"], self.remat, self.dtype)
         x = _pooled(x, None, switch["pool"])
         return x.reshape(batch, -1, size.width).mean(1)
 
@@ -157,9 +155,7 @@ class M3AEText(nn.Module):
         )
         x = table(ids) + positions_1d(np.arange(length), size.width).astype(self.dtype)
         x = _with_tokens(self, x)
-        x = apply_blocks(
-            x, valid, size, switch["epsilon"], switch["gelu"], self.remat, self.dtype
-        )
+        x = apply_blocks(x, valid, size, switch["epsilon"], switch["gelu"], self.remat, self.dtype)
         return _pooled(x, valid, switch["pool"])
 
 
