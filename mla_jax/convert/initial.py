@@ -52,12 +52,12 @@ def initialize_from(
                 f"{path} holds an encoder for {', '.join(strangers)}, but this run has "
                 f"{', '.join(modalities)}: convert it again with --modalities"
             )
-        for m, encoder in encoders.items():
+        for m in (m for m in modalities if m in encoders):
             if f"encoder {m}" in replaced:
                 raise UserError(f"{paths}: two of these checkpoints hold an encoder for '{m}'")
             wanted = (conventions or {}).get(m, {})
             check_weights(path, m, manifest["conventions"].get(m, {}), wanted)
-            given = {"params": encoder, "batch_stats": loaded.get("batch_stats", {}).get(m, {})}
+            given = {"params": encoders[m], "batch_stats": loaded.get("batch_stats", {}).get(m, {})}
             shapes = _shapes({"params": params[m], "batch_stats": stats[m]})
             check_names(f"{path}, encoder '{m}',", shapes, flat(given))
             params[m] = _placed_like(given["params"], params[m])

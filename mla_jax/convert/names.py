@@ -65,13 +65,10 @@ def to_flax(tensors: Mapping[str, np.ndarray], rows: Sequence[Row], source: str)
       UserError: a tensor is missing, unexpected, or of another shape or type; all are listed.
     """
     counters = {row.torch for row in rows if row.kind == "counter"}
-    wanted = {row.torch: row for row in rows if row.kind != "counter"}
+    wanted = [row for row in rows if row.kind != "counter"]  # several may take one tensor
     given = {name: tensor for name, tensor in tensors.items() if name not in counters}
-    check_names(source, {name: row.shape for name, row in wanted.items()}, given)
-    return {
-        row.flax: np.ascontiguousarray(TO_FLAX[row.kind](given[name]))
-        for name, row in wanted.items()
-    }
+    check_names(source, {row.torch: row.shape for row in wanted}, given)
+    return {row.flax: np.ascontiguousarray(TO_FLAX[row.kind](given[row.torch])) for row in wanted}
 
 
 def to_torch(tensors: Mapping[str, np.ndarray], rows: Sequence[Row], source: str) -> Tensors:

@@ -24,7 +24,17 @@ LIBRARIES = (
 )
 """Packages whose names a training state may mention; none of them is looked up."""
 
-BUILTINS = ("bytearray", "complex", "dict", "frozenset", "getattr", "list", "object", "set")
+BUILTINS = (
+    "bytearray",
+    "bytes",
+    "complex",
+    "dict",
+    "frozenset",
+    "getattr",
+    "list",
+    "object",
+    "set",
+)
 BUILTINS = (*BUILTINS, "slice", "tuple", "type")
 
 
@@ -98,7 +108,17 @@ class DeviceArray(Array):
         return array.real()
 
 
+class Encoded(Inert):
+    """``_codecs.encode``: how the protocols before 3 write bytes."""
+
+    def __new__(cls, text: Any, codec: Any = "") -> Any:
+        if codec != "latin1" or not isinstance(text, str):
+            raise UserError("it asks for a codec, which no M3AE checkpoint needs")
+        return text.encode(codec)
+
+
 MEANT = {
+    "encode": Encoded,
     "_reconstruct": Array,
     "_frombuffer": FromBuffer,
     "dtype": Dtype,
@@ -108,20 +128,24 @@ MEANT = {
 }
 """The names that mean something here, in the packages that have them."""
 
-HOMES = ("numpy", "jax", "jaxlib", "collections")
+OLD_NAMES = {"__builtin__": "builtins", "copy_reg": "copyreg"}
+"""What the protocols before 3 call them."""
+
+HOMES = ("numpy", "jax", "jaxlib", "collections", "_codecs")
 
 
 class Unpickler(pickle.Unpickler):
     """Builds numbers, strings and containers, and placeholders for all the rest."""
 
     def find_class(self, module: str, name: str) -> Any:
+        module = OLD_NAMES.get(module, module)
         package = module.partition(".")[0]
+        if package in HOMES and name in MEANT:
+            return MEANT[name]
         if package not in LIBRARIES and not (module == "builtins" and name in BUILTINS):
             raise UserError(
                 f"it asks for {module}.{name}, which no M3AE checkpoint needs: do not trust it"
             )
-        if package in HOMES and name in MEANT:
-            return MEANT[name]
         return type(name, (Inert,), {"__module__": f"inert.{module}"})
 
 
