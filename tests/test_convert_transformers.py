@@ -1,5 +1,6 @@
 """Checkpoints of M3AE and CAV-MAE: both ways, M3AE's pickle, conventions, and what is refused."""
 
+import codecs
 import functools
 import io
 import os
@@ -15,7 +16,6 @@ import numpy as np
 import optax
 import pytest
 import safetensors.numpy
-import transformer_reference as reference
 from flax import struct, traverse_util
 
 from mla_jax import convert
@@ -24,6 +24,7 @@ from mla_jax.convert.__main__ import main
 from mla_jax.encoders import create_encoders
 from mla_jax.errors import UserError
 from mla_jax.state import TrainState
+from tests import transformer_reference as reference
 
 D = reference.WIDTH
 M3AE = reference.weights(reference.m3ae_shapes())
@@ -321,6 +322,7 @@ def hostile(place, call):
         (exec, r"builtins\.exec"),
         (__import__, r"builtins\.__import__"),
         (io.open, r"(io|_io)\.open"),
+        (codecs.encode, "a codec"),
         (pickle.loads, r"_?pickle\.loads"),
         (np.fromfile, ""),
         (functools.partial, ""),
@@ -335,6 +337,7 @@ def test_no_code_of_a_pickle_runs(tmp_path, place, function, words):
         eval: (f"open({str(marker)!r}, 'w')",),
         exec: (f"open({str(marker)!r}, 'w')",),
         io.open: (str(marker), "w"),
+        codecs.encode: ("x", "rot13"),
         getattr: ("x", "upper"),
         functools.partial: (getattr, "x"),
     }.get(function, (str(marker),))
@@ -351,6 +354,15 @@ def test_no_code_of_a_pickle_runs(tmp_path, place, function, words):
             assert isinstance(loaded["variant"], pickles.Inert)
             assert pickles.weights(loaded, "it")["cls_token"].shape == (1, 1, D)
     assert not marker.exists()
+
+
+def test_a_pickle_cannot_alter_what_reads_it():
+    """Two states set attributes of whatever object is at hand, if it lets itself."""
+    before = dict(vars(pickles.Dtype))
+    for content in (b"cnumpy\ndtype\n}(Vreal\nI0\nub.", b"cnumpy\ndtype\n(}}(Vreal\nI0\nutb."):
+        with pytest.raises(UserError, match="not a readable pickle"):
+            pickles.load(content, "it")
+    assert dict(vars(pickles.Dtype)) == before
 
 
 def test_the_attack_would_work_on_an_ordinary_unpickler(tmp_path):

@@ -6,13 +6,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import transformer_reference as reference
 from flax import traverse_util
 
 from mla_jax.convert import layouts
 from mla_jax.encoders import REGISTRY, conventions, create_encoders
 from mla_jax.encoders.transformer import patches, positions_2d
 from mla_jax.errors import UserError
+from tests import transformer_reference as reference
 
 D = reference.WIDTH
 
