@@ -16,7 +16,9 @@ import numpy as np
 import optax
 import pytest
 import safetensors.numpy
-from flax import struct, traverse_util
+from flax import traverse_util
+from flax.training.train_state import TrainState as TheirTrainState
+from ml_collections import ConfigDict, config_dict
 
 from mla_jax import convert
 from mla_jax.convert import files, layouts, pickles, transformers
@@ -218,16 +220,11 @@ def test_the_original_names_are_these():
 
 
 @pytest.fixture
-def train_state():
-    """A training state class of a module ``m3ae.model``, which only the writer can import."""
+def train_state_class():
+    """The training state of a module ``m3ae.model``, which only the writer can import."""
 
-    @struct.dataclass
-    class M3AETrainState:
-        step: int
-        params: flax.core.FrozenDict
-        opt_state: tuple
-        rng: jax.Array
-        apply_fn: object = struct.field(pytree_node=False)
+    class M3AETrainState(TheirTrainState):
+        tokenizer_params: flax.core.FrozenDict | None = None
 
     modules = {name: types.ModuleType(name) for name in ("m3ae", "m3ae.model")}
     modules["m3ae.model"].M3AETrainState = M3AETrainState
@@ -238,17 +235,28 @@ def train_state():
         sys.modules.pop(name, None)
 
 
-def checkpoint(train_state, array=np.asarray):
-    tree = jax.tree.map(array, original_tree())
-    params = flax.core.freeze({"params": tree})
-    state = train_state(
-        step=np.int32(3),
-        params=params,
-        opt_state=optax.adamw(1e-3).init({"w": np.zeros(2, np.float32)}),
-        rng=jax.random.PRNGKey(0),
-        apply_fn=lambda x: x + 1,
+def checkpoint(train_state_class, array=np.asarray):
+    """What M3AE saves: its state with the optimiser, whose functions hold on to its settings."""
+    settings = ConfigDict({"model_type": config_dict.placeholder(str), "no_decay": ["bias"]})
+
+    def mask(params):
+        flat = traverse_util.flatten_dict(params)
+        kept = {key: all(k not in settings.no_decay for k in key) for key in flat}
+        return traverse_util.unflatten_dict(kept)
+
+    schedule = optax.warmup_cosine_decay_schedule(0.0, 1e-4, 10, 100, 0.0)
+    state = train_state_class.create(
+        params={"params": original_tree()},
+        apply_fn=None,
+        tx=optax.chain(optax.clip_by_global_norm(1e9), optax.adamw(schedule, mask=mask)),
     )
+    state = state.replace(params=jax.tree.map(array, state.params))
     return {"step": 3, "epoch": 1, "variant": {"batch_size": 8}, "state": state}
+
+
+def frozen(content):
+    params = content["state"].params
+    return content | {"state": content["state"].replace(params=flax.core.freeze(params))}
 
 
 @pytest.mark.parametrize(
@@ -256,14 +264,17 @@ def checkpoint(train_state, array=np.asarray):
     [
         (np.asarray, cloudpickle.dumps),
         (jnp.asarray, cloudpickle.dumps),
+        (np.asarray, lambda content: cloudpickle.dumps(frozen(content))),
         (np.asarray, lambda content: cloudpickle.dumps(content, protocol=2)),
         (np.asfortranarray, lambda content: cloudpickle.dumps(content, protocol=4)),
         (lambda x: np.asarray(x, ">f4"), cloudpickle.dumps),
     ],
-    ids=["numpy", "jax", "protocol 2", "protocol 4, transposed", "another byte order"],
+    ids=["numpy", "jax", "frozen", "protocol 2", "protocol 4, transposed", "another byte order"],
 )
-def test_the_pickle_gives_what_the_pytorch_conversion_gives(tmp_path, train_state, array, write):
-    (tmp_path / "model.pkl").write_bytes(write(checkpoint(train_state, array)))
+def test_the_pickle_gives_what_the_pytorch_conversion_gives(
+    tmp_path, train_state_class, array, write
+):
+    (tmp_path / "model.pkl").write_bytes(write(checkpoint(train_state_class, array)))
     for name in ("m3ae", "m3ae.model"):
         del sys.modules[name]
     convert.convert(tmp_path / "model.pkl", tmp_path / "converted")
@@ -330,7 +341,7 @@ def hostile(place, call):
     ],
 )
 def test_no_code_of_a_pickle_runs(tmp_path, place, function, words):
-    """Foreign names are refused; those of M3AE's libraries are not called, whatever they are."""
+    """The names of attacks are refused; others are not called, whatever they are."""
     marker = tmp_path / "ran"
     arguments = {
         os.system: (f"touch {marker}",),

@@ -1,9 +1,10 @@
 """M3AE's own checkpoints, which are pickles, read without running anything that is in them.
 
 The file is a cloudpickle of ``{"step", "epoch", "variant", "state"}``; the weights are the tree
-``state.params["params"]`` of a training state of Flax 0.5.  A pickle may name any function to be
-called.  Here a name is never imported: the few that rebuild arrays stand for code of this module,
-names of the libraries that M3AE uses become inert placeholders, and any other name is refused.
+``state.params["params"]``.  It holds the optimiser too, with its functions and whatever they refer
+to.  A pickle may name any function to be called; here no name is ever looked up: the few that
+rebuild arrays stand for code of this module, all others for placeholders that do nothing.  Names
+that would serve an attack and nothing else are refused on top, so that the user learns of them.
 """
 
 import io
@@ -18,24 +19,13 @@ import numpy as np
 from mla_jax.convert.names import Tensors
 from mla_jax.errors import UserError
 
-LIBRARIES = (
-    *("absl", "chex", "cloudpickle", "collections", "copyreg", "flax", "functools", "jax"),
-    *("jaxlib", "m3ae", "ml_collections", "ml_dtypes", "numpy", "operator", "optax", "types"),
+FOREIGN = (
+    *("_io", "_pickle", "_posixsubprocess", "ctypes", "io", "marshal", "nt", "os", "pickle"),
+    *("posix", "pty", "runpy", "shutil", "socket", "subprocess", "webbrowser"),
 )
-"""Packages whose names a training state may mention; none of them is looked up."""
+"""Packages that no training state mentions, whose names are refused."""
 
-BUILTINS = (
-    "bytearray",
-    "bytes",
-    "complex",
-    "dict",
-    "frozenset",
-    "getattr",
-    "list",
-    "object",
-    "set",
-)
-BUILTINS = (*BUILTINS, "slice", "tuple", "type")
+FOREIGN_BUILTINS = ("__import__", "breakpoint", "compile", "eval", "exec", "input", "open")
 
 
 class Inert:
@@ -128,9 +118,6 @@ MEANT = {
 }
 """The names that mean something here, in the packages that have them."""
 
-OLD_NAMES = {"__builtin__": "builtins", "copy_reg": "copyreg"}
-"""What the protocols before 3 call them."""
-
 HOMES = ("numpy", "jax", "jaxlib", "collections", "_codecs")
 
 
@@ -138,15 +125,15 @@ class Unpickler(pickle.Unpickler):
     """Builds numbers, strings and containers, and placeholders for all the rest."""
 
     def find_class(self, module: str, name: str) -> Any:
-        module = OLD_NAMES.get(module, module)
         package = module.partition(".")[0]
-        if package in HOMES and name in MEANT:
-            return MEANT[name]
-        if package not in LIBRARIES and not (module == "builtins" and name in BUILTINS):
+        executes = module in ("builtins", "__builtin__") and name in FOREIGN_BUILTINS
+        if package in FOREIGN or executes:
             raise UserError(
                 f"it asks for {module}.{name}, which no M3AE checkpoint needs: do not trust it"
             )
-        return type(name, (Inert,), {"__module__": f"inert.{module}"})
+        if package in HOMES and name in MEANT:
+            return MEANT[name]
+        return type(name.rpartition(".")[2], (Inert,), {"__module__": f"inert.{module}"})
 
 
 def read_m3ae(path: pathlib.Path) -> Tensors:
