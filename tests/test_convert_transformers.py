@@ -3,6 +3,7 @@
 import codecs
 import functools
 import io
+import json
 import os
 import pickle
 import sys
@@ -490,6 +491,24 @@ def test_weights_of_another_convention_are_taken_on_purpose(tmp_path):
     cavmae = save(tmp_path / "cavmae.safetensors", CAVMAE)
     with pytest.raises(UserError, match="fbank_normalization=audioset, but"):
         taken(cavmae, "audio", audio={"convention": "released"})
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda m: m.update(conventions={}), "does not record what the weights for 'image'"),
+        (lambda m: m.pop("conventions"), "is not a manifest"),
+        (lambda m: m.update(format=1), "has format 1; this version reads 2"),
+    ],
+)
+def test_a_manifest_that_says_too_little(tmp_path, change, words):
+    path = tmp_path / "converted"
+    convert.convert(save(tmp_path / "m3ae.safetensors", M3AE), path)
+    manifest = json.loads((path / "manifest.json").read_text())
+    change(manifest)
+    (path / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(UserError, match=words):
+        taken(path, "text", "image", **RELEASED)
 
 
 def test_a_file_for_other_encoders_is_refused(tmp_path):

@@ -20,6 +20,8 @@ from mla_jax.errors import UserError
 
 VARIABLES, MANIFEST = "variables.safetensors", "manifest.json"
 FORMAT = 2
+KEYS = ("backbones", "towers", "heads", "prefix", "conventions")
+"""What every manifest says, see ``layouts.from_torch``."""
 
 
 def read_tensors(path: pathlib.Path) -> Tensors:
@@ -106,6 +108,7 @@ def read_directory(path: pathlib.Path) -> tuple[Tensors, dict[str, Any]]:
         manifest = json.loads((path / MANIFEST).read_text())
         shapes = {name: tuple(shape) for name, shape in manifest["tensors"].items()}
         version = manifest["format"]
+        _ = [manifest[key] for key in KEYS] if version == FORMAT else None
     except (ValueError, KeyError, AttributeError, TypeError) as error:
         raise UserError(f"{path / MANIFEST} is not a manifest of mla_jax.convert") from error
     if version != FORMAT:

@@ -126,6 +126,11 @@ def check_weights(
       encoder: those of the encoder, and under ``differs_from_weights`` the names of the switches
         in which it is meant to differ.
     """
+    if not made_for and bound(encoder):
+        raise UserError(
+            f"{path} does not record what the weights for '{modality}' were made for: convert the "
+            "original again"
+        )
     allowed = encoder.get("differs_from_weights", ())
     other = [
         name
