@@ -10,6 +10,7 @@ import pathlib
 import zlib
 
 import numpy as np
+import safetensors.numpy
 
 from mla_jax.parity import formula
 
@@ -148,6 +149,20 @@ def state_dict(encoder, **sizes):
     return weights(shapes)
 
 
+def save(path, tensors):
+    """Writes a safetensors file and returns its path as text."""
+    safetensors.numpy.save_file(tensors, path)
+    return str(path)
+
+
+def prefixed(prefix, tensors):
+    return {prefix + name: value for name, value in tensors.items()}
+
+
+def same_bits(a, b):
+    return a.keys() == b.keys() and all(a[n].tobytes() == b[n].tobytes() for n in a)
+
+
 def forward(encoder, state, x, heads, depth, **arguments):
     """Features of one encoder; ``state`` and ``x`` are torch tensors of one floating type."""
     if encoder.startswith("m3ae"):
@@ -276,6 +291,8 @@ def compute():
             found[f"{case}/gradient"] = state[GRADIENTS[case]].grad.numpy()
     return found
 
+
+M3AE, CAVMAE = weights(m3ae_shapes()), weights(cavmae_shapes())
 
 if __name__ == "__main__":
     FIXTURE.parent.mkdir(exist_ok=True)
