@@ -15,6 +15,7 @@ from mla_jax.errors import UserError
 from tests import transformer_reference as reference
 
 D = reference.WIDTH
+HASTE = {"xla_backend_optimization_level": 0}  # compiled for its results, not for speed
 
 
 @functools.cache
@@ -42,7 +43,8 @@ def build(encoder, dtype=jnp.float32, **fields):
 def features(encoder, x=None, dtype=jnp.float32, **fields):
     x = reference.inputs(encoder) if x is None else x
     params = {"params": parameters(encoder)}
-    return np.asarray(jax.jit(build(encoder, dtype, **fields).apply)(params, x))
+    apply = jax.jit(build(encoder, dtype, **fields).apply, compiler_options=HASTE)
+    return np.asarray(apply(params, x))
 
 
 @pytest.mark.parametrize("case", reference.CASES)
@@ -66,7 +68,7 @@ def test_the_cases_differ():
 def gradient(encoder, fields, path, remat=False):
     module, x = build(encoder, remat=remat, **fields), reference.inputs(encoder)
 
-    @jax.jit
+    @functools.partial(jax.jit, compiler_options=HASTE)
     def of_all(params):
         return jax.grad(lambda p: (module.apply({"params": p}, x) ** 2).sum())(params)
 
