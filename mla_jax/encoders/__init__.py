@@ -56,6 +56,28 @@ class Encoders(NamedTuple):
                 found[modality]["differs_from_weights"] = differs
         return found
 
+    def fitted(self, streams: Mapping[str, Any]) -> dict[str, Any]:
+        """The streams of a data set, normalised as the encoders' weights expect.
+
+        An image stream gets the statistics of its encoder's ``image_normalization``; one of filter
+        banks is left as it is by the transform if its encoder normalises it itself.  Others stay.
+        ``streams``: ``{modality: named tuple with mean, std, test_mean, test_std}``.
+        """
+        fitted = dict(streams)
+        for modality, module in self.modules.items():
+            switches = getattr(module, "switches", None) or {}
+            if modality not in streams:
+                continue
+            if "image_normalization" in switches:
+                mean, std = conventions.IMAGE_STATISTICS[switches["image_normalization"]]
+            elif "fbank_normalization" in switches:
+                mean, std = (), ()
+            else:
+                continue
+            stream = streams[modality]
+            fitted[modality] = stream._replace(mean=mean, std=std, test_mean=(), test_std=())
+        return fitted
+
     def key(self, rng: jax.Array, modality: str) -> jax.Array:
         """A key that depends on ``rng`` and the modality's name, not on its company or place."""
         return jax.random.fold_in(rng, zlib.crc32(modality.encode()) & 0x7FFFFFFF)
