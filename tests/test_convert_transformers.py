@@ -149,6 +149,29 @@ def test_an_encoder_can_be_left_out():
     assert {name.split("/")[2] for name in tensors} == {"photo"}
 
 
+def test_an_encoder_is_left_out_on_the_command_line(tmp_path):
+    source = save(tmp_path / "a.safetensors", CAVMAE)
+    target = tmp_path / "converted"
+    assert main([f"--from={source}", f"--to={target}", "--modalities=sound+"]) == 0
+    _, manifest = files.read_directory(target)
+    assert manifest["backbones"] == {"sound": "cavmae_audio"}
+
+
+def test_heads_of_three_encoders():
+    tensors = CLASSIFIERS["audio+image+text"]
+    for head in ("module.audio_fc", "module.visual_fc", "module.txtual_fc"):
+        tensors = tensors | {f"{head}.weight": np.ones((4, D), np.float32)}
+        tensors |= {f"{head}.bias": np.ones(4, np.float32)}
+    converted, manifest = layouts.from_torch(tensors, "it")
+    assert manifest["heads"] == {
+        "audio": "audio_fc",
+        "image": "visual_fc",
+        "text": "txtual_fc",
+        "shared": "fusion_module.fc_out",
+    }
+    assert converted["params/head/text/kernel"].shape == (D, 4)
+
+
 def test_conventions_are_recorded_as_told(tmp_path, capsys):
     source = save(tmp_path / "a.safetensors", M3AE)
     target = f"--to={tmp_path / 'converted'}"

@@ -222,9 +222,14 @@ def test_the_attack_would_work_on_an_ordinary_unpickler(tmp_path):
     assert marker.exists()
 
 
+ENDLESS = {}
+ENDLESS["again"] = ENDLESS
+
+
 @pytest.mark.parametrize(
     ("content", "words"),
     [
+        (pickle.dumps(plain(ENDLESS)), "it has no end"),
         (b"no pickle", "not a readable pickle"),
         (pickle.dumps(plain(original_tree()))[:-200], "not a readable pickle"),
         (pickle.dumps({"state": 3}), "no parameters under state.params"),

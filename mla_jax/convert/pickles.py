@@ -168,7 +168,10 @@ def weights(content: Any, source: str) -> Tensors:
     tree = content
     for step in ("state", "params", "params"):
         tree = _inside(tree).get(step)
-    found = dict(_flat(tree, ""))
+    try:
+        found = dict(_flat(tree, ""))
+    except RecursionError as error:  # a dictionary in itself
+        raise UserError(f"{source} is not a checkpoint of M3AE: it has no end") from error
     if not found:
         raise UserError(
             f"{source} is not a checkpoint of M3AE: it has no parameters under state.params"
