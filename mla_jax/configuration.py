@@ -31,7 +31,7 @@ def base_config() -> ConfigDict:
             "feature_dim": 64,  # D, shared by all encoders
             "compute_dtype": "auto",  # float32 on CPU, bfloat16 on TPU and GPU
             "method": method_block("mla"),
-            "init_from": "",  # a checkpoint, raw or converted, to start from: mla_jax/convert
+            "init_from": "",  # checkpoints to start from, raw or converted, a,b: mla_jax/convert
             "optimizer": ConfigDict(
                 {
                     "name": "sgd",  # sgd, adam, adamw, each as torch.optim does it

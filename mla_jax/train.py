@@ -19,7 +19,7 @@ from mla_jax.data import pipeline
 from mla_jax.data.transform import create_transform
 from mla_jax.datasets import Dataset, load_dataset
 from mla_jax.dispatch import Dispatch
-from mla_jax.encoders import create_encoders
+from mla_jax.encoders import Encoders, create_encoders
 from mla_jax.evaluate import Evaluator, TrainingVisit
 from mla_jax.methods import Method, Problem, create_method
 from mla_jax.methods.base import Stage
@@ -43,6 +43,7 @@ class Interrupted(Exception):  # noqa: N818 - it is an outcome, not an error
 class Program(NamedTuple):
     """What is compiled: it depends on the configuration but not on the seed."""
 
+    encoders: Encoders
     method: Method
     optimizer: Optimizer
     dispatches: dict[str, Dispatch]
@@ -65,7 +66,7 @@ def build_program(
     transform = dataset.transform or create_transform(dataset.streams, dataset.modalities)
     method = transformed(method, transform)
     dispatches = {s.name: Dispatch([p.update for p in s.phases]) for s in method.stages}
-    return Program(method, optimizer, dispatches, Evaluator(method, devices), layout)
+    return Program(encoders, method, optimizer, dispatches, Evaluator(method, devices), layout)
 
 
 def initial_state(program: Program, dataset: Dataset, seed: int) -> TrainState:
@@ -122,7 +123,7 @@ def run(
     state = initial_state(program, dataset, config.seed)
     parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
     if config.init_from and not workdir.newest_checkpoint():
-        state = convert.initialize_from(config.init_from, state, say)
+        state = convert.initialize_from(config.init_from, state, say, program.encoders.conventions)
     if distributed.is_main():
         workdir.create(identity)
     distributed.barrier("workdir")

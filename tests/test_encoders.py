@@ -22,12 +22,32 @@ def ids(*shape):
 
 # name: (fields, an input of two examples, parameters at D = 64).  Add a row with each encoder.
 ROWS = {
+    "cavmae_audio": ({"size": "tiny"}, image(2, 64, 32), 117_120),
+    "cavmae_visual": ({"size": "tiny"}, image(2, 32, 32, 3), 149_632),
     "conv1d": ({}, image(2, 32, 13), 14_064),
     "conv2d": ({}, image(2, 14, 14, 1), 23_408),
+    "features": ({"projection": "linear"}, image(2, 6), 448),
+    "m3ae_image": ({"size": "tiny"}, image(2, 32, 32, 3), 149_440),
+    "m3ae_text": ({"size": "tiny"}, ids(2, 24), 2_053_632),
     "mlp": ({}, image(2, 6), 2_400),
     "ngram_bag": ({}, ids(2, 24), 65_536),
     "resnet18": ({}, image(2, 32, 32, 3), 176_712),
 }
+
+
+# (encoder, size): (its width, an input, parameters).  Base: of the published checkpoints, where an
+# M3AE has 109,089,792 in all: both rows, less what they share.
+FULL_SIZES = {
+    ("cavmae_audio", "base"): (768, np.zeros((1, 1024, 128), np.float32), 85_647_360),
+    ("cavmae_visual", "base"): (768, np.zeros((1, 224, 224, 3), np.uint8), 85_797_888),
+    ("m3ae_image", "small"): (384, np.zeros((1, 256, 256, 3), np.uint8), 21_590_400),
+    ("m3ae_image", "base"): (768, np.zeros((1, 256, 256, 3), np.uint8), 85_648_128),
+    ("m3ae_image", "large"): (1024, np.zeros((1, 256, 256, 3), np.uint8), 303_100_928),
+    ("m3ae_text", "small"): (384, ids(1, 64), 33_015_552),
+    ("m3ae_text", "base"): (768, ids(1, 64), 108_498_432),
+    ("m3ae_text", "large"): (1024, ids(1, 64), 333_568_000),
+}
+SHARED = 12 * 7_087_872 + 2 * 768 + 768  # blocks, last norm, class token of base
 
 
 def build(name, dtype=jnp.float32, feature_dim=D, **fields):
@@ -44,6 +64,19 @@ def test_parameter_count(name):
     init = lambda x: build(name, **fields).init(jax.random.key(0), {"m": x})  # noqa: E731
     params, _ = jax.eval_shape(init, example)
     assert sum(leaf.size for leaf in jax.tree.leaves(params)) == count
+
+
+@pytest.mark.parametrize(("name", "size"), FULL_SIZES)
+def test_parameter_count_at_full_size(name, size):
+    width, example, count = FULL_SIZES[name, size]
+    encoders = build(name, feature_dim=width, size=size)
+    params, _ = jax.eval_shape(lambda x: encoders.init(jax.random.key(0), {"m": x}), example)
+    assert sum(leaf.size for leaf in jax.tree.leaves(params)) == count
+
+
+def test_the_base_counts_add_up_to_the_published_one():
+    text, image = (FULL_SIZES[f"m3ae_{part}", "base"][2] for part in ("text", "image"))
+    assert text + image - SHARED == 109_089_792
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -121,6 +154,25 @@ def test_ngram_bag_is_the_mean_over_what_is_not_padding():
     features, _ = encoders.apply("m", params["m"], stats["m"], batch, True)
     expected = [(table[3] + table[5]) / 2, table[7], np.zeros(4)]
     np.testing.assert_allclose(features, expected, atol=1e-6)
+
+
+def test_precomputed_features_are_handed_on_or_averaged_over_time():
+    x = image(2, 3, 8)
+    encoders = build("features", jnp.bfloat16, feature_dim=8)
+    params, stats = encoders.init(jax.random.key(0), {"m": x})
+    assert params == {"m": {}}
+    features, _ = encoders.apply("m", params["m"], stats["m"], x, True)
+    np.testing.assert_allclose(features, x.mean(1), rtol=1e-6)
+    features, _ = encoders.apply("m", params["m"], stats["m"], x[:, 0], False)
+    np.testing.assert_array_equal(features, x[:, 0])
+
+
+def test_precomputed_features_through_a_linear_layer():
+    x, kernel, bias = image(2, 6), image(6, 4), image(4)
+    params = {"projection": {"kernel": kernel, "bias": bias}}
+    encoders = build("features", feature_dim=4, projection="linear")
+    features, _ = encoders.apply("m", params, {}, x, True)
+    np.testing.assert_allclose(features, x @ kernel + bias, rtol=1e-5, atol=1e-6)
 
 
 def test_a_modality_starts_the_same_in_any_company():

@@ -10,7 +10,7 @@ from mla_jax import configuration, convert, metrics, selection, train
 from mla_jax.checkpoint import Checkpoints
 from mla_jax.datasets import ArraySplit, Dataset
 from mla_jax.errors import UserError
-from tests.conftest import build_config, build_dataset
+from tests.conftest import FEATURES, build_config, build_dataset
 
 
 @pytest.fixture
@@ -146,8 +146,9 @@ def test_a_run_that_starts_from_a_checkpoint(run, tmp_path, monkeypatch):
     """The wiring alone; ``tests/test_convert.py`` has the real conversions."""
     asked = []
 
-    def initialize_from(path, state, say):
+    def initialize_from(path, state, say, conventions):
         asked.append(path)
+        assert set(conventions) == {"a", "b"}
         return state.replace(params=jax.tree.map(lambda x: 2 * x + 1, state.params))
 
     monkeypatch.setattr(convert, "initialize_from", initialize_from)
@@ -175,6 +176,14 @@ def test_missing_modalities_train_and_evaluate(run):
     config = build_config(modalities=("a", "b", "c"))
     result = run(config, build_dataset(("a", "b", "c"), missing=0.4, seed=5))
     assert 0 < result["test"]["fused"] <= 1
+
+
+def test_precomputed_features_have_nothing_to_train_but_the_head(run, tmp_path):
+    features = {"encoder": {"name": "features"}, "feature_dim": FEATURES}
+    result = run(build_config(epochs=2, **features))
+    assert result["test"]["fused"] > 0.5  # of three classes
+    (tmp_path / "run" / "result.json").unlink()
+    assert run(build_config(epochs=2, **features))["test"] == result["test"]  # restored
 
 
 def test_training_on_several_devices_equals_one(tmp_path, monkeypatch):

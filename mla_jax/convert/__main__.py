@@ -16,7 +16,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         dest="source",
         required=True,
         metavar="PATH",
-        help="a .pth or .safetensors file, or a converted directory",
+        help="a .pth, .safetensors or M3AE .pkl file, or a converted directory",
     )
     parser.add_argument(
         "--to",
@@ -29,8 +29,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--modalities",
         default="",
         metavar="A+B",
-        help="our names for the encoders, in the reference's order (default: audio+visual); one "
-        "name for a lone ResNet-18",
+        help="our names for the encoders, in the reference's order (default: audio+visual, "
+        "text+image or audio+image+text); one name for a lone ResNet-18; an empty name leaves an "
+        "encoder of a lone M3AE or CAV-MAE out, as in +image",
     )
     parser.add_argument(
         "--ignore",
@@ -44,11 +45,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
         action="store_true",
         help="average a lone ResNet-18's 3 input channels into 1, for spectrograms",
     )
+    parser.add_argument(
+        "--convention",
+        default="",
+        metavar="NAME",
+        help="how the code that trained M3AE's or CAV-MAE's weights treats its input: pretraining "
+        "or released (default: pretraining, but released for MLA's PyTorch files of M3AE)",
+    )
     chosen = parser.parse_args(arguments)
-    modalities = tuple(filter(None, chosen.modalities.split("+")))
+    modalities = tuple(chosen.modalities.split("+")) if chosen.modalities else ()
     try:
         count = mla_jax.convert.convert(
-            chosen.source, chosen.target, modalities, chosen.ignore, chosen.average_channels
+            chosen.source,
+            chosen.target,
+            modalities,
+            chosen.ignore,
+            chosen.average_channels,
+            chosen.convention,
         )
     except UserError as error:
         print(f"mla_jax.convert: {error}", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""Files that hold tensors: PyTorch's ``.pth``, ``.safetensors``, and our converted directories.
+"""Files that hold tensors: ``.pth``, ``.safetensors``, ``.pkl``, and our converted directories.
 
 A converted directory is ``variables.safetensors`` plus ``manifest.json``.  Safetensors, because
 it is bit-exact, runs no code when read (a pickle does), says names, shapes and types in a header
@@ -14,15 +14,18 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
+from mla_jax.convert import pickles
 from mla_jax.convert.names import Tensors
 from mla_jax.errors import UserError
 
 VARIABLES, MANIFEST = "variables.safetensors", "manifest.json"
-FORMAT = 1
+FORMAT = 2
+KEYS = ("backbones", "towers", "heads", "prefix", "conventions")
+"""What every manifest says, see ``layouts.from_torch``."""
 
 
 def read_tensors(path: pathlib.Path) -> Tensors:
-    """The tensors of a ``.safetensors`` or PyTorch file, under the names they have there.
+    """The tensors of a ``.safetensors``, PyTorch or M3AE (``.pkl``) file, under their names there.
 
     Raises:
       UserError: no such file, or nothing that can be read as tensors.
@@ -34,6 +37,8 @@ def read_tensors(path: pathlib.Path) -> Tensors:
             return dict(safetensors.numpy.load_file(path))
         except (safetensors.SafetensorError, OSError) as error:
             raise UserError(f"{path} is not a readable safetensors file: {error}") from error
+    if path.suffix in (".pkl", ".pickle"):
+        return pickles.read_m3ae(path)
     torch = import_torch(f"reading {path.name}")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
@@ -103,6 +108,7 @@ def read_directory(path: pathlib.Path) -> tuple[Tensors, dict[str, Any]]:
         manifest = json.loads((path / MANIFEST).read_text())
         shapes = {name: tuple(shape) for name, shape in manifest["tensors"].items()}
         version = manifest["format"]
+        _ = [manifest[key] for key in KEYS] if version == FORMAT else None
     except (ValueError, KeyError, AttributeError, TypeError) as error:
         raise UserError(f"{path / MANIFEST} is not a manifest of mla_jax.convert") from error
     if version != FORMAT:

@@ -1,4 +1,4 @@
-"""Which rows a whole checkpoint has: the reference's classifiers, or one backbone by itself."""
+"""From a whole checkpoint to our tensors and back: every encoder in it, and its heads."""
 
 import fnmatch
 from collections.abc import Mapping, Sequence
@@ -6,15 +6,17 @@ from typing import Any
 
 import numpy as np
 
-from mla_jax.convert import resnet
+from mla_jax.convert.backbones import BACKBONES, backbone_of, convention_of
+from mla_jax.convert.heads import head_rows, heads_of, names_for
+from mla_jax.convert.known_layouts import LAYOUTS, Layout, Tower, identify
 from mla_jax.convert.names import Row, Tensors, to_flax, to_torch
 from mla_jax.errors import UserError
 
-TOWERS = ("audio_net", "visual_net")
-"""The reference's encoders, in the order in which it visits them (``models/basic_model.py:36``)."""
 
-FUSION_HEADS = ("fusion_module.fc_out", "fusion_module.fc_x", "fusion_module.fc_y")
-QMF_HEADS = ("audio_fc", "visual_fc")
+def without_prefix(tensors: Tensors) -> tuple[Tensors, str]:
+    """Takes off a ``module.`` that begins every name, which ``DataParallel`` adds (quirk Q30)."""
+    prefix = "module." if tensors and all(name.startswith("module.") for name in tensors) else ""
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}, prefix
 
 
 def from_torch(
@@ -23,105 +25,173 @@ def from_torch(
     modalities: Sequence[str] = (),
     ignore: Sequence[str] = (),
     average_channels: bool = False,
+    convention: str = "",
 ) -> tuple[Tensors, dict[str, Any]]:
-    """Our tensors and their manifest, from a PyTorch state dict of a known layout.
+    """Our tensors and their manifest, from a state dict of a known layout.
 
     Args:
-      tensors: the state dict; a ``module.`` that begins every name (``DataParallel``) is taken off.
+      tensors: the state dict, or the flat parameters of one of M3AE's own checkpoints.
       source: what errors call the checkpoint.
-      modalities: our names for the reference's audio and visual encoder (default ``audio``,
-        ``visual``), or the one that a lone ResNet-18 is for (no default).
+      modalities: our names for its encoders, in the order of ``Layout.towers``; an empty name
+        leaves that encoder of a lone M3AE or CAV-MAE out.  Needed for a lone ResNet-18.
       ignore: patterns (``fc.*``) of tensors to leave out; each must match one.
       average_channels: turns a lone ResNet-18's 3-channel stem into a 1-channel one, by the mean.
+      convention: the one that the weights of transformers are for, if not the layout's.
 
     Raises:
       UserError: the layout is not known, or a tensor is missing, unexpected or of another shape.
     """
-    prefix = "module." if tensors and all(name.startswith("module.") for name in tensors) else ""
-    tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
+    tensors, prefix = without_prefix(tensors)
     for pattern in ignore:
         matched = fnmatch.filter(tensors, pattern)
         if not matched:
             raise UserError(f"{source} has no tensor that matches the ignored '{pattern}'")
         tensors = {name: tensor for name, tensor in tensors.items() if name not in matched}
-
-    heads: dict[str, str] = {}
-    if any(name.startswith(tuple(f"{tower}." for tower in TOWERS)) for name in tensors):
-        towers = dict(zip(_named(modalities or ("audio", "visual"), 2), TOWERS, strict=True))
-        heads = _heads(tensors, tuple(towers))
-        if average_channels:
-            raise UserError("average_channels is for a lone ResNet-18, not for a whole classifier")
-    elif "conv1.weight" in tensors or any(name.startswith("layer1.") for name in tensors):
-        towers = {_named(modalities, 1)[0]: ""}
-        if average_channels:
-            tensors["conv1.weight"] = tensors["conv1.weight"].mean(1, keepdims=True)
-    else:
-        names = ", ".join(sorted(tensors)[:5])
-        raise UserError(
-            f"{source} is neither a classifier of the reference (audio_net.*, visual_net.*) nor a "
-            f"ResNet-18 (conv1.*, layer1.*): it begins with {names}"
-        )
-    manifest = {"encoder": "resnet18", "towers": towers, "heads": heads, "prefix": prefix}
-    return to_flax(tensors, rows_of(tensors, manifest), source), manifest
+    layout = identify(tensors, source)
+    named = dict(zip(_named(modalities, layout), layout.towers, strict=True))
+    named.pop("", None)
+    if average_channels:
+        if layout.towers[0] != Tower("resnet18", "", ""):
+            raise UserError(f"average_channels is for a lone ResNet-18, not for {layout.title}")
+        tensors["conv1.weight"] = tensors["conv1.weight"].mean(1, keepdims=True)
+    label = convention or layout.convention
+    bound = {m: convention_of(tower.backbone, label) for m, tower in named.items()}
+    manifest = {
+        "backbones": {m: tower.backbone for m, tower in named.items()},
+        "towers": {m: tower.prefix for m, tower in named.items()},
+        "heads": {},
+        "prefix": prefix,
+        "conventions": {m: {"name": label, **values} for m, values in bound.items() if values},
+    }
+    if layout.whole:
+        first = _tower_rows(tensors, manifest, next(iter(named)))
+        manifest["heads"] = heads_of(tensors, tuple(named), _width(first))
+    rows = rows_of(tensors, manifest, layout.original)
+    manifest["left_out"] = _unused(tensors, manifest, rows)
+    tensors = {name: tensors[name] for name in tensors.keys() - set(manifest["left_out"])}
+    return to_flax(tensors, rows, source), manifest
 
 
 def back_to_torch(tensors: Tensors, manifest: Mapping[str, Any], source: str) -> Tensors:
-    """The state dict that ``from_torch`` would turn into these tensors and this manifest."""
-    rows = []
-    for modality, tower in manifest["towers"].items():
-        at = f"params/encoder/{modality}"
-        width = _length(tensors, f"{at}/layer4_1/bn2/scale", 0, 512)
-        channels = _length(tensors, f"{at}/conv1/kernel", 2, 3)
-        rows += _tower(resnet.rows(width, channels), tower, modality)
-    for head, theirs in manifest["heads"].items():
-        kernel = tensors.get(f"params/head/{head}/kernel", np.zeros((0, 0), np.float32))
-        rows += _linear(theirs, head, kernel.shape[::-1])
-    prefix = manifest["prefix"]
-    return {prefix + name: value for name, value in to_torch(tensors, rows, source).items()}
+    """The state dict that ``from_torch`` would turn into these tensors and this manifest.
 
-
-def manifest_of(tensors: Tensors) -> dict[str, Any]:
-    """The manifest of a run of ours, for the reference's two-tower classifier.
-
-    A shared or joint head becomes ``fusion_module.fc_out``; one head a modality, the QMF heads.
+    Tensors that were left out stay so; the reference loads its checkpoints without asking.
 
     Raises:
-      UserError: it has not two encoders, or a head for which the reference has no name.
+      UserError: a tensor is missing, unexpected or misshapen, or two encoders that shared tensors
+        in one file have been trained apart.
     """
-    encoders = list(dict.fromkeys(_part(n, 2) for n in tensors if n.startswith("params/encoder/")))
-    if len(encoders) != len(TOWERS):
+    found: Tensors = {}
+    remaining = dict(tensors)
+    for modality, name in manifest["backbones"].items():
+        rows = BACKBONES[name].rows_of(tensors, f"params/encoder/{modality}")
+        rows = [_placed(row, _dot(manifest["towers"][modality]), modality) for row in rows]
+        own = {
+            n: remaining.pop(n)
+            for n in list(remaining)
+            if n.startswith((f"params/encoder/{modality}/", f"batch_stats/{modality}/"))
+        }
+        for theirs, value in to_torch(own, rows, source).items():
+            if theirs in found and not np.array_equal(found[theirs], value):
+                raise UserError(
+                    f"{source}: the encoders {' and '.join(manifest['towers'])} have different "
+                    f"values for {theirs}, which one file holds once: they were trained apart, "
+                    "convert them one by one"
+                )
+            found[theirs] = value
+    rows = []
+    for head, theirs in manifest["heads"].items():
+        kernel = tensors.get(f"params/head/{head}/kernel", np.zeros((0, 0), np.float32))
+        rows += head_rows(theirs, head, kernel.shape[::-1])
+    found |= to_torch(remaining, rows, source)
+    return {manifest["prefix"] + name: value for name, value in found.items()}
+
+
+def manifest_of(
+    tensors: Tensors, conventions: Mapping[str, Mapping[str, Any]] | None = None
+) -> dict[str, Any]:
+    """The manifest of a run of ours, for the reference's classifier of the same encoders.
+
+    A shared or joint head becomes ``fusion_module.fc_out``; one head a modality, the QMF heads.
+    ``conventions`` are those of the run's encoders (``Encoders.conventions``).
+
+    Raises:
+      UserError: the reference has no classifier of these encoders or no head like one of them, or
+        a transformer's convention is not given.
+    """
+    backbones = backbones_of(tensors)
+    wanted = sorted(backbones.values())
+    layout = next(
+        (y for y in LAYOUTS if y.whole and sorted(t.backbone for t in y.towers) == wanted), None
+    )
+    if layout is None:
         raise UserError(
-            f"the reference's classifier has two encoders; this run has {len(encoders)} "
-            f"({', '.join(encoders)})"
+            f"the reference has no classifier of these {len(backbones)} encoders: "
+            + ", ".join(f"{m} ({name or 'unknown'})" for m, name in backbones.items())
         )
-    known = {"shared": FUSION_HEADS[0], "joint": FUSION_HEADS[0]}
-    known |= dict(zip(encoders, QMF_HEADS, strict=True))
-    found = list(dict.fromkeys(_part(n, 2) for n in tensors if n.startswith("params/head/")))
-    if unknown := [head for head in found if head not in known]:
-        raise UserError(f"the reference has no head like {', '.join(unknown)}")
-    heads = {head: known[head] for head in found}
-    towers = dict(zip(encoders, TOWERS, strict=True))
-    return {"encoder": "resnet18", "towers": towers, "heads": heads, "prefix": "module."}
+    free = dict(backbones)
+    towers = {}
+    for tower in layout.towers:
+        modality = next(m for m, name in free.items() if name == tower.backbone)
+        del free[modality]
+        towers[modality] = tower.prefix
+    given = {m: dict((conventions or {}).get(m, {})) for m in towers}
+    for modality, name in backbones.items():
+        if name != "resnet18" and not given[modality]:
+            raise UserError(f"say which convention the encoder '{modality}' has: pass conventions")
+    found = list(dict.fromkeys(n.split("/")[2] for n in tensors if n.startswith("params/head/")))
+    return {
+        "backbones": {m: backbones[m] for m in towers},
+        "towers": towers,
+        "heads": names_for(found, tuple(towers)),
+        "prefix": "module.",
+        "conventions": {m: values for m, values in given.items() if values},
+        "left_out": [],
+    }
 
 
-def rows_of(tensors: Tensors, manifest: Mapping[str, Any]) -> list[Row]:
-    """Every row of a checkpoint in PyTorch's names, whose prefix is taken off already."""
+def backbones_of(tensors: Mapping[str, Any]) -> dict[str, str]:
+    """``{modality: backbone}`` of our tensors, empty where it is none that a file may hold."""
+    shapes: dict[str, dict[str, tuple[int, ...]]] = {}
+    for name, value in tensors.items():
+        if name.startswith("params/encoder/"):
+            _, _, modality, rest = name.split("/", 3)
+            shapes.setdefault(modality, {})[rest] = np.shape(value)
+    return {m: backbone_of(tuple(inner), inner) for m, inner in shapes.items()}
+
+
+def rows_of(tensors: Tensors, manifest: Mapping[str, Any], original: bool = False) -> list[Row]:
+    """Every row of a checkpoint in its own names, whose prefix is taken off already."""
     rows, widths = [], []
-    for modality, tower in manifest["towers"].items():
-        dot = f"{tower}." if tower else ""
-        own = resnet.rows_for(tensors, dot)
-        widths.append(own[-2].shape[0])
-        rows += _tower(own, tower, modality)
+    for modality, prefix in manifest["towers"].items():
+        own = _tower_rows(tensors, manifest, modality)
+        widths.append(_width(own))
+        if original:
+            own = [BACKBONES[manifest["backbones"][modality]].original(row) for row in own]
+        rows += [_placed(row, _dot(prefix), modality) for row in own]
     for head, theirs in manifest["heads"].items():
         weight = tensors.get(f"{theirs}.weight", np.zeros((0, 0), np.float32))
-        inputs = sum(widths) if head == "joint" else widths[0]
-        rows += _linear(theirs, head, (len(weight), inputs))
+        rows += head_rows(
+            theirs, head, (len(weight), sum(widths) if head == "joint" else widths[0])
+        )
     return rows
 
 
-def _tower(rows: Sequence[Row], tower: str, modality: str) -> list[Row]:
-    dot = f"{tower}." if tower else ""
-    return [_placed(row, dot, modality) for row in rows]
+def _tower_rows(tensors: Tensors, manifest: Mapping[str, Any], modality: str) -> list[Row]:
+    backbone = BACKBONES[manifest["backbones"][modality]]
+    return backbone.rows_for(tensors, _dot(manifest["towers"][modality]))
+
+
+def _unused(tensors: Tensors, manifest: Mapping[str, Any], rows: Sequence[Row]) -> list[str]:
+    """The tensors that no row takes and that the encoders are known to do without."""
+    wanted = {row.torch for row in rows}
+    patterns = [
+        _dot(manifest["towers"][m]) + pattern
+        for m, name in manifest["backbones"].items()
+        for pattern in BACKBONES[name].unused
+    ]
+    spare = tensors.keys() - wanted
+    return sorted(n for n in spare if any(fnmatch.fnmatchcase(n, p) for p in patterns))
 
 
 def _placed(row: Row, dot: str, modality: str) -> Row:
@@ -130,47 +200,21 @@ def _placed(row: Row, dot: str, modality: str) -> Row:
     return row.at(dot, module)
 
 
-def _linear(theirs: str, head: str, shape: tuple[int, ...]) -> list[Row]:
-    return [
-        Row(f"{theirs}.weight", f"params/head/{head}/kernel", "linear", tuple(shape)),
-        Row(f"{theirs}.bias", f"params/head/{head}/bias", "same", (shape[0],)),
-    ]
-
-
-def _heads(tensors: Tensors, modalities: tuple[str, str]) -> dict[str, str]:
-    """``{our head: theirs}`` of the heads a classifier has.
-
-    ``fc_out`` is MLA's shared head if it takes one encoder's features and a joint head if it takes
-    both.  The sum baseline's ``fc_x`` and ``fc_y`` and QMF's own heads are named after the
-    modality; a checkpoint of QMF also carries the head that QMF leaves unused (quirk Q8).
-    """
-    heads = {}
-    qmf = any(name.startswith(tuple(f"{head}." for head in QMF_HEADS)) for name in tensors)
-    if qmf:
-        heads = dict(zip(modalities, QMF_HEADS, strict=True))
-    if any(name.startswith(("fusion_module.fc_x.", "fusion_module.fc_y.")) for name in tensors):
-        own = [f"sum_{m}" if qmf else m for m in modalities]
-        heads |= dict(zip(own, FUSION_HEADS[1:], strict=True))
-    elif any(name.startswith("fusion_module.fc_out.") for name in tensors) or not heads:
-        weight = tensors.get("fusion_module.fc_out.weight", np.zeros((0, 0)))
-        own = resnet.rows_for(tensors, f"{TOWERS[0]}.")[-2].shape[0]
-        heads["joint" if weight.ndim == 2 and weight.shape[1] > own else "shared"] = FUSION_HEADS[0]
-    return heads
-
-
-def _named(modalities: Sequence[str], count: int) -> tuple[str, ...]:
-    if len(modalities) != count:
-        what = (
-            "one modality (a ResNet-18 without its classifier)" if count == 1 else "two modalities"
+def _named(modalities: Sequence[str], layout: Layout) -> tuple[str, ...]:
+    names = tuple(modalities) or tuple(tower.modality for tower in layout.towers)
+    count = len(layout.towers)
+    complete = all(names) if layout.whole or count == 1 else any(names)
+    if len(names) != count or not complete or len(set(names)) != count:
+        amount = ("one modality", "two modalities", "three modalities")[count - 1]
+        raise UserError(
+            f"this checkpoint is for {amount} ({layout.title}); name as many with --modalities=a+b"
         )
-        raise UserError(f"this checkpoint is for {what}; name as many with --modalities=a+b")
-    return tuple(modalities)
+    return names
 
 
-def _length(tensors: Tensors, name: str, axis: int, default: int) -> int:
-    tensor = tensors.get(name)
-    return default if tensor is None or tensor.ndim <= axis else tensor.shape[axis]
+def _width(rows: Sequence[Row]) -> int:
+    return next(row.shape[0] for row in reversed(rows) if row.shape)
 
 
-def _part(name: str, position: int) -> str:
-    return name.split("/")[position]
+def _dot(prefix: str) -> str:
+    return f"{prefix}." if prefix else ""

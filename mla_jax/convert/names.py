@@ -1,21 +1,30 @@
 """Name maps: one list of rows takes a backbone's tensors from PyTorch to Flax and back."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+from flax import traverse_util
 
 from mla_jax.errors import UserError
 
 Tensors = dict[str, np.ndarray]
 
+
+def _from_patches(w: np.ndarray) -> np.ndarray:
+    side = 16  # of a patch: [side * side * in, out] -> [out, in, side, side]
+    return w.reshape(side, side, -1, w.shape[-1]).transpose(3, 2, 0, 1)
+
+
 TO_FLAX = {
     "convolution": lambda w: w.transpose(2, 3, 1, 0),  # [out, in, h, w] -> [h, w, in, out]
+    "patch": lambda w: w.transpose(2, 3, 1, 0).reshape(-1, len(w)),  # -> [h w in, out]
     "linear": lambda w: w.T,  # [out, in] -> [in, out]
     "same": lambda w: w,
 }
 TO_TORCH = {
     "convolution": lambda w: w.transpose(3, 2, 0, 1),
+    "patch": _from_patches,
     "linear": lambda w: w.T,
     "same": lambda w: w,
 }
@@ -43,6 +52,12 @@ class Row(NamedTuple):
         return self._replace(torch=torch_prefix + self.torch, flax=flax)
 
 
+def flat(tree: Mapping[str, Any]) -> Tensors:
+    """``{"params/...": array}`` of a nested tree."""
+    leaves = traverse_util.flatten_dict(dict(tree), sep="/")
+    return {name: np.asarray(value) for name, value in leaves.items()}
+
+
 def to_flax(tensors: Mapping[str, np.ndarray], rows: Sequence[Row], source: str) -> Tensors:
     """``{"params/...": array}`` of PyTorch's ``tensors``; ``source`` is named in errors.
 
@@ -50,13 +65,10 @@ def to_flax(tensors: Mapping[str, np.ndarray], rows: Sequence[Row], source: str)
       UserError: a tensor is missing, unexpected, or of another shape or type; all are listed.
     """
     counters = {row.torch for row in rows if row.kind == "counter"}
-    wanted = {row.torch: row for row in rows if row.kind != "counter"}
+    wanted = [row for row in rows if row.kind != "counter"]  # several may take one tensor
     given = {name: tensor for name, tensor in tensors.items() if name not in counters}
-    check_names(source, {name: row.shape for name, row in wanted.items()}, given)
-    return {
-        row.flax: np.ascontiguousarray(TO_FLAX[row.kind](given[name]))
-        for name, row in wanted.items()
-    }
+    check_names(source, {row.torch: row.shape for row in wanted}, given)
+    return {row.flax: np.ascontiguousarray(TO_FLAX[row.kind](given[row.torch])) for row in wanted}
 
 
 def to_torch(tensors: Mapping[str, np.ndarray], rows: Sequence[Row], source: str) -> Tensors:

@@ -37,6 +37,16 @@ def rows_for(tensors: Mapping[str, np.ndarray], prefix: str = "") -> list[Row]:
     return rows(width, channels)
 
 
+def rows_of(tensors: Mapping[str, np.ndarray], at: str) -> list[Row]:
+    """The rows of our tensors under ``at``, such as ``params/encoder/visual``."""
+    width, channels = 512, 3
+    if (last := tensors.get(f"{at}/layer4_1/bn2/scale")) is not None and last.ndim:
+        width = len(last)
+    if (stem := tensors.get(f"{at}/conv1/kernel")) is not None and stem.ndim > 2:
+        channels = stem.shape[2]
+    return rows(width, channels)
+
+
 def _convolution(theirs: str, ours: str, shape: tuple[int, ...]) -> list[Row]:
     return [Row(f"{theirs}.weight", f"params/{ours}/kernel", "convolution", shape)]
 

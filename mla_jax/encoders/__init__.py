@@ -9,12 +9,17 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from mla_jax.encoders import resnet, small
+from mla_jax.encoders import cavmae, conventions, features, m3ae, resnet, small
 from mla_jax.errors import UserError, check_choice
 
 REGISTRY: dict[str, type[nn.Module]] = {
+    "cavmae_audio": cavmae.CAVMAEAudio,
+    "cavmae_visual": cavmae.CAVMAEVisual,
     "conv1d": small.Conv1D,
     "conv2d": small.Conv2D,
+    "features": features.Features,
+    "m3ae_image": m3ae.M3AEImage,
+    "m3ae_text": m3ae.M3AEText,
     "mlp": small.Mlp,
     "ngram_bag": small.NgramBag,
     "resnet18": resnet.ResNet18,
@@ -31,6 +36,48 @@ class Encoders(NamedTuple):
     def modalities(self) -> tuple[str, ...]:
         return tuple(self.modules)
 
+    @property
+    def conventions(self) -> dict[str, dict[str, Any]]:
+        """By modality, what pretrained weights must have been made for (``conventions.py``).
+
+        Empty for encoders that any weights of their shape suit.
+
+        Raises:
+          UserError: an encoder has a switch of unknown value.
+        """
+        found = {}
+        for modality, module in self.modules.items():
+            switches = getattr(module, "switches", None)
+            found[modality] = {} if switches is None else conventions.bound(switches)
+            if differs := getattr(module, "differs_from_weights", ()):
+                differs = (differs,) if isinstance(differs, str) else tuple(differs)
+                for name in differs:
+                    check_choice(f"switch in differs_from_weights of '{modality}'", name, switches)
+                found[modality]["differs_from_weights"] = differs
+        return found
+
+    def fitted(self, streams: Mapping[str, Any]) -> dict[str, Any]:
+        """The streams of a data set, normalised as the encoders' weights expect.
+
+        An image stream gets the statistics of its encoder's ``image_normalization``; one of filter
+        banks is left as it is by the transform if its encoder normalises it itself.  Others stay.
+        ``streams``: ``{modality: named tuple with mean, std, test_mean, test_std}``.
+        """
+        fitted = dict(streams)
+        for modality, module in self.modules.items():
+            switches = getattr(module, "switches", None) or {}
+            if modality not in streams:
+                continue
+            if "image_normalization" in switches:
+                mean, std = conventions.IMAGE_STATISTICS[switches["image_normalization"]]
+            elif "fbank_normalization" in switches:
+                mean, std = (), ()
+            else:
+                continue
+            stream = streams[modality]
+            fitted[modality] = stream._replace(mean=mean, std=std, test_mean=(), test_std=())
+        return fitted
+
     def key(self, rng: jax.Array, modality: str) -> jax.Array:
         """A key that depends on ``rng`` and the modality's name, not on its company or place."""
         return jax.random.fold_in(rng, zlib.crc32(modality.encode()) & 0x7FFFFFFF)
@@ -44,7 +91,7 @@ class Encoders(NamedTuple):
         for modality, module in self.modules.items():
             example = jnp.asarray(inputs[modality][:1])
             variables = module.init(self.key(rng, modality), example)
-            params[modality] = variables["params"]
+            params[modality] = variables.get("params", {})  # precomputed features have none
             batch_stats[modality] = variables.get("batch_stats", {})
         return params, batch_stats
 
@@ -99,4 +146,6 @@ def create_encoders(
         modules[modality] = REGISTRY[name](feature_dim=feature_dim, dtype=dtype, **options)
     if not modules:
         raise UserError("config.modalities is empty: name at least one modality")
-    return Encoders(modules, feature_dim)
+    encoders = Encoders(modules, feature_dim)
+    _ = encoders.conventions  # unknown values are refused before anything is compiled
+    return encoders

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mla_jax.convert import layouts
+from mla_jax.convert import known_layouts, layouts
 from mla_jax.convert.names import TO_FLAX, TO_TORCH, Row, Tensors
 from mla_jax.parity import recursion, toy
 from mla_jax.parity.cases import MODALITIES, Case, Mode, comparable, formula_tensors
@@ -54,8 +54,11 @@ def av_classifier(reference: Reference, seed: int = 0, few_ties: bool = False) -
     model = reference.basic_model.AVClassifier(arguments())
     model.apply(reference.utils.weight_init)
     named = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
-    towers = dict(zip(MODALITIES, layouts.TOWERS, strict=True))
-    manifest = {"towers": towers, "heads": {"shared": "fusion_module.fc_out"}}
+    manifest = {
+        "backbones": dict.fromkeys(MODALITIES, "resnet18"),
+        "towers": dict(zip(MODALITIES, known_layouts.TOWERS, strict=True)),
+        "heads": {"shared": "fusion_module.fc_out"},
+    }
     adapter = Adapter(model, layouts.rows_of(named, manifest))
     adapter.load(reference.torch, comparable(adapter.tensors(), few_ties))
     return adapter

@@ -1,0 +1,113 @@
+"""A run's first weights, from one checkpoint or several: ``config.init_from``."""
+
+import pathlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from flax import traverse_util
+
+from mla_jax.convert import files, layouts
+from mla_jax.convert.known_layouts import identify
+from mla_jax.convert.names import Tensors, check_names, flat
+from mla_jax.encoders.conventions import check_weights
+from mla_jax.errors import UserError
+from mla_jax.state import TrainState
+
+
+def initialize_from(
+    paths: str | pathlib.Path,
+    state: TrainState,
+    say: Callable[[str], None] = print,
+    conventions: Mapping[str, Mapping[str, Any]] | None = None,
+) -> TrainState:
+    """A fresh training state with the weights of checkpoints, raw or converted.
+
+    Each encoder of a checkpoint replaces the encoder of that modality, with its running
+    statistics, and must match it tensor by tensor.  A head is replaced by the head of its name if
+    the shapes agree, else it keeps its initialisation, as do encoders that no checkpoint has (an
+    ImageNet ResNet for the images alone).  ``say`` is told what was taken and what was not.
+    Optimiser states and method state stay fresh.
+
+    Args:
+      paths: one path, or several with commas between (CAV-MAE for audio, M3AE for the rest).
+      state: of the run.
+      say: takes lines for a person.
+      conventions: ``Encoders.conventions`` of the run, which its weights must be made for.
+
+    Raises:
+      UserError: a checkpoint has an encoder for another modality, one that does not match, or one
+        that was made for another convention.
+    """
+    modalities = tuple(state.params["encoder"])
+    params, stats = dict(state.params["encoder"]), dict(state.batch_stats)
+    heads, replaced = dict(state.params["head"]), []
+    for path in filter(None, str(paths).split(",")):
+        tensors, manifest = _read(pathlib.Path(path), state)
+        loaded = traverse_util.unflatten_dict(tensors, sep="/")
+        encoders = loaded["params"].get("encoder", {})
+        if strangers := [m for m in encoders if m not in modalities]:
+            raise UserError(
+                f"{path} holds an encoder for {', '.join(strangers)}, but this run has "
+                f"{', '.join(modalities)}: convert it again with --modalities"
+            )
+        for m in (m for m in modalities if m in encoders):
+            if f"encoder {m}" in replaced:
+                raise UserError(f"{paths}: two of these checkpoints hold an encoder for '{m}'")
+            wanted = (conventions or {}).get(m, {})
+            check_weights(path, m, manifest["conventions"].get(m, {}), wanted)
+            given = {"params": encoders[m], "batch_stats": loaded.get("batch_stats", {}).get(m, {})}
+            shapes = _shapes({"params": params[m], "batch_stats": stats[m]})
+            check_names(f"{path}, encoder '{m}',", shapes, flat(given))
+            params[m] = _placed_like(given["params"], params[m])
+            stats[m] = _placed_like(given["batch_stats"], stats[m]) if stats[m] else stats[m]
+            replaced.append(f"encoder {m}")
+        for name, head in loaded["params"].get("head", {}).items():
+            if name in heads and _shapes(head) == _shapes(heads[name]):
+                heads[name] = _placed_like(head, heads[name])
+                replaced.append(f"head {name}")
+    kept = [f"encoder {m}" for m in modalities if f"encoder {m}" not in replaced]
+    kept += [f"head {name}" for name in heads if f"head {name}" not in replaced]
+    say(f"initialised from {paths}: {', '.join(replaced)}")
+    if kept:
+        say(f"not in that checkpoint in this shape, so newly initialised: {', '.join(kept)}")
+    return state.replace(
+        params={**state.params, "encoder": params, "head": heads}, batch_stats=stats
+    )
+
+
+def _read(path: pathlib.Path, state: TrainState) -> tuple[Tensors, dict[str, Any]]:
+    """A checkpoint's tensors and manifest; a raw one's encoders go where their like are."""
+    if path.is_dir():
+        return files.read_directory(path)
+    tensors = files.read_tensors(path)
+    bare, _ = layouts.without_prefix(tensors)
+    layout = identify(bare, str(path))
+    ours = layouts.backbones_of(_leaves({"params": {"encoder": state.params["encoder"]}}))
+    names = []
+    for tower in layout.towers:
+        alike = [m for m, backbone in ours.items() if backbone == tower.backbone]
+        if len(alike) != sum(t.backbone == tower.backbone for t in layout.towers):
+            alike = []  # none, or no telling which
+        names.append(next((m for m in alike if m not in names), ""))
+    complete = all(names) if layout.whole else any(names)
+    return layouts.from_torch(tensors, str(path), names if complete else ())
+
+
+def _leaves(tree: Mapping[str, Any]) -> dict[str, Any]:
+    return traverse_util.flatten_dict(dict(tree), sep="/")
+
+
+def _shapes(tree: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(np.shape(value)) for name, value in _leaves(tree).items()}
+
+
+def _placed_like(values: Any, like: Any) -> Any:
+    """``values`` with the types and on the devices of ``like``."""
+
+    def place(value: np.ndarray, old: Any) -> Any:
+        value = np.asarray(value, old.dtype)
+        return jax.device_put(value, old.sharding) if isinstance(old, jax.Array) else value
+
+    return jax.tree.map(place, values, like)
