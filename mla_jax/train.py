@@ -63,7 +63,8 @@ def build_program(
     optimizer = create_optimizer(config.optimizer, config.epochs)
     problem = Problem(dataset.classes, config.epochs, dataset.splits["train"].examples)
     method = create_method(config.method, encoders, optimizer, problem)
-    transform = dataset.transform or create_transform(dataset.streams, dataset.modalities)
+    streams = encoders.fitted(dataset.streams)
+    transform = dataset.transform or create_transform(streams, dataset.modalities)
     method = transformed(method, transform)
     dispatches = {s.name: Dispatch([p.update for p in s.phases]) for s in method.stages}
     return Program(encoders, method, optimizer, dispatches, Evaluator(method, devices), layout)

@@ -11,6 +11,7 @@ from absl import flags
 
 from mla_jax import command_line, configuration, train
 from mla_jax.datasets import ArraySplit, Dataset, load_dataset
+from tests.commands import Commands
 
 jax.config.update("jax_num_cpu_devices", 8)
 flags.FLAGS.mark_as_parsed()
@@ -81,6 +82,14 @@ def digits_program(method: str) -> tuple[train.Program, Dataset]:
     config = configuration.resolve(config)
     dataset = load_dataset(config.dataset, config.modalities)
     return train.build_program(config, dataset, jax.devices()[:1]), dataset
+
+
+@pytest.fixture(scope="session")
+def commands():
+    """``commands.run("mla_jax.main", options)``: a command of the package in its own process."""
+    server = Commands()
+    yield server
+    server.close()
 
 
 @pytest.fixture(scope="session")

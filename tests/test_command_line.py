@@ -13,7 +13,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 TINY = "tests/configs/tiny.py"
 
 MISTAKES = {
-    "wrong_path": (["--config=tests/configs/tinny.py"], "no configuration file tests/configs/tinny.py (in tests/configs: tiny.py)"),
+    "wrong_path": (["--config=tests/configs/tinny.py"], "no configuration file tests/configs/tinny.py (in tests/configs: tiny.py, "),
     "wrong_path_with_override": (["--config=no/x.py", "--config.seed=1"], "there is no configuration file no/x.py"),
     "no_config": ([], "--config"),
     "unknown_field": ([f"--config={TINY}", "--config.optimizer.learnin_rate=1"], "unknown configuration field 'optimizer.learnin_rate': did you mean 'optimizer.learning_rate'?"),
@@ -40,48 +40,30 @@ MISTAKES = {
 # ruff: noqa: E501
 
 
-@pytest.fixture(scope="module")
-def outcomes(tmp_path_factory):
-    """All mistakes at once: starting Python is what takes the time."""
-    folder = tmp_path_factory.mktemp("mistakes")
-    damaged = folder / "damaged.npz"
-    damaged.write_bytes(digits.FILE.read_bytes()[:100_000])
-    running = {}
-    for name, (options, _) in MISTAKES.items():
-        options = [option.replace("{damaged}", str(damaged)) for option in options]
-        if not any(option.startswith("--workdir") for option in options):
-            options.append(f"--workdir={folder / name}")
-        command = [sys.executable, "-m", "mla_jax.main", *options]
-        running[name] = subprocess.Popen(
-            command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
-        if len(running) % 4 == 0:
-            for process in running.values():
-                process.wait()
-    return folder, {name: (*p.communicate(), p.returncode) for name, p in running.items()}
-
-
 @pytest.mark.parametrize("name", sorted(MISTAKES))
-def test_mistake(name, outcomes):
-    folder, results = outcomes
-    out, err, status = results[name]
-    assert status == 2, err
-    assert "Traceback" not in err
-    assert err.startswith("error: ") and err.count("\n") == 1, err
-    assert MISTAKES[name][1] in err
-    assert out == ""
-    assert not (folder / name).exists()
+def test_mistake(name, commands, tmp_path):
+    damaged = tmp_path / "damaged.npz"
+    damaged.write_bytes(digits.FILE.read_bytes()[:100_000])
+    options, sentence = MISTAKES[name]
+    options = [option.replace("{damaged}", str(damaged)) for option in options]
+    if not any(option.startswith("--workdir") for option in options):
+        options.append(f"--workdir={tmp_path / 'run'}")
+    done = commands.run("mla_jax.main", options)
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1, done.stderr
+    assert sentence in done.stderr
+    assert done.stdout == ""
+    assert not (tmp_path / "run").exists()
 
 
-def test_damaged_arrays(tmp_path):
+def test_damaged_arrays(commands, tmp_path):
     """A file that opens but holds something else."""
     arrays = dict(np.load(digits.FILE))
     arrays["image"] = arrays["image"].astype(np.float32)
     np.savez(tmp_path / "other.npz", **arrays)
-    command = [sys.executable, "-m", "mla_jax.main", f"--config={TINY}:path={tmp_path}/other.npz"]
-    done = subprocess.run(
-        [*command, f"--workdir={tmp_path / 'run'}"], cwd=ROOT, capture_output=True, text=True
-    )
+    options = [f"--config={TINY}:path={tmp_path}/other.npz", f"--workdir={tmp_path / 'run'}"]
+    done = commands.run("mla_jax.main", options)
     assert done.returncode == 2
     assert (
         "array 'image' of" in done.stderr

@@ -3,25 +3,24 @@
 import json
 import pathlib
 import subprocess
-import sys
 
 import numpy as np
 import pytest
 
 from mla_jax import comparison
 
-ROOT = pathlib.Path(__file__).parents[1]
 
+@pytest.fixture(scope="module")
+def compare(commands):
+    def compare(workdir: pathlib.Path, *options: str) -> subprocess.CompletedProcess:
+        config = "--config=tests/configs/tiny.py"
+        return commands.run("mla_jax.compare", [config, f"--workdir={workdir}", *options])
 
-def compare(workdir: pathlib.Path, *options: str) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "mla_jax.compare", "--config=tests/configs/tiny.py"]
-    return subprocess.run(
-        [*command, f"--workdir={workdir}", *options], cwd=ROOT, capture_output=True, text=True
-    )
+    return compare
 
 
 @pytest.fixture(scope="module")
-def compared(tmp_path_factory):
+def compared(compare, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("compare") / "runs"
     options = ["--methods=unimodal,concat,mla,mla", "--seeds=0,3", "--config.epochs=2"]
     options += ["--config.modalities=('audio','text')", "--config.method.fidelity=first_drop"]
@@ -81,7 +80,7 @@ def test_bootstrap_interval():
     assert high == pytest.approx(values.mean() + half, abs=0.001)
 
 
-def test_finished_runs_are_not_repeated(compared):
+def test_finished_runs_are_not_repeated(compare, compared):
     workdir, options, _ = compared
     results = sorted(workdir.rglob("result.json"))
     before = [path.stat().st_mtime_ns for path in results]
@@ -99,7 +98,7 @@ def test_finished_runs_are_not_repeated(compared):
         (["--config.method.fusoin=fixed"], "unknown configuration field 'method.fusoin'"),
     ],
 )
-def test_mistakes(options, sentence, tmp_path):
+def test_mistakes(compare, options, sentence, tmp_path):
     done = compare(tmp_path / "runs", *options)
     assert done.returncode == 2
     assert sentence in done.stderr and done.stderr.count("\n") == 1

@@ -2,8 +2,6 @@
 
 import json
 import pathlib
-import subprocess
-import sys
 import types
 
 import pytest
@@ -14,11 +12,10 @@ from mla_jax.errors import UserError
 ROOT = pathlib.Path(__file__).parents[1]
 
 
-def test_a_toy_method_trains_through_main(tmp_path):
+def test_a_toy_method_trains_through_main(commands, tmp_path):
     assert len((ROOT / "tests" / "toy_method.py").read_text().splitlines()) <= 32
-    command = [sys.executable, "-m", "mla_jax.main", "--config=tests/configs/toy.py"]
-    command += [f"--workdir={tmp_path / 'toy'}", "--config.method.sharpness=1.5"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    options = ["--config=tests/configs/toy.py", "--config.method.sharpness=1.5"]
+    done = commands.run("mla_jax.main", [*options, f"--workdir={tmp_path / 'toy'}"])
     assert done.returncode == 0, done.stderr
     result = json.loads((tmp_path / "toy" / "result.json").read_text())
     assert (result["method"], result["test"]["examples"]) == ("toy", 950)
