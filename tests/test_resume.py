@@ -4,8 +4,6 @@ import json
 import pathlib
 import shutil
 import signal
-import subprocess
-import sys
 
 import jax
 import numpy as np
@@ -114,30 +112,11 @@ def test_sigterm_and_resume(method, batch, straight, tmp_path, monkeypatch):
     assert_same_run(straight(method), tmp_path / "cut", config)
 
 
-KILLED = """
-import os, signal, sys
-from mla_jax import command_line, train
-from mla_jax.data import pipeline
-original = pipeline.training_batches
-def loader(*arguments):
-    for i, item in enumerate(original(*arguments)):
-        if i == int(sys.argv[4]):
-            os.kill(os.getpid(), signal.SIGKILL)
-        yield item
-pipeline.training_batches = loader
-arguments = dict(item.split("=") for item in sys.argv[2].split(","))
-config = command_line.load_config(sys.argv[1], arguments, {"checkpoint.every_steps": 10})
-config.epochs = 3
-train.run(config, sys.argv[3])
-"""
-
-
 @pytest.mark.parametrize("method", KILLED_METHODS)
-def test_kill_9_and_resume(method, straight, tmp_path):
+def test_kill_9_and_resume(method, commands, straight, tmp_path):
     """A killed process leaves a metrics file that runs ahead of its newest checkpoint."""
     arguments = f"method={method},modalities={MODALITIES.get(method, 'audio+text')}"
-    command = [sys.executable, "-c", KILLED, TINY, arguments, str(tmp_path / "cut"), "57"]
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = commands.run("tests.killed_run", [arguments, str(tmp_path / "cut"), "57"])
     assert done.returncode == -signal.SIGKILL, done.stderr
     assert lines_without_time(tmp_path / "cut")[-1]["step"] == 2 * PER_EPOCH
     run(tiny(method), tmp_path / "cut")
