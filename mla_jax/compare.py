@@ -52,9 +52,9 @@ def main() -> None:
 
 
 def compare_method(name: str, seeds: Sequence[int], workdir: pathlib.Path) -> list[list[dict]]:
-    """The results of one method: ``[seed][part]``, one part but for ``unimodal``."""
+    """The results of one method: ``[seed][part]``, one part but for ``methods.solitary``."""
     config = method_config(name)
-    if name == "unimodal":
+    if methods.solitary(name):
         parts = [(f"{name}-{m}", method_config(name, modalities=m)) for m in config.modalities]
     else:
         parts = [(name, config)]

@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from mla_jax import report
+from mla_jax import methods, report
 
 Runs = Sequence[Sequence[Mapping[str, Any]]]
-"""The ``result.json`` of a method's runs, ``[seed][part]``; one part but for ``unimodal``."""
+"""The ``result.json`` of a method's runs, ``[seed][part]``; one part but for a method that trains
+one modality at a time (``methods.solitary``)."""
 
 RESAMPLES = 10_000
 
@@ -22,16 +23,18 @@ def rows(results: Mapping[str, Runs]) -> list[dict[str, Any]]:
 
 
 def summarize_method(name: str, runs: Runs) -> dict[str, Any]:
-    """One row: per figure the values over the seeds; ``fused`` is absent for ``unimodal``."""
+    """One row: per figure the values over the seeds; ``fused`` is absent for a solitary method."""
+    alone = methods.solitary(name)
     values: dict[str, list[float]] = {}
     for parts in runs:
         for result in parts:
             for figure in result["test"]["macro_f1"]:
-                if figure != "fused" or name != "unimodal":
+                if figure != "fused" or not alone:
                     values.setdefault(figure, []).append(result["test"][figure])
     rate = [1 / sum(1 / r["train"]["examples_per_second"] for r in parts) for parts in runs]
     return {
         "method": name,
+        "alone": alone,
         "fidelity": runs[0][0]["fidelity"],
         "test": values,
         "mean": {figure: float(np.mean(v)) for figure, v in values.items()},
@@ -135,8 +138,8 @@ def plot(path: pathlib.Path, rows: Sequence[Mapping[str, Any]], figures: Sequenc
 
     A dashed line is what the modality reaches trained alone; the gap to it is its laziness.
     """
-    shown = [row for row in rows if row["method"] != "unimodal"] or list(rows)
-    alone = next((row for row in rows if row["method"] == "unimodal"), None)
+    shown = [row for row in rows if not row["alone"]] or list(rows)
+    alone = next((row for row in rows if row["alone"]), None)
     height = 0.9 + 0.24 * len(shown)
     canvas, axes = report.figure(1.4 + 2.7 * len(figures), height, len(figures), left=1.5)
     for ax, figure in zip(axes, figures, strict=True):

@@ -19,7 +19,7 @@ from tests.conftest import BATCH, CLASSES, build_config, build_dataset, digits_p
 
 NAMES = ("a", "b", "c", "d", "e")
 COUNTS = (1, 2, 3, 5)
-SOLITARY = ("unimodal",)
+SOLITARY = [name for name in methods.REGISTRY if methods.solitary(name)]
 """Methods for one modality only; they must say so."""
 ROLES = {"film": {"method.condition_on": "a"}, "gated": {"method.gate": "c"}}
 """Where the order of modalities gives one of them a part to play, the part is given by name."""

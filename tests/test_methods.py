@@ -1,5 +1,7 @@
 """What single methods promise, beyond the properties that all of them keep."""
 
+import pathlib
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,6 +20,7 @@ from tests.test_method_properties import (
     resolved,
 )
 
+ROOT = pathlib.Path(__file__).parents[1]
 D, CLASSES = 8, 3
 VECTOR = {"kernel": (D, CLASSES), "bias": (CLASSES,)}
 
@@ -42,6 +45,12 @@ def test_heads():
         case = prepared(name, NAMES[:1] if name == "unimodal" else NAMES[:2])
         found = jax.tree.map(lambda x: x.shape, case.state.params["head"])
         assert found == expected.get(name, private), name
+
+
+def test_every_method_is_documented():
+    text = (ROOT / "docs" / "methods.md").read_text()
+    for name in methods.REGISTRY:
+        assert f"\n### {name}\n" in text and f"methods/{name}.py" in text
 
 
 def test_mla_fidelities_are_those_of_the_specification():

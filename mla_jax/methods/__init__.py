@@ -59,6 +59,11 @@ def get(name: str) -> ModuleType:
     return REGISTRY[name]
 
 
+def solitary(name: str) -> bool:
+    """Whether a method trains one modality only, so that several need a run each."""
+    return getattr(get(name), "SOLITARY", False)
+
+
 def create_method(
     switches: Any, encoders: Encoders, optimizer: Optimizer, problem: Problem
 ) -> Method:

@@ -13,6 +13,7 @@ from mla_jax.optim import Optimizer
 
 FIDELITY: dict[str, dict[str, Any]] = {"paper": {"fusion": "equal"}, "released": {}}
 CHOICES = {"fusion": ("equal",)}
+SOLITARY = True
 
 
 def build(switches: Any, encoders: Encoders, optimizer: Optimizer, problem: Problem) -> Method:
