@@ -186,6 +186,7 @@ def fit(
     def snapshot(done: int) -> dict[str, Any]:
         return {
             "batches": done,
+            "stage": calendar[(done - 1) // per_epoch][0].name,
             "sums": means.sums,
             "chosen": selector.chosen,
             "seconds": seconds.spent,
@@ -306,6 +307,7 @@ def summarize(
         **{s: without_counts(selector.chosen[s]) for s in dataset.splits if s != "train"},
         "train": {
             "epochs": epochs,
+            "stages": {stage.name: stage.epochs for stage in stages},
             "batches": epochs * per_epoch,
             "steps": sum(s.epochs * len(s.phases) for s in stages) * per_epoch,
             "seconds": round(seconds.spent["train"], 3),

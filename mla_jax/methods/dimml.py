@@ -149,7 +149,8 @@ def build(switches: Any, encoders: Encoders, optimizer: Optimizer, problem: Prob
     rule = JointRule(init_heads, classify, detached_loss, fuse, init_state, idle_heads=("fused",))
     method = joint_method("dimml", rule, encoders, optimizer, problem)
     (detached,) = method.stages
-    detached = detached._replace(name="detached", on_epoch=split)
+    phases = (Phase("detached", detached.phases[0].update),)
+    detached = detached._replace(name="detached", phases=phases, on_epoch=split)
     return method._replace(
         stages=(detached, Stage("fusion", fusion_epochs, (Phase("fused", learn_fused),)))
     )
