@@ -98,7 +98,7 @@ def open_example(example: Example, job: Job) -> tuple[dict[str, store.Stored], l
             continue
         try:
             stored[modality] = store.load(how, source, job.root, job.settings)
-        except UserError:
+        except (UserError, ImportError, MemoryError):  # not the file's fault
             raise
         except Exception as error:  # decoders of damaged files raise anything
             reason = (str(error).splitlines() or [""])[0].replace(str(job.root), "").strip()
