@@ -160,6 +160,19 @@ def test_cremad_content(prepared):
     np.testing.assert_array_equal(found["audio"][..., 0], expected)
 
 
+def test_frames_of_di_mml(tmp_path):
+    trees.cremad(tmp_path / "raw")
+    long = trees.CLIPS[0]
+    trees.write_video(tmp_path / f"raw/VideoFlash/{long}.flv", seconds=4, sound=False, codec="flv1")
+    for variant, frames in (("mla", [0, 1, 2]), ("dimml", [1, 2, 3])):
+        flags = [f"--raw={tmp_path / 'raw'}", f"--data_dir={tmp_path}", f"--variant={variant}"]
+        assert main(["--dataset=cremad", "--workers=1", *flags]) == 0
+        config = dataset_block("cremad")
+        config.update({"data_dir": str(tmp_path), "variant": variant, "split": "mla"})
+        found = load_dataset(config, ("video",)).splits["test"].fetch([0])["inputs"]["video"][0]
+        np.testing.assert_allclose(found.mean((1, 2, 3)), 30 + 10 * np.array(frames), atol=2)
+
+
 def test_the_lists_keep_their_order(prepared):
     done = prepared("cremad")
     ids = done.index()["ids"]
@@ -296,7 +309,7 @@ def test_modelnet40_takes_opposite_views(prepared):
 
 def test_recipes_have_records_of_their_own(prepared):
     done = prepared("cremad")
-    with pytest.raises(UserError, match=r"no records.*there is: kaldi_fbank.*--recipe=stft_3s"):
+    with pytest.raises(UserError, match=r"no records.*there is: mla-kaldi_fbank.*--recipe=stft_3s"):
         done.load(recipe="stft_3s")
     assert done.run("--recipe=stft_3s") == 0
     found = done.load(recipe="stft_3s")

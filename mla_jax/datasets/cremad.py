@@ -30,6 +30,8 @@ EMOTIONS = {
     "NEU": "Neutral",
     "SAD": "Sad",
 }
+FRAMES = {"mla": "stride", "dimml": "seed999"}
+"""Which three of a clip's frames: by default the stride of MLA, else DI-MML's fixed draw."""
 LAYOUT = "AudioWAV/*.wav and VideoFlash/*.flv"
 LISTS = {
     "mla": {"train": "my_train_cre.txt", "test": "my_test_cre.txt"},
@@ -44,6 +46,7 @@ def enumerate_clips(options: argparse.Namespace) -> Raw:
         raise UserError(f"--raw={root} has neither AudioWAV nor VideoFlash: it must hold {LAYOUT}")
     sounds = lists.media_by_stem(root / "AudioWAV", lists.AUDIO, root)
     videos = lists.media_by_stem(root / "VideoFlash", lists.VIDEO, root)
+    frames = FRAMES.get(options.variant, "")
     examples, problems = [], []
     for clip in sorted({*sounds, *videos}):
         fields = clip.split("_")
@@ -53,7 +56,7 @@ def enumerate_clips(options: argparse.Namespace) -> Raw:
             continue
         sources = {
             "audio": Source(sounds.get(clip, f"AudioWAV/{clip}.wav")),
-            "video": Source(videos.get(clip, f"VideoFlash/{clip}.flv")),
+            "video": Source(videos.get(clip, f"VideoFlash/{clip}.flv"), frames=frames),
         }
         examples.append(Example(clip, EMOTIONS[fields[2]], sources, {"speaker": fields[0]}))
     found = {}
@@ -84,5 +87,7 @@ DESCRIPTION = Description(
     },
     default_split={"strict": "speaker_disjoint", "paper": "random_90_10"},
     class_list="cremad",
+    variants=tuple(FRAMES),
+    variant_is_prepared=True,
     recipes=audio.names("kaldi_fbank"),
 )

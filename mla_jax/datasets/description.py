@@ -94,6 +94,8 @@ class Description(NamedTuple):
     """Whether a variant has records of its own."""
     recipes: Sequence[str] = ("",)
     """Audio recipes, the default first."""
+    flags: Sequence[str] = ()
+    """Of those that only some data sets take: ``csv``, ``classes``, ``frames``."""
     adapt: Callable[[str, Stream, str], Stream] | None = None
     """``(modality, stream, variant) -> stream``: what a variant changes after preparation."""
 

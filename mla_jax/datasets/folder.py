@@ -24,7 +24,7 @@ from mla_jax.datasets.splits import PARTS, listed, random_parts
 from mla_jax.errors import UserError, check_choice
 
 FILE = "examples.csv"
-SIDE, CROP, TEXT = 256, 224, 256
+SIDE, CROP, TEXT, FRAMES = 256, 224, 256, 3
 EXTENSIONS = {
     **dict.fromkeys(lists.IMAGE, "image"),
     **dict.fromkeys(lists.VIDEO, "clip"),
@@ -109,7 +109,7 @@ def _modality(
     if kind == "image":
         return Modality(Stream("image", (SIDE, SIDE, 3), **pictures), "middle")
     if kind == "clip":
-        return Modality(Stream("clip", (options.frames, SIDE, SIDE, 3), **pictures))
+        return Modality(Stream("clip", (options.frames or FRAMES, SIDE, SIDE, 3), **pictures))
     if kind == "spectrogram":
         return Modality(Stream("spectrogram", (0, 0, 1), "float16"))
     if kind == "tokens":
@@ -139,4 +139,5 @@ DESCRIPTION = Description(
     variants=("default",),
     variant_is_prepared=True,
     recipes=tuple(audio.RECIPES),
+    flags=("csv", "classes", "frames"),
 )

@@ -186,4 +186,5 @@ DESCRIPTION = Description(
     variants=("ks31",),
     variant_is_prepared=True,
     recipes=audio.names("kaldi_fbank"),
+    flags=("classes",),
 )

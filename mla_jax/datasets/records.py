@@ -6,12 +6,13 @@ records holds what a split needs without opening them: ids, labels, what is pres
 """
 
 import concurrent.futures
+import contextlib
 import functools
 import io
 import json
 import os
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -86,15 +87,17 @@ def serialize(features: Any, example: Mapping[str, Any]) -> bytes:
     return record.SerializeToString(deterministic=True)
 
 
-def write_shard(path: pathlib.Path, records: Sequence[bytes]) -> None:
-    """Writes a whole ``array_record`` file or nothing."""
+@contextlib.contextmanager
+def open_shard(path: pathlib.Path) -> Iterator[Callable[[bytes], None]]:
+    """A function that appends a record; the file appears when all went well, or not at all."""
     from array_record.python import array_record_module
 
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     writer = array_record_module.ArrayRecordWriter(str(temporary), "group_size:1")
-    for record in records:
-        writer.write(record)
-    writer.close()
+    try:
+        yield writer.write
+    finally:
+        writer.close()
     temporary.replace(path)
 
 

@@ -35,7 +35,9 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--recipe", default="", metavar="NAME", help="how sound is represented")
     p.add_argument("--vocab", default="", metavar="FILE", help="WordPiece vocabulary for text")
     p.add_argument("--image_side", type=int, default=0, metavar="N", help="of stored pictures")
-    p.add_argument("--frames", type=int, default=3, metavar="N", help="folder: frames of a video")
+    p.add_argument(
+        "--frames", type=int, default=0, metavar="N", help="folder: of a video (default: 3)"
+    )
     p.add_argument(
         "--drop_incomplete",
         action="store_true",
@@ -61,6 +63,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         check_choice("dataset", options.dataset, DESCRIPTIONS)
         if options.examples_per_shard < 1 or options.workers < 0:
             raise UserError("--examples_per_shard must be at least 1 and --workers at least 0")
+        if options.frames < 0 or options.image_side < 0:
+            raise UserError("--frames and --image_side must be positive")
         if not 0 <= options.max_unreadable <= 1:
             raise UserError(f"--max_unreadable={options.max_unreadable} must be a share in [0, 1]")
         plan = make_plan(DESCRIPTIONS[options.dataset], options)

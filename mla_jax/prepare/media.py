@@ -120,21 +120,27 @@ def _decode(
             raise MediaError("no video track")
         stream = container.streams.video[0]
         stream.thread_type = "NONE"  # the processes share the cores among them
-        rate = max(1, int(stream.average_rate or stream.guessed_rate or 1))
+        exact = _fraction(stream.average_rate or stream.guessed_rate) or Fraction(1)
+        rate = max(1, int(exact))
         total, kept = 0, {}
         for frame in container.decode(stream):
             if wanted(total, rate):
                 kept[total] = frame
             total += 1
         declared = _declared_seconds(stream) or (container.duration or 0) / 1_000_000
-        _require_whole(total / float(stream.average_rate or rate), declared)
+        _require_whole(total / float(exact), declared)
     if not total:
         raise MediaError("no frames")
     return rate, total, kept
 
 
 def _declared_seconds(stream: Any) -> float:
-    return float(stream.duration * Fraction(stream.time_base)) if stream.duration else 0.0
+    return float(stream.duration * _fraction(stream.time_base)) if stream.duration else 0.0
+
+
+def _fraction(value: Any) -> Fraction | None:
+    """PyAV had fractions until version 18 and has a type of its own since."""
+    return Fraction(value.numerator, value.denominator) if value else None
 
 
 def _require_whole(found: float, declared: float) -> None:

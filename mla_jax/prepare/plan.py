@@ -15,6 +15,8 @@ from mla_jax.errors import UserError, check_choice
 from mla_jax.prepare import store, work
 
 NOTES = ".shards"
+FLAGS = ("csv", "classes", "frames")
+"""Those that only some data sets take."""
 CODE = "1"
 """Raise it whenever the same raw files give other records."""
 LIBRARIES = {"av": "av", "soundfile": "soundfile", "scipy": "scipy", "PIL": "pillow"}
@@ -41,8 +43,11 @@ def make_plan(description: Description, options: argparse.Namespace) -> Plan:
     recipe = options.recipe or description.recipes[0]
     variant = options.variant or description.variants[0]
     check_choice(f"recipe of dataset '{description.name}'", recipe, description.recipes)
-    if not description.variant_is_prepared and options.variant:
+    if "classes" not in description.flags:  # else users name their own
         check_choice(f"variant of dataset '{description.name}'", variant, description.variants)
+    for flag in FLAGS:
+        if getattr(options, flag) and flag not in description.flags:
+            raise UserError(f"--{flag} means nothing to dataset '{description.name}': leave it out")
     raw = description.enumerate(options)
     if not raw.examples:
         seen = f" ({len(raw.problems)} were refused)" if raw.problems else ""
@@ -132,6 +137,8 @@ def _modalities(
 def _vocabulary(modalities: Mapping[str, Modality], path: str) -> str:
     """The digest of the vocabulary's content, where one is needed."""
     if not any(how.stream.kind == "tokens" for how in modalities.values()):
+        if path:
+            raise UserError(f"--vocab={path}: there is no text here: leave it out")
         return ""
     check_library("tokenizers", "tokenizers")
     store.tokenizer(path)

@@ -17,6 +17,8 @@ from mla_jax.datasets.description import Example, Modality, Problem
 from mla_jax.errors import UserError
 from mla_jax.prepare import store
 
+IN_NOTE = ("present", "aspect")
+
 _counter: Any = None
 
 
@@ -52,34 +54,25 @@ def _end_with_parent() -> None:
 def run(job: Job) -> dict[str, Any]:
     """Writes one shard and its note; returns the note."""
     features = records.tfds_features({m: x.stream for m, x in job.modalities.items()}, job.classes)
-    rows, problems, content = [], [], []
-    for example in job.examples:
-        stored, found = open_example(example, job)
-        problems += found
-        present = [modality in stored for modality in job.modalities]
-        if any(present) and not (found and job.drop_incomplete):
-            absent = {m: store.absent(x.stream) for m, x in job.modalities.items()}
-            every = {m: stored.get(m, absent[m]) for m in job.modalities}
-            aspect = [every[m].aspect for m in job.modalities]
-            record = {
-                "id": example.id,
-                "label": example.label,
-                "present": np.array(present, np.uint8),
-                "aspect": np.array(aspect, np.float32),
-                **{m: every[m].value for m in job.modalities},
-            }
-            content.append(records.serialize(features, record))
-            rows.append(
-                {"id": example.id, "present": present, "aspect": np.float32(aspect).tolist()}
-            )
-        if _counter is not None:
-            with _counter.get_lock():
-                _counter.value += 1
-    records.write_shard(job.path, content)
+    absent = {m: store.absent(x.stream) for m, x in job.modalities.items()}
+    rows, problems = [], []
+    with records.open_shard(job.path) as append:
+        for example in job.examples:
+            stored, found = open_example(example, job)
+            problems += found
+            if stored and not (found and job.drop_incomplete):
+                record = make_record(example, {**absent, **stored}, [m in stored for m in absent])
+                append(records.serialize(features, record))
+                rows.append({"id": example.id, **{k: record[k].tolist() for k in IN_NOTE}})
+            if _counter is not None:
+                with _counter.get_lock():
+                    _counter.value += 1
+    with job.path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
     note = {
         "shard": job.shard,
         "bytes": job.path.stat().st_size,
-        "sha256": hashlib.sha256(job.path.read_bytes()).hexdigest(),
+        "sha256": digest,
         "rows": rows,
         "problems": [problem._asdict() for problem in problems],
     }
@@ -87,6 +80,19 @@ def run(job: Job) -> dict[str, Any]:
     temporary.write_text(json.dumps(note))
     temporary.replace(job.note)
     return note
+
+
+def make_record(
+    example: Example, stored: Mapping[str, store.Stored], present: Sequence[bool]
+) -> dict[str, Any]:
+    """The features of a record; ``present`` is in the order of ``stored``."""
+    return {
+        "id": example.id,
+        "label": example.label,
+        "present": np.array(present, np.uint8),
+        "aspect": np.array([s.aspect for s in stored.values()], np.float32),
+        **{modality: s.value for modality, s in stored.items()},
+    }
 
 
 def open_example(example: Example, job: Job) -> tuple[dict[str, store.Stored], list[Problem]]:
@@ -98,7 +104,7 @@ def open_example(example: Example, job: Job) -> tuple[dict[str, store.Stored], l
             continue
         try:
             stored[modality] = store.load(how, source, job.root, job.settings)
-        except UserError:
+        except (UserError, ImportError, MemoryError):  # not the file's fault
             raise
         except Exception as error:  # decoders of damaged files raise anything
             reason = (str(error).splitlines() or [""])[0].replace(str(job.root), "").strip()
