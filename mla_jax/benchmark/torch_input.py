@@ -7,10 +7,10 @@ them; it prints examples a second.  Torchvision is no part of this: its laws are
 """
 
 import json
-import sys
 import math
 import pathlib
 import random
+import sys
 
 import numpy as np
 
