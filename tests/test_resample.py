@@ -27,7 +27,7 @@ from mla_jax.data.resample import (
     resampling_taps,
 )
 
-DRAWS = 20000
+DRAWS = 12000
 
 
 WAYS = {"products": resample_by_products, "taps": resample_by_taps}
@@ -49,17 +49,18 @@ def test_pillow_to_one_grey_level(name, way):
     assert expected.std() > 20
 
 
-@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
-@pytest.mark.parametrize("shape", [(256, 256, 3), (180, 320, 3), (240, 160, 1)])
+@pytest.mark.parametrize(
+    ("shape", "interpolation"),
+    [((256, 256, 3), "bilinear"), ((180, 320, 3), "bicubic"), ((240, 160, 1), "bilinear")],
+)
 def test_pillow_live(shape, interpolation):
     pytest.importorskip("PIL")
     rng = np.random.default_rng(sum(shape))
     image = np.clip(rng.normal(128, 60, shape), 0, 255).astype(np.uint8)
     height, width, channels = shape
     boxes = [(0, 0, height, width, False)]
-    for _ in range(2):
-        h, w = rng.integers(20, height + 1), rng.integers(20, width + 1)
-        boxes.append((rng.integers(0, height - h + 1), rng.integers(0, width - w + 1), h, w, True))
+    h, w = rng.integers(20, height + 1), rng.integers(20, width + 1)
+    boxes.append((rng.integers(0, height - h + 1), rng.integers(0, width - w + 1), h, w, True))
     for *box, cut in boxes:
         box = tuple(map(int, box))
         squeezed = image if channels == 3 else image[..., 0]
@@ -68,9 +69,15 @@ def test_pillow_live(shape, interpolation):
         assert np.abs(found - expected.astype(float)).max() <= 1
 
 
-@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
-@pytest.mark.parametrize("inside", [True, False])
-@pytest.mark.parametrize(("size", "outputs"), [(40, 24), (40, 40), (24, 40), (100, 7)])
+@pytest.mark.parametrize(
+    ("size", "outputs", "inside", "interpolation"),
+    [
+        (40, 24, True, "bilinear"),
+        (24, 40, True, "bicubic"),
+        (100, 7, False, "bilinear"),
+        (40, 40, False, "bicubic"),
+    ],
+)
 def test_taps_are_the_matrix_without_its_zeros(size, outputs, inside, interpolation):
     rng = np.random.default_rng(size)
     lengths = np.array([size, 1, *rng.uniform(1, size, 20)])

@@ -87,11 +87,13 @@ def test_an_example_is_treated_the_same_wherever_it_stands():
 
 def test_devices_do_not_matter():
     mesh = Mesh(np.array(jax.devices()[:4]), ("data",))
-    batch = build_batch()
+    streams = {m: STREAMS[m] for m in ("flow", "audio", "features")}
+    batch = build_batch(streams)
     sharded = jax.device_put(batch, NamedSharding(mesh, PartitionSpec("data")))
-    alone = run(batch)
-    for m, x in run(sharded).items():
+    alone = run(batch, streams=streams)
+    for m, x in run(sharded, streams=streams).items():
         np.testing.assert_array_equal(x, alone[m], err_msg=m)
+        assert len(np.unique(x)) > B
 
 
 @pytest.mark.parametrize("train", [True, False])

@@ -2,7 +2,10 @@
 
 import contextlib
 import importlib.util
+import json
 import pathlib
+import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -11,9 +14,10 @@ import jax
 from absl import flags
 
 from mla_jax import distributed
-from mla_jax.benchmark import clock, recipes, torch_input
+from mla_jax.benchmark import clock, recipes
 from mla_jax.data import pipeline
 from mla_jax.data.transform import create_transform
+from mla_jax.errors import UserError
 
 Batches = Callable[[], Iterator]
 
@@ -69,8 +73,6 @@ def _compare(
         "threads": lambda: augmented(name, batch_size, loaded(threads)),
         "processes": lambda: augmented(name, batch_size, loaded(pipeline.Loader(workers, 1, 2))),
     }
-    if importlib.util.find_spec("torch"):
-        makers["torch"] = lambda: torch_input.batches(name, paths, batch_size, workers)
 
     def contender(make: Batches) -> Callable[[], float]:
         def run() -> float:
@@ -83,10 +85,30 @@ def _compare(
         return run
 
     contenders = {key: contender(make) for key, make in makers.items()}
+    if importlib.util.find_spec("torch"):
+        contenders["torch"] = lambda: _torch_rate(name, paths, batch_size, workers, seconds)
     found: dict[str, Any] = clock.medians(clock.in_turns(contenders, rounds))
     torch = found.setdefault("torch", None)
     best = max(found["threads"], found["processes"])
     return {**found, "ratio": best / torch if torch else None}
+
+
+def _torch_rate(
+    name: str, paths: list[list[pathlib.Path]], batch_size: int, workers: int, seconds: float
+) -> float:
+    command = [sys.executable, "-m", "mla_jax.benchmark.torch_input", name]
+    done = subprocess.run(
+        [*command, str(batch_size), str(workers), str(seconds)],
+        input=json.dumps([[str(path) for path in example] for example in paths]),
+        capture_output=True,
+        text=True,
+    )
+    if done.returncode:
+        raise UserError(
+            f"the PyTorch side failed ({done.stderr.strip().splitlines()[-1]}): mend that "
+            "installation, or remove it to measure without"
+        )
+    return float(done.stdout)
 
 
 def augmented(name: str, batch_size: int, batches: Iterator) -> Iterator:

@@ -3,13 +3,12 @@
 import io
 import pathlib
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from mla_jax.data.streams import IMAGENET_MEAN, IMAGENET_STD, Stream
 from mla_jax.errors import UserError
-from mla_jax.state import Batch
 
 SIDE, CROP = 256, 224
 PIXELS = {"crop": CROP, "mean": IMAGENET_MEAN, "std": IMAGENET_STD}
@@ -93,7 +92,7 @@ class FileSplit(NamedTuple):
     def examples(self) -> int:
         return len(self.paths)
 
-    def fetch(self, index: np.ndarray) -> Batch:
+    def fetch(self, index: np.ndarray) -> dict[str, Any]:
         """The batch of examples ``index: int[B]``, stored as ``RECIPES`` says."""
         shape = RECIPES[self.recipe].shape
         arrays = np.stack([self._read(self.paths[i]).reshape(shape) for i in index])

@@ -1,15 +1,20 @@
 """The same work as a PyTorch user has it done: a ``DataLoader`` whose workers use Pillow.
 
-Torchvision is no part of this, so its laws are written out here; nothing at the top imports torch,
-and worker processes unpickle ``Files`` from here.
+    python -m mla_jax.benchmark.torch_input RECIPE BATCH_SIZE WORKERS SECONDS < paths.json
+
+A process of its own, without JAX in it, so that its workers can be forked as PyTorch's users have
+them; it prints examples a second.  Torchvision is no part of this: its laws are written out here.
 """
 
+import json
 import math
 import pathlib
 import random
+import sys
 
 import numpy as np
 
+from mla_jax.benchmark import clock
 from mla_jax.benchmark.recipes import CROP, RECIPES, pillow
 from mla_jax.data.streams import IMAGENET_MEAN, IMAGENET_STD
 
@@ -83,11 +88,7 @@ class Files:
 
 
 def batches(recipe: str, paths: list[list[pathlib.Path]], batch_size: int, workers: int):
-    """Endless batches of a ``DataLoader``; ``close()`` ends its workers.
-
-    Raises:
-      ImportError: PyTorch is not installed.
-    """
+    """Endless batches of a ``DataLoader``."""
     import torch.utils.data
 
     loader = torch.utils.data.DataLoader(
@@ -97,7 +98,20 @@ def batches(recipe: str, paths: list[list[pathlib.Path]], batch_size: int, worke
         drop_last=True,
         num_workers=workers,
         persistent_workers=True,
-        multiprocessing_context="spawn",
     )
     while True:
         yield from loader
+
+
+def main() -> None:
+    """Measures as the command line says and prints the rate."""
+    recipe, batch_size, workers, seconds = sys.argv[1], *map(float, sys.argv[2:])
+    paths = [[pathlib.Path(path) for path in example] for example in json.load(sys.stdin)]
+    delivered = batches(recipe, paths, int(batch_size), int(workers))
+    for _ in range(2 + int(workers)):
+        next(delivered)
+    print(clock.rate(delivered, int(batch_size), seconds))
+
+
+if __name__ == "__main__":
+    main()
