@@ -4,7 +4,8 @@ usage() {
     cat <<'TEXT'
 usage: launch/test.sh [OPTION of pytest ...]
 
-Makes .venv if needed, installs mla_jax with its test extra, and runs the whole suite.
+Makes .venv if needed, installs mla_jax with its test extra, and runs the whole suite, in as many
+processes as there are cores (at most 4; -n 0 for one).
 
 environment: PYTHON_BASE   the Python to make .venv from (default: python3; 3.11 or newer)
              MLA_JAX_VENV  where the environment goes (default: .venv)
@@ -15,4 +16,4 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # shellcheck source=launch/environment.sh
 source launch/environment.sh
 prepare_environment test
-exec "$PYTHON" -m pytest tests "$@"
+exec "$PYTHON" -m pytest tests -n auto --maxprocesses=4 --dist=loadfile "$@"
