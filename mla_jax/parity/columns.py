@@ -1,4 +1,4 @@
-"""What is compared of the methods besides MLA: one column a method and variant.  No PyTorch here."""
+"""What is compared of the other methods: one column a method and variant.  No PyTorch here."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -9,16 +9,20 @@ import numpy as np
 from flax import traverse_util
 from ml_collections import ConfigDict
 
-from mla_jax import configuration
+from mla_jax import configuration, methods
 from mla_jax.convert.names import Tensors
 from mla_jax.encoders import Encoders
 from mla_jax.encoders.small import Conv2D
-from mla_jax.methods import Method
+from mla_jax.methods import Method, Problem
+from mla_jax.methods.joint import JointRule
 from mla_jax.parity import formula
-from mla_jax.parity.cases import MODALITIES, MODES, SMALL, Case
+from mla_jax.parity.cases import CLASSES, MODALITIES, MODES, SMALL, Case
 from mla_jax.state import Batch
 
 TRIO = ("audio", "visual", "text")
+DUC_DIMENSIONS = (0, 3, 5, 11), (1, 2, 14)
+DUC_TEMPERATURE = 2.0
+"""Which dimensions teach, first to second and back, where DUC is compared by itself."""
 EXAMPLES = 20
 """Size of QMF's history: fewer than three batches of 8, so that some examples come twice."""
 
@@ -71,7 +75,13 @@ DIMML = {
 FUSIONS = {"film": "FiLM", "gated": "BiGated"}
 """Against the fusion modules of the DI-MML repository."""
 
-NAMES = (*MODES, *JOINT, *DIMML, *FUSIONS)
+OTHERS = (*JOINT, *DIMML, *FUSIONS)
+NAMES = (*MODES, *OTHERS)
+
+
+def needs_dimml(name: str) -> bool:
+    """Whether a column is against the DI-MML repository, and not against MLA's."""
+    return name in DIMML or name in FUSIONS
 
 
 def title(name: str) -> str:
@@ -82,15 +92,15 @@ def title(name: str) -> str:
 
 
 def toy_case(modalities: tuple[str, ...] = MODALITIES, dtype: Any = jnp.float32) -> Case:
-    """Narrow convolutional encoders: OGM acts on the kernels of convolutions and on nothing else."""
+    """One convolution an encoder: OGM acts on kernels of convolutions and on nothing else."""
     inputs = {"audio": (8, 8, 1), "visual": (8, 6, 2), "text": (6, 6, 3)}
-    modules = {m: Conv2D(feature_dim=16, widths=(4,), dtype=dtype) for m in modalities}
+    modules = {m: Conv2D(feature_dim=16, widths=(), dtype=dtype) for m in modalities}
     return Case(
         "toy_convolutions",
         Encoders(modules, 16),
         {m: inputs[m] for m in modalities},
-        learning_rate=5e-2,
-        named=("Conv_0/kernel", "BatchNorm_0/scale", "Conv_1/kernel"),
+        learning_rate=1e-2,
+        named=("Conv_0/kernel", "BatchNorm_0/scale", "BatchNorm_0/bias"),
     )
 
 
@@ -99,6 +109,36 @@ def training_batch(case: Case, number: int, dtype: Any = np.float32) -> Batch:
     batch = case.batch(number, dtype=dtype)
     index = (np.arange(case.batch_size) * 3 + 5 * number) % EXAMPLES
     return {**batch, "index": index.astype(np.int32)}
+
+
+def temperatures(case: Case) -> tuple[float, float]:
+    """DI-MML's two, of DUC and of certainty; the first is for dot products of features."""
+    return (10.0 * SMALL**2, 3.0) if case.name == "resnet18" else (0.2, 3.0)
+
+
+def fusion_rule(name: str) -> tuple[Encoders, JointRule]:
+    """Our FiLM or gated fusion of the toy case's features."""
+    encoders = toy_case().encoders
+    switches = resolved(name, "released", {})
+    return encoders, methods.get(name).rule(switches, encoders, Problem(CLASSES, 1, EXAMPLES))
+
+
+def fusion_inputs(name: str, dtype: Any) -> tuple[Tensors, np.ndarray, Tensors]:
+    """``({modality: features [B, D]}, labels, weights)`` for one fusion module, by formula."""
+    encoders, rule = fusion_rule(name)
+    shapes = traverse_util.flatten_dict(
+        {"params": {"head": jax.eval_shape(rule.init_heads, jax.random.key(0))}}, sep="/"
+    )
+    tensors = formula.tensors({path: leaf.shape for path, leaf in shapes.items()}, 9)
+    features = {
+        m: np.maximum(formula.uniform((8, encoders.feature_dim), 60 + i), -0.25) + 0.25
+        for i, m in enumerate(encoders.modalities)
+    }
+    return (
+        {m: z.astype(dtype) for m, z in features.items()},
+        formula.labels(8, CLASSES, 62),
+        {path: value.astype(dtype) for path, value in tensors.items()},
+    )
 
 
 def resolved(name: str, fidelity: str, switches: Mapping[str, Any]) -> ConfigDict:

@@ -8,14 +8,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mla_jax.convert.names import Tensors
-from mla_jax.parity.cases import MODES
+from mla_jax.parity.columns import title
 
 FORWARD, TRAINED, DOUBLE = 1e-5, 1e-4, 1e-9
 """Relative tolerances in float32: of forward quantities and first gradients, and of whatever
 training accumulated; and of everything in float64."""
 
 ACCUMULATED = (
-    "loss, later batches",
     "head after each sub-step",
     "parameters after",
     "batch statistics after",
@@ -26,7 +25,6 @@ ACCUMULATED = (
 )
 AFTER_BACKWARD = (
     "gradient of",
-    "loss, later batches",
     "head after",
     "parameters after",
     "batch statistics after",
@@ -34,6 +32,9 @@ AFTER_BACKWARD = (
     "projection matrix in training",
 )
 """Rows that a ReLU or max-pooling tie can change: those behind a backward pass."""
+
+LATER = ", later batches"
+"""How rows end that a first step of training precedes: they are of both kinds."""
 
 EXACT = ("predictions", "accuracy")
 
@@ -64,7 +65,12 @@ def tolerance(row: str, float64: bool) -> float:
         return 0.0
     if float64:
         return DOUBLE
-    return TRAINED if row.startswith(ACCUMULATED) else FORWARD
+    return TRAINED if row.startswith(ACCUMULATED) or row.endswith(LATER) else FORWARD
+
+
+def after_backward(row: str) -> bool:
+    """Whether a ReLU or max-pooling tie can change a row."""
+    return row.startswith(AFTER_BACKWARD) or row.endswith(LATER)
 
 
 def difference(row: str, theirs: np.ndarray, ours: np.ndarray) -> tuple[float, float]:
@@ -112,7 +118,7 @@ def rows_of(table: Table) -> list[str]:
 def failures(table: Table) -> list[str]:
     """One line for each cell out of tolerance."""
     return [
-        f"{MODES[mode].title}: {row}: {v.relative:.2e} > {v.tolerance:.0e} at {v.worst or 'all'}"
+        f"{title(mode)}: {row}: {v.relative:.2e} > {v.tolerance:.0e} at {v.worst or 'all'}"
         for mode, verdicts in table.items()
         for row, v in verdicts.items()
         if not v.passed
@@ -121,7 +127,7 @@ def failures(table: Table) -> list[str]:
 
 def markdown(table: Table, notes: Sequence[str]) -> str:
     """The table and the notes as Markdown; a cell is ``absolute / relative``."""
-    header = ["quantity", "tolerance", *(MODES[mode].title for mode in table)]
+    header = ["quantity", "tolerance", *(title(mode) for mode in table)]
     lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
     for row in rows_of(table):
         found = [verdicts.get(row) for verdicts in table.values()]
@@ -134,7 +140,7 @@ def markdown(table: Table, notes: Sequence[str]) -> str:
 def plain(table: Table) -> str:
     """The table for a terminal: the relative differences and a verdict."""
     width = max(map(len, rows_of(table))) + 1
-    titles = [MODES[mode].title for mode in table]
+    titles = [title(mode) for mode in table]
     lines = [" " * width + "  ".join(f"{title:>24}" for title in titles)]
     for row in rows_of(table):
         cells = []

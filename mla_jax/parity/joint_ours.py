@@ -34,6 +34,7 @@ class Program:
             self.switches, case.encoders, RecordingOptimizer(*optimizer), self.problem
         )
         self.training_forward = jax.jit(self._training_forward)
+        self.ranking = jax.jit(self._ranking)
 
     @classmethod
     def of(cls, case: Case, column: Column, **changes: Any) -> "Program":
@@ -53,8 +54,8 @@ class Program:
         state = jax.tree.map(zeros, shapes)
         return state.replace(params=params, batch_stats=stats)
 
-    def _training_forward(self, state: TrainState, batch: Any) -> tuple[Any, Prediction]:
-        """The features and the logits that a training step sees."""
+    def _training_forward(self, state: TrainState, batch: Any) -> tuple[Tensors, Prediction]:
+        """Rows of what a first training step sees, and its logits."""
         encoders, params = self.case.encoders, state.params
         z, _ = encoders.features(params["encoder"], state.batch_stats, batch, True)
         if self.switches.name == "qmf":
@@ -62,7 +63,26 @@ class Program:
         else:
             module = methods.get(self.switches.get("joint", self.switches.name))
             rule = module.rule(self.switches, encoders, self.problem)
-        return z, rule.classify(params["head"], z, batch["present"], True)
+        logits = rule.classify(params["head"], z, batch["present"], True)
+        named = dict(zip(encoders.modalities, logits.unimodal, strict=True))
+        if self.switches.fidelity != "released_m3ae":  # whose loss has no fused logits
+            named["joint"] = self.method.fuse(logits, batch["present"], state.method_state)
+        shown = {f"features, training/{m}": z[m] for m in z}
+        for name, value in named.items():
+            shown[f"logits/{name}"] = value
+            mean = losses.cross_entropy(value, batch["label"]).mean()
+            shown[f"loss/batch 1 {name}"] = mean
+        return shown, logits
+
+    def _ranking(self, logits: jax.Array, history: jax.Array, batch: Any) -> jax.Array:
+        """Ranking losses ``[M]``, of the logits before a step and the history after it."""
+        confidence = fusion.energy_weights(logits, batch["present"]).T
+        least, most = history.min(1, keepdims=True), history.max(1, keepdims=True)
+        badness = (history[:, batch["index"]] - least) / (most - least)
+        rank = jax.vmap(losses.confidence_ranking, in_axes=(0, 0, 1, None))
+        return rank(confidence, badness, batch["present"], self.switches.margin == "enforced").mean(
+            1
+        )
 
 
 def record_step(found: Tensors, state: TrainState, number: int, batches: int) -> None:
@@ -120,16 +140,9 @@ def train(program: Program, tensors: Tensors, column: Column, dtype: Any) -> Ten
         batch = jax.tree.map(jnp.asarray, training_batch(case, number - 1, dtype))
         clock = Clock(*map(np.int32, (column.epoch, number - 1, case.batches)))
         if number == 1 or column.method == "qmf":
-            z, logits = program.training_forward(state, batch)
+            shown, logits = program.training_forward(state, batch)
         if number == 1:
-            found |= {f"features, training/{m}": z[m] for m in case.modalities}
-            shown = dict(zip(case.modalities, logits.unimodal, strict=True))
-            if column.fidelity != "released_m3ae":  # whose loss has no fused logits
-                shown["joint"] = method.fuse(logits, batch["present"], state.method_state)
-            for name, value in shown.items():
-                found[f"logits/{name}"] = value
-                mean = losses.cross_entropy(value, batch["label"]).mean()
-                found[f"loss/batch 1 {name}"] = mean
+            found |= shown
         with unit_noise():
             state, metrics = phase(state, batch, clock)
         found[f"loss{later}/batch {number} total"] = metrics["loss"]
@@ -138,24 +151,13 @@ def train(program: Program, tensors: Tensors, column: Column, dtype: Any) -> Ten
         for i, m in enumerate(case.modalities):
             if column.method == "qmf":
                 at = f"{later}/batch {number} {m}"
-                found[f"ranking loss{at}"] = ranking(program, logits, state, batch, i)
-                found[f"history{at}"] = state.method_state["history"][i]
+                history = np.asarray(state.method_state["history"])
+                ranked = program.ranking(logits.unimodal, history, batch)
+                found[f"ranking loss{at}"], found[f"history{at}"] = ranked[i], history[i]
             if modulated:
                 found |= modulation(program, state, m, number, column)
         record_step(found, state, number, case.batches)
     return {name: np.asarray(value) for name, value in found.items()}
-
-
-def ranking(
-    program: Program, logits: Prediction, state: TrainState, batch: Any, position: int
-) -> jax.Array:
-    """One modality's ranking loss, of the logits before and the history after the step."""
-    history = state.method_state["history"][position]
-    badness = (history[batch["index"]] - history.min()) / (history.max() - history.min())
-    confidence = fusion.energy_weights(logits.unimodal, batch["present"])[:, position]
-    enforced = program.switches.margin == "enforced"
-    present = batch["present"][:, position]
-    return losses.confidence_ranking(confidence, badness, present, enforced).mean()
 
 
 def modulation(program: Program, state: TrainState, m: str, number: int, column: Column) -> Tensors:
@@ -205,8 +207,9 @@ def evaluate(program: Program, tensors: Tensors, dtype: Any, learnt: Any = None)
         total = total + np.asarray(counted)
     named = {"fused": np.concatenate(fused)}
     named |= dict(zip(case.modalities, np.concatenate(unimodal, 1), strict=True))
-    found: Tensors = {"accuracy on a ragged test set/all": np.array(list(map(accuracy, total)))}
-    for name, logits in named.items():
+    found: Tensors = {}
+    for (name, logits), confusion in zip(named.items(), total, strict=True):
+        found[f"accuracy on a ragged test set/{name}"] = np.array(accuracy(confusion))
         row = "fused logits" if name == "fused" else "unimodal logits, evaluation"
         found[f"{row}/{name}"] = logits
         found[f"predictions/{name}"] = logits.argmax(-1)

@@ -217,7 +217,9 @@ def evaluate(
             scores = reference.main.valid(options, wrapped, torch.device("cpu"), loader)
     finally:
         hook.remove()
-    found: Tensors = {"accuracy on a ragged test set/all": np.array(scores)}
+    found: Tensors = {}
+    for name, score in zip(("fused", *case.modalities), scores, strict=True):
+        found[f"accuracy on a ragged test set/{name}"] = np.array(score)
     for i, name in enumerate(order):
         logits = np.concatenate(seen[i :: len(order)])
         row = "fused logits" if name == "fused" else "unimodal logits, evaluation"

@@ -13,6 +13,7 @@ import os
 import pathlib
 import sys
 import types
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -146,8 +147,9 @@ def arguments(**changes: Any) -> types.SimpleNamespace:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Drops what the reference prints."""
-    with contextlib.redirect_stdout(io.StringIO()):
+    """Drops what the reference prints, and what PyTorch warns of in it."""
+    with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
         yield
 
 
