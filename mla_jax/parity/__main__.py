@@ -197,7 +197,7 @@ def settle_in_float64(
                 notes.append(
                     f"{columns.title(mode)}: {row}: {v.relative:.0e} in float32 at {v.worst}; the "
                     f"same mode agrees to {compare.DOUBLE:.0e} in float64, so it is rounding, "
-                    "presumably at a ReLU or max-pooling tie"
+                    "presumably at a tie of ReLU, max-pooling or centroids"
                 )
     return notes
 

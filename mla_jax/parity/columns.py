@@ -21,8 +21,9 @@ from mla_jax.state import Batch
 
 TRIO = ("audio", "visual", "text")
 DUC_DIMENSIONS = (0, 3, 5, 11), (1, 2, 14)
-DUC_TEMPERATURE = 2.0
 """Which dimensions teach, first to second and back, where DUC is compared by itself."""
+TEMPERATURE, CERTAINTY_TEMPERATURE = 0.2, 3.0
+"""DI-MML's two.  The first suits features that are smaller than those of a trained encoder."""
 EXAMPLES = 20
 """Size of QMF's history: fewer than three batches of 8, so that some examples come twice."""
 
@@ -111,11 +112,6 @@ def training_batch(case: Case, number: int, dtype: Any = np.float32) -> Batch:
     return {**batch, "index": index.astype(np.int32)}
 
 
-def temperatures(case: Case) -> tuple[float, float]:
-    """DI-MML's two, of DUC and of certainty; the first is for dot products of features."""
-    return (10.0 * SMALL**2, 3.0) if case.name == "resnet18" else (0.2, 3.0)
-
-
 def fusion_rule(name: str) -> tuple[Encoders, JointRule]:
     """Our FiLM or gated fusion of the toy case's features."""
     encoders = toy_case().encoders
@@ -158,7 +154,7 @@ def weights(
     shapes = jax.eval_shape(method.init, jax.random.key(0), case.batch(0))
     flat = traverse_util.flatten_dict(shapes.variables, sep="/")
     found = formula.tensors({name: leaf.shape for name, leaf in flat.items()}, seed)
-    larger = np.float32(4 if encoders is None else 1 / SMALL)
+    larger = np.float32(12 if encoders is None else 1 / SMALL)
     for name, value in found.items():
         if name.startswith("params/head/") and name.endswith("kernel"):
             found[name] = value * larger

@@ -30,8 +30,9 @@ AFTER_BACKWARD = (
     "batch statistics after",
     "momentum after",
     "projection matrix in training",
+    "dimensions that teach",
 )
-"""Rows that a ReLU or max-pooling tie can change: those behind a backward pass."""
+"""Rows that a tie can change: of ReLU or max-pooling, behind a backward pass, or of centroids."""
 
 LATER = ", later batches"
 """How rows end that a first step of training precedes: they are of both kinds."""
@@ -98,7 +99,7 @@ def compare(theirs: Tensors, ours: Tensors, float64: bool = False) -> dict[str, 
             absolute = relative = np.inf
             detail += " (only theirs)" if name in theirs else " (only ours)"
         old = verdicts.get(row)
-        if old is None or not relative <= old.relative:
+        if old is None or not (relative <= old.relative or np.isnan(old.relative)):  # NaN stays
             worst = max(absolute, old.absolute) if old else absolute
             verdicts[row] = Verdict(worst, relative, tolerance(row, float64), detail)
         elif absolute > old.absolute:

@@ -13,11 +13,11 @@ from mla_jax.heads import apply_head
 from mla_jax.optim import learning_rate_schedule
 from mla_jax.parity.cases import Case
 from mla_jax.parity.columns import (
+    CERTAINTY_TEMPERATURE,
     DUC_DIMENSIONS,
-    DUC_TEMPERATURE,
+    TEMPERATURE,
     fusion_inputs,
     fusion_rule,
-    temperatures,
     training_batch,
 )
 from mla_jax.parity.joint_ours import (
@@ -34,9 +34,12 @@ EPOCHS = 150
 
 
 def program(case: Case, **changes: Any) -> Program:
-    """DI-MML as published, with temperatures that suit the case."""
-    names = "temperature", "certainty_temperature"
-    switches = {**dict(zip(names, temperatures(case), strict=True)), **changes}
+    """DI-MML as published, with the temperatures of the comparison."""
+    switches = {
+        "temperature": TEMPERATURE,
+        "certainty_temperature": CERTAINTY_TEMPERATURE,
+        **changes,
+    }
     return Program(case, "dimml", "released", switches, EPOCHS)
 
 
@@ -53,8 +56,14 @@ def split(chosen: Program, state: TrainState, epoch: int, dtype: Any) -> TrainSt
     return chosen.method.stages[0].on_epoch(state, epoch, visit)
 
 
-def detached(chosen: Program, tensors: Tensors, epoch: int, dtype: Any) -> Tensors:
-    """One epoch of stage 1."""
+def detached(
+    chosen: Program, tensors: Tensors, epoch: int, teaching: Tensors, dtype: Any
+) -> Tensors:
+    """One epoch of stage 1.
+
+    Training goes on with the split that theirs found, ``teaching``: where a rounding decides on a
+    dimension, that must show in the row of the split and not in all others.
+    """
     case, state = chosen.case, chosen.state(tensors)
     found: Tensors = {}
     state = split(chosen, state, epoch, dtype)
@@ -62,6 +71,9 @@ def detached(chosen: Program, tensors: Tensors, epoch: int, dtype: Any) -> Tenso
     if epoch >= 20:
         found["dimensions that teach/audio to visual"] = audio & ~visual
         found["dimensions that teach/visual to audio"] = visual & ~audio
+        effective = jnp.stack([jnp.asarray(teaching[name] > 0) for name in found])
+        state = state.replace(method_state={**state.method_state, "effective": effective})
+        audio, visual = effective
     phase = jax.jit(chosen.method.stages[0].phases[0].update)
 
     @jax.jit
@@ -76,7 +88,7 @@ def detached(chosen: Program, tensors: Tensors, epoch: int, dtype: Any) -> Tenso
             shown[f"logits/{name}"] = value
             mean = losses.cross_entropy(value, batch["label"]).mean()
             shown[f"loss/batch 1 {name}"] = mean
-        return shown, duc(z, [audio & ~visual, visual & ~audio], temperatures(case)[0])
+        return shown, duc(z, [audio & ~visual, visual & ~audio], TEMPERATURE)
 
     for number in range(1, case.batches + 1):
         later = "" if number == 1 else ", later batches"
@@ -139,7 +151,7 @@ def fused(chosen: Program, tensors: Tensors, trained: Tensors, dtype: Any) -> Te
 def certainty(chosen: Program, tensors: Tensors, dtype: Any) -> Tensors:
     """Joint logits of the test set and how much each of the three predictions weighs."""
     case, state = chosen.case, chosen.state(tensors)
-    weigh = fusion.certainty_weights(temperatures(case)[1])
+    weigh = fusion.certainty_weights(CERTAINTY_TEMPERATURE)
 
     @jax.jit
     def look(variables: Any, batch: Batch) -> tuple[jax.Array, jax.Array]:
@@ -204,7 +216,7 @@ def contrast(dtype: Any) -> Tensors:
     features, _, _ = fusion_inputs("film", dtype)
     width = features["audio"].shape[1]
     teaching = [np.isin(np.arange(width), chosen) for chosen in DUC_DIMENSIONS]
-    grad = jax.jit(jax.value_and_grad(lambda z: duc(z, teaching, DUC_TEMPERATURE)))
+    grad = jax.jit(jax.value_and_grad(lambda z: duc(z, teaching, TEMPERATURE)))
     value, by_feature = grad(jax.tree.map(jnp.asarray, features))
     found = {"DUC loss/by itself": value} | {
         f"gradient of DUC/{m}": g for m, g in by_feature.items()

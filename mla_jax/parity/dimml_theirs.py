@@ -13,10 +13,10 @@ from mla_jax.convert.names import Tensors
 from mla_jax.parity import toy_convolutions
 from mla_jax.parity.cases import CLASSES, Case, comparable
 from mla_jax.parity.columns import (
+    CERTAINTY_TEMPERATURE,
     DUC_DIMENSIONS,
-    DUC_TEMPERATURE,
+    TEMPERATURE,
     fusion_inputs,
-    temperatures,
     training_batch,
 )
 from mla_jax.parity.joint_theirs import momentum, recorded_backward
@@ -139,7 +139,7 @@ def detached(
             reference.stage1.train_epoch(
                 arguments(), epoch, model.audio, model.visual, model.shared,
                 torch.device("cpu"), loader, optimizer, scheduler,
-                *indices, temperatures(case)[0], 1,
+                *indices, TEMPERATURE, 1,
             )  # fmt: skip
     finally:
         hook.remove()
@@ -177,7 +177,7 @@ def fused(reference: DetachedReference, adapter: Adapter, case: Case, dtype: Any
         model.audio.net, model.visual.net, model.fused, model.audio.classifier,
         model.visual.classifier, torch.device("cpu"),
     )  # fmt: skip
-    options = arguments(temperature=temperatures(case)[1])
+    options = arguments(temperature=CERTAINTY_TEMPERATURE)
     optimizer.register_step_post_hook(after_step)
     hook = torch.nn.modules.module.register_module_forward_hook(after_module)
     loader = packets(torch, [training_batch(case, i, dtype) for i in range(case.batches)])
@@ -309,7 +309,7 @@ def contrast(reference: DetachedReference, dtype: Any) -> Tensors:
     torch = reference.torch
     features, label, _ = fusion_inputs("film", dtype)
     z = {m: torch.tensor(x, requires_grad=True) for m, x in features.items()}
-    criterion = reference.stage1.SupConLoss(DUC_TEMPERATURE)
+    criterion = reference.stage1.SupConLoss(TEMPERATURE)
     chosen = map(list, DUC_DIMENSIONS)
     loss = criterion(z["audio"], z["visual"], *chosen, torch.tensor(label))
     loss.backward()

@@ -40,7 +40,7 @@ def theirs(loaded: Any, name: str, case: Case, dtype: Any, few_ties: bool = Fals
         adapter = dimml_theirs.classifier(loaded, case, few_ties)
     own = adapter.tensors() if case.name == "resnet18" else {}
     own = {n: value for n, value in own.items() if not n.startswith("params/head/")}
-    initial = columns.weights(program(name, case).method, case, dtype, own)
+    initial = columns.weights(program(name, case).method, case, dtype, own or None)
     adapter.load(loaded.torch, initial)
     if name in columns.JOINT:
         found = joint_theirs.train(loaded, adapter, case, columns.JOINT[name], dtype)
@@ -72,7 +72,7 @@ def ours(name: str, case: Case, found: Tensors, dtype: Any, **changes: Any) -> T
     if name == "dimml_fused":
         own = dimml_ours.fused(chosen, initial, trained, dtype) | dimml_ours.calendar(chosen)
         return {n: value for n, value in own.items() if n in found}  # theirs scores less
-    own = dimml_ours.detached(chosen, initial, 20 if name == "dimml_duc" else 19, dtype)
+    own = dimml_ours.detached(chosen, initial, 20 if name == "dimml_duc" else 19, found, dtype)
     return own | (dimml_ours.contrast(dtype) if name == "dimml_duc" else {})
 
 
