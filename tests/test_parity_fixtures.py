@@ -10,6 +10,7 @@ import jax
 import numpy as np
 import pytest
 
+from mla_jax.parity import __main__ as parity
 from mla_jax.parity import cases, compare, fixtures, others, ours, recursion
 from mla_jax.parity.cases import MODES
 
@@ -61,8 +62,6 @@ def test_every_fixture_is_replayed_and_small():
     ("name", "switches", "wrong", "right"),
     [
         ("sum", {"unimodal_bias": "full"}, "unimodal logits, evaluation", "fused logits"),
-        ("ogm_three", {"ratio": "one_to_others"}, "coefficient k", "gradient of the head"),
-        ("ogm_ge", {"tensors": "all"}, "parameters after 1", "coefficient k"),
         ("qmf", {"margin": "enforced"}, "ranking loss", "history"),
         ("dimml_fused", {"certainty_temperature": 1.0}, "fused logits", "joint logits, evaluation"),
     ],
@@ -203,3 +202,20 @@ def test_a_wrong_path_names_the_missing_file_and_no_torch_is_said(tmp_path):
     done = run()
     assert done.returncode == 2
     assert "pip install 'mla_jax[parity]'" in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ([], "--reference=PATH, --dimml=PATH, or both"),
+        (["--reference=x", "--modes=film"], "mode film is compared with a clone that --dimml=PATH"),
+        (["--dimml=x", "--modes=qmf"], "mode qmf is compared with a clone that --reference=PATH"),
+        (["--reference=x", "--modes=qfm"], "did you mean 'qmf'"),
+        (["--reference=x", "--modes=qmf", "--break=epsilon"], "--break is for MLA's modes"),
+        (["--dimml=/nowhere"], "main_CFT.py not found: --dimml should be a clone of"),
+    ],
+)
+def test_bad_arguments_get_one_sentence(arguments, sentence, capsys):
+    assert parity.main(arguments) == 2
+    said = capsys.readouterr().err
+    assert sentence in said and said.count("\n") == 1

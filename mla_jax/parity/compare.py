@@ -138,11 +138,15 @@ def markdown(table: Table, notes: Sequence[str]) -> str:
     return "\n".join([*lines, "", *(f"* {note}" for note in notes), ""])
 
 
-def plain(table: Table) -> str:
-    """The table for a terminal: the relative differences and a verdict."""
+def plain(table: Table, abreast: int = 5) -> str:
+    """The table for a terminal: both differences and a verdict, a few columns at a time."""
+    if len(table) > abreast:
+        names = list(table)
+        parts = [names[i : i + abreast] for i in range(0, len(names), abreast)]
+        return "\n\n".join(plain({name: table[name] for name in part}) for part in parts)
     width = max(map(len, rows_of(table))) + 1
     titles = [title(mode) for mode in table]
-    lines = [" " * width + "  ".join(f"{title:>24}" for title in titles)]
+    lines = [" " * width + "  ".join(f"{name:>24}" for name in titles)]
     for row in rows_of(table):
         cells = []
         for verdicts in table.values():

@@ -23,7 +23,7 @@ from mla_jax.state import Clock, Prediction, TrainState
 
 
 class Program:
-    """The compiled pieces of one case and method.  ``changes`` set switches wrong on purpose."""
+    """The compiled pieces of one case and method, as training and evaluation use them."""
 
     def __init__(self, case: Case, method: str, fidelity: str, switches: Any, epochs: int = EPOCHS):
         self.case = case
@@ -38,7 +38,7 @@ class Program:
 
     @classmethod
     def of(cls, case: Case, column: Column, **changes: Any) -> "Program":
-        """The program of one column."""
+        """The program of one column; ``changes`` set switches wrong on purpose."""
         switches = {**column.switches, **changes}
         return cls(case, column.method, column.fidelity, switches)
 
