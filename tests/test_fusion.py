@@ -69,6 +69,30 @@ def test_golden_weights(rule, modalities, expected):
     np.testing.assert_allclose(weights(rule, LOGITS[:modalities]), expected, atol=EXACT)
 
 
+@pytest.mark.parametrize(
+    ("temperature", "expected", "mixed"),
+    [
+        (1.0, [0.370929, 0.299655, 0.329415], [1.071274, 0.643951, 0.370929]),
+        (3.0, [0.345715, 0.321980, 0.332305], [1.023735, 0.659447, 0.345715]),
+    ],
+)
+def test_golden_certainty_mix(temperature, expected, mixed):
+    """DI-MML's specification, section 6: two private predictions and the fused one."""
+    logits = jnp.array([[[2.0, 0, 1]], [[0, 0.5, 0]], [[1, 1.5, 0]]])
+    w = fusion.certainty_weights(temperature)(logits, everyone(logits))
+    np.testing.assert_allclose(w, [expected], atol=EXACT)
+    np.testing.assert_allclose(fusion.combine(w, logits), [mixed], atol=EXACT)
+
+
+def test_golden_energies():
+    """QMF: a tenth of log sum exp; those of the absent are 0, and 1e4 does not overflow."""
+    logits = jnp.log(jnp.array([[[1.0, 2, 3]], [[4, 5, 6]]]))
+    w = fusion.energy_weights(logits, jnp.array([[True, True]]))
+    np.testing.assert_allclose(w, [[np.log(6) / 10, np.log(15) / 10]], atol=EXACT)
+    w = fusion.energy_weights(jnp.full((2, 1, 3), 1e4), jnp.array([[True, False]]))
+    np.testing.assert_allclose(w, [[(1e4 + np.log(3)) / 10, 0]], rtol=1e-6)
+
+
 def test_combine_is_the_weighted_sum_of_logits():
     w = np.array([[0.2, 0.3, 0.5], [1, 0, 0]], np.float32)
     expected = np.einsum("bm,mbc->bc", w, LOGITS)

@@ -6,14 +6,18 @@ import pathlib
 import subprocess
 import sys
 
+import jax
 import numpy as np
 import pytest
 
-from mla_jax.parity import cases, compare, fixtures, ours, recursion
+from mla_jax.parity import __main__ as parity
+from mla_jax.parity import cases, compare, fixtures, others, ours, recursion
 from mla_jax.parity.cases import MODES
 
 FIXTURES = pathlib.Path(__file__).parent / "fixtures"
-NAMES = [*(f"toy_{mode}" for mode in MODES), "resnet18", "optimizers"]
+OTHERS = [f"method_{name}" for name in fixtures.METHODS]
+NAMES = [*(f"toy_{mode}" for mode in MODES), "resnet18", "optimizers", *OTHERS]
+NO_QUANTITY = (others.INITIAL, others.TRAINED)
 
 
 @functools.cache
@@ -22,10 +26,28 @@ def stored(name):
         return {key: file[key] for key in file.files}
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.fixture
+def compiled_in_haste():
+    """Most programs of the other methods run once or thrice: compiling is what takes time."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in OTHERS])
 def test_replay(name):
+    check_replay(name)
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_replay_of_a_method(name, compiled_in_haste):
+    check_replay(name)
+
+
+def check_replay(name):
     verdicts = fixtures.replay(name, stored(name))
-    assert {key.partition("/")[0] for key in stored(name) if "trained/" not in key} == set(verdicts)
+    quantities = [key for key in stored(name) if not key.startswith(NO_QUANTITY)]
+    assert {key.partition("/")[0] for key in quantities} == set(verdicts)
     failed = compare.failures({"released": verdicts})
     assert not failed, "\n".join(failed)
 
@@ -33,6 +55,52 @@ def test_replay(name):
 def test_every_fixture_is_replayed_and_small():
     assert sorted(path.stem for path in FIXTURES.glob("*.npz")) == sorted(NAMES)
     assert all(path.stat().st_size < fixtures.LIMIT for path in FIXTURES.glob("*.npz"))
+    assert all((FIXTURES / f"{name}.npz").stat().st_size < 100_000 for name in OTHERS)
+
+
+@pytest.mark.parametrize(
+    ("name", "switches", "wrong", "right"),
+    [
+        ("sum", {"unimodal_bias": "full"}, "unimodal logits, evaluation", "fused logits"),
+        ("qmf", {"margin": "enforced"}, "ranking loss", "history"),
+        ("dimml_fused", {"certainty_temperature": 1.0}, "fused logits", "joint logits, evaluation"),
+    ],
+)
+def test_a_switch_of_a_method_set_wrong_is_noticed(name, switches, wrong, right, compiled_in_haste):
+    verdicts = fixtures.replay_method(name, stored(f"method_{name}"), **switches)
+    assert not verdicts[wrong].passed
+    assert verdicts[right].passed, "only what the switch concerns may differ"
+
+
+def test_the_stored_numbers_are_not_degenerate():
+    """OGM slows one modality and then another; QMF ranks; both of DI-MML's modalities teach."""
+    for name in ("ogm", "ogm_ge", "ogm_three"):
+        fixture = stored(f"method_{name}")
+        modulated = {
+            key.split()[-1] for key, k in fixture.items()
+            if key.startswith("coefficient k") and k < 0.99
+        }  # fmt: skip
+        assert modulated >= {"audio", "visual"}, name
+    fixture = stored("method_qmf")
+    assert any(v > 1e-3 for key, v in fixture.items() if key.startswith("ranking loss"))
+    fixture = stored("method_dimml_duc")
+    for key, mask in fixture.items():
+        assert not key.startswith("dimensions that teach") or 0 < mask.sum() < len(mask)
+    assert abs(fixture["DUC loss/batch 1"] - 2 * np.log(8)) > 0.05, "some are told apart"
+    for name in fixtures.METHODS:
+        for key, value in stored(f"method_{name}").items():
+            assert not key.startswith("gradient of") or np.abs(value).max() > 0, (name, key)
+
+
+def test_only_encoders_differ_between_concatenation_and_its_modulation():
+    plain, slowed = stored("method_concat"), stored("method_ogm")
+    rows = ("features, training", "logits", "loss", "gradient of the head", "parameters after 1")
+    same = {
+        key: np.array_equal(plain[key], slowed[key]) for key in plain if key.split("/")[0] in rows
+    }
+    differing = {key for key, equal in same.items() if not equal}
+    assert differing and all("parameters after 1/params/encoder" in k for k in differing)
+    assert all(key.endswith("kernel") for key in differing), "kernels of convolutions only"
 
 
 def replay_training(mode, **changes):
@@ -94,6 +162,7 @@ def test_verdicts():
     for bad in (
         {**good, "loss/a": np.array([1.0 + 1e-4])},
         {**good, "loss/a": np.array([np.nan])},
+        {**good, "loss/a": np.array([np.nan]), "loss/b": np.array([1.0])},
         {**good, "loss/a": np.array([1.0, 1.0])},
         {**good, "predictions/x": np.array([1, 3])},
         {"loss/a": good["loss/a"]},
@@ -133,3 +202,20 @@ def test_a_wrong_path_names_the_missing_file_and_no_torch_is_said(tmp_path):
     done = run()
     assert done.returncode == 2
     assert "pip install 'mla_jax[parity]'" in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ([], "--reference=PATH, --dimml=PATH, or both"),
+        (["--reference=x", "--modes=film"], "mode film is compared with a clone that --dimml=PATH"),
+        (["--dimml=x", "--modes=qmf"], "mode qmf is compared with a clone that --reference=PATH"),
+        (["--reference=x", "--modes=qfm"], "did you mean 'qmf'"),
+        (["--reference=x", "--modes=qmf", "--break=epsilon"], "--break is for MLA's modes"),
+        (["--dimml=/nowhere"], "main_CFT.py not found: --dimml should be a clone of"),
+    ],
+)
+def test_bad_arguments_get_one_sentence(arguments, sentence, capsys):
+    assert parity.main(arguments) == 2
+    said = capsys.readouterr().err
+    assert sentence in said and said.count("\n") == 1

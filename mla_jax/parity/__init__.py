@@ -1,6 +1,9 @@
 """Numbers against the PyTorch reference, quantity by quantity and fidelity by fidelity.
 
-    python -m mla_jax.parity --reference=PATH_TO_A_CLONE --workdir=DIR
+    python -m mla_jax.parity --reference=PATH_TO_A_CLONE --dimml=PATH_TO_ANOTHER --workdir=DIR
 
-Nothing here is needed to train; only ``reference`` and ``toy`` import torch, and only when called.
+MLA's fidelities and the methods of its repository against the one clone, DI-MML and its fusion
+modules against the other; either may be left out.  ``theirs`` runs MLA, ``joint_theirs`` the
+other methods of its repository and ``dimml_theirs`` the DI-MML repository; ``*ours`` run this
+package.  Nothing here is needed to train; torch is imported only where a clone is loaded.
 """

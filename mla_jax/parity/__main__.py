@@ -1,6 +1,7 @@
-"""Compares this package with a clone of the PyTorch reference, quantity by quantity."""
+"""Compares this package with clones of the PyTorch references, quantity by quantity."""
 
 import argparse
+import contextlib
 import pathlib
 import subprocess
 import sys
@@ -15,7 +16,7 @@ import numpy as np
 
 from mla_jax.convert.names import Tensors
 from mla_jax.errors import UserError, check_choice
-from mla_jax.parity import cases, compare, fixtures, ours, reference, theirs
+from mla_jax.parity import cases, columns, compare, fixtures, others, ours, reference, theirs
 from mla_jax.parity.cases import BREAKS, MODES, Case, Mode
 
 PER_EPOCH = 10
@@ -30,16 +31,33 @@ NAME_NOTE = (
     "first drop: the shared head was wrapped, so that its parameter has the one name "
     "(module.weight) for which the released plugin acts"
 )
+TOY_NOTE = (
+    "3 modalities and epoch 51: narrow encoders; the reference's loop ran in the branch for its "
+    "transformers, whose place the encoders took"
+)
+NOISE_NOTE = (
+    "OGM-GE: each normal draw was 1 on both sides, so that its noise is its standard deviation"
+)
+DIMML_NOTE = (
+    "DI-MML: in get_indices the device and the feature width 512, constants of its code, were "
+    "those of the case; main_CFT.main ran whole for its calendar, without data and models"
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Prints the table; exit status 0 if all is within tolerance, 1 if not, 2 for bad input."""
     parser = argparse.ArgumentParser(prog="python -m mla_jax.parity", description=__doc__)
     parser.add_argument(
-        "--reference", required=True, metavar="PATH", help="a clone of the reference"
+        "--reference", default="", metavar="PATH", help="a clone of the MLA repository"
+    )
+    parser.add_argument(
+        "--dimml", default="", metavar="PATH", help="a clone of the DI-MML repository"
     )
     parser.add_argument("--workdir", default="", metavar="DIR", help="write parity.json, parity.md")
-    parser.add_argument("--modes", default="+".join(MODES), help="columns (default: %(default)s)")
+    parser.add_argument(
+        "--modes", default="",
+        help=f"columns (default: all that the clones are for): {'+'.join(columns.NAMES)}",
+    )  # fmt: skip
     parser.add_argument("--float64", action="store_true", help="both in double precision")
     parser.add_argument(
         "--break", dest="broken", default="", choices=("", *BREAKS),
@@ -50,12 +68,33 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     chosen = parser.parse_args(arguments)
     try:
-        for mode in (modes := chosen.modes.split("+")):
-            check_choice("mode", mode, MODES)
-        return run(chosen, modes)
+        return run(chosen, modes_of(chosen))
     except UserError as error:
         print(f"mla_jax.parity: {error}", file=sys.stderr)
         return 2
+
+
+def modes_of(chosen: argparse.Namespace) -> list[str]:
+    """The columns to compute.
+
+    Raises:
+      UserError: no clone is given, an unknown column, or one without its clone or its break.
+    """
+    if not chosen.reference and not chosen.dimml:
+        raise UserError("give a clone to compare with: --reference=PATH, --dimml=PATH, or both")
+    given = {False: bool(chosen.reference), True: bool(chosen.dimml)}
+    if not chosen.modes:
+        known = MODES if chosen.broken else columns.NAMES
+        return [name for name in known if given[columns.needs_dimml(name)]]
+    modes = chosen.modes.split("+")
+    for mode in modes:
+        check_choice("mode", mode, columns.NAMES)
+        if not given[columns.needs_dimml(mode)]:
+            flag = "--dimml" if columns.needs_dimml(mode) else "--reference"
+            raise UserError(f"mode {mode} is compared with a clone that {flag}=PATH must give")
+        if chosen.broken and mode not in MODES:
+            raise UserError(f"--break is for MLA's modes, not for {mode}")
+    return modes
 
 
 def run(
@@ -69,24 +108,41 @@ def run(
     cache = tempfile.TemporaryDirectory()  # the modes share most of their programs
     jax.config.update("jax_compilation_cache_dir", cache.name)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
-    with (
-        cache,
-        reference.loaded(chosen.reference, chosen.float64 or bool(chosen.write_fixtures)) as loaded,
-    ):
+    double = chosen.float64 or bool(chosen.write_fixtures)
+    with cache, contextlib.ExitStack() as stack:
+        mla = dimml = None
+        if chosen.reference:
+            mla = stack.enter_context(reference.loaded(chosen.reference, double))
+        if chosen.dimml:
+            dimml = stack.enter_context(reference.loaded_dimml(chosen.dimml, double))
         if chosen.write_fixtures:
-            return fixtures.write(loaded, pathlib.Path(chosen.write_fixtures), say)
+            return fixtures.write(mla, dimml, pathlib.Path(chosen.write_fixtures), say)
         case = cases.resnet_case(1e-3 if chosen.broken == "epsilon" else 1e-5, dtype)
         table = {}
         for mode in modes:
-            say(f"{MODES[mode].title} ...")
-            adapter = theirs.av_classifier(loaded, few_ties=not chosen.float64)
-            found = both(loaded, adapter, case, MODES[mode], np.dtype(dtype), chosen.broken)
-            table[mode] = compare.compare(*found, chosen.float64)
-        workarounds = [f"work-around: {text}" for text in loaded.workarounds]
+            say(f"{columns.title(mode)} ...")
+            if mode in MODES:
+                adapter = theirs.av_classifier(mla, few_ties=not chosen.float64)
+                found = both(mla, adapter, case, MODES[mode], np.dtype(dtype), chosen.broken)
+                table[mode] = compare.compare(*found, chosen.float64)
+            else:
+                clone = dimml if columns.needs_dimml(mode) else mla
+                table[mode] = other(clone, mode, case, np.dtype(dtype), chosen.float64)
+        loaded = [clone for clone in (mla, dimml) if clone]
+        workarounds = [f"work-around: {text}" for clone in loaded for text in clone.workarounds]
     if not chosen.float64 and not chosen.broken:
         ties = settle_in_float64(chosen, table, say)
         workarounds += ties
-    notes = [*workarounds, DRIFT_NOTE, NAME_NOTE, PAPER_NOTE]
+    notes = workarounds
+    if set(modes) & set(MODES):
+        notes += [DRIFT_NOTE, NAME_NOTE, PAPER_NOTE]
+    for note, about in (
+        (TOY_NOTE, [n for n, column in columns.JOINT.items() if column.toy_only]),
+        (NOISE_NOTE, ["ogm_ge"]),
+        (DIMML_NOTE, columns.DIMML),
+    ):
+        if set(modes) & set(about):
+            notes.append(note)
     if chosen.broken:
         notes.append(f"--break={chosen.broken}: one switch of ours is wrong on purpose")
     seconds = time.perf_counter() - started
@@ -120,12 +176,13 @@ def settle_in_float64(
     ]
     touched = [v for m in open_modes for row, v in table[m].items() if not v.passed]
     untouchable = [row for m in open_modes for row, v in table[m].items()
-                   if not v.passed and not row.startswith(compare.AFTER_BACKWARD)]  # fmt: skip
+                   if not v.passed and not compare.after_backward(row)]  # fmt: skip
     if not touched or untouchable:
         return []
     say(f"{len(touched)} cells differ in float32; the same in float64, {'+'.join(open_modes)} ...")
     command = [sys.executable, "-m", "mla_jax.parity", "--float64"]
-    command += [f"--reference={chosen.reference}", f"--modes={'+'.join(open_modes)}"]
+    command += [f"--reference={chosen.reference}", f"--dimml={chosen.dimml}"]
+    command += [f"--modes={'+'.join(open_modes)}"]
     if chosen.workdir:
         command.append(f"--workdir={pathlib.Path(chosen.workdir) / 'float64'}")
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -138,11 +195,22 @@ def settle_in_float64(
             if not v.passed:
                 table[mode][row] = v._replace(settled=True)
                 notes.append(
-                    f"{MODES[mode].title}: {row}: {v.relative:.0e} in float32 at {v.worst}; the "
+                    f"{columns.title(mode)}: {row}: {v.relative:.0e} in float32 at {v.worst}; the "
                     f"same mode agrees to {compare.DOUBLE:.0e} in float64, so it is rounding, "
-                    "presumably at a ReLU or max-pooling tie"
+                    "presumably at a tie of ReLU, max-pooling or centroids"
                 )
     return notes
+
+
+def other(
+    clone: Any, name: str, case: Case, dtype: Any, float64: bool
+) -> dict[str, compare.Verdict]:
+    """The cells of another method's column."""
+    column = columns.JOINT.get(name)
+    if name in columns.FUSIONS or (column and column.toy_only):
+        case = others.toy(name, dtype)
+    found = others.theirs(clone, name, case, dtype, few_ties=not float64)
+    return others.verdicts(found, others.ours(name, case, found, dtype), float64)
 
 
 def both(

@@ -36,16 +36,20 @@ class Case(NamedTuple):
     named: tuple[str, ...] = ()
     """The encoder tensors whose gradients are compared one by one."""
 
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        return self.encoders.modalities
+
     def batch(self, number: int, size: int | None = None, dtype: Any = np.float32) -> Batch:
         """Batch ``number`` by formula; test batches are numbered from 100."""
         size = size or self.batch_size
-        seeds = {m: 1000 * number + i for i, m in enumerate(MODALITIES)}
+        seeds = {m: 1000 * number + i for i, m in enumerate(self.modalities)}
         return {
             "inputs": {
                 m: formula.uniform((size, *self.inputs[m]), seeds[m]).astype(dtype) * 2
-                for m in MODALITIES
+                for m in self.modalities
             },
-            "present": np.ones((size, len(MODALITIES)), bool),
+            "present": np.ones((size, len(self.modalities)), bool),
             "label": formula.labels(size, CLASSES, 1000 * number + 99),
             "index": np.arange(size, dtype=np.int32),
             "valid": np.ones((size,), bool),

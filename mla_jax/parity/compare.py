@@ -8,14 +8,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mla_jax.convert.names import Tensors
-from mla_jax.parity.cases import MODES
+from mla_jax.parity.columns import title
 
 FORWARD, TRAINED, DOUBLE = 1e-5, 1e-4, 1e-9
 """Relative tolerances in float32: of forward quantities and first gradients, and of whatever
 training accumulated; and of everything in float64."""
 
 ACCUMULATED = (
-    "loss, later batches",
     "head after each sub-step",
     "parameters after",
     "batch statistics after",
@@ -26,14 +25,17 @@ ACCUMULATED = (
 )
 AFTER_BACKWARD = (
     "gradient of",
-    "loss, later batches",
     "head after",
     "parameters after",
     "batch statistics after",
     "momentum after",
     "projection matrix in training",
+    "dimensions that teach",
 )
-"""Rows that a ReLU or max-pooling tie can change: those behind a backward pass."""
+"""Rows that a tie can change: of ReLU or max-pooling, behind a backward pass, or of centroids."""
+
+LATER = ", later batches"
+"""How rows end that a first step of training precedes: they are of both kinds."""
 
 EXACT = ("predictions", "accuracy")
 
@@ -64,7 +66,12 @@ def tolerance(row: str, float64: bool) -> float:
         return 0.0
     if float64:
         return DOUBLE
-    return TRAINED if row.startswith(ACCUMULATED) else FORWARD
+    return TRAINED if row.startswith(ACCUMULATED) or row.endswith(LATER) else FORWARD
+
+
+def after_backward(row: str) -> bool:
+    """Whether a ReLU or max-pooling tie can change a row."""
+    return row.startswith(AFTER_BACKWARD) or row.endswith(LATER)
 
 
 def difference(row: str, theirs: np.ndarray, ours: np.ndarray) -> tuple[float, float]:
@@ -92,7 +99,7 @@ def compare(theirs: Tensors, ours: Tensors, float64: bool = False) -> dict[str, 
             absolute = relative = np.inf
             detail += " (only theirs)" if name in theirs else " (only ours)"
         old = verdicts.get(row)
-        if old is None or not relative <= old.relative:
+        if old is None or not (relative <= old.relative or np.isnan(old.relative)):  # NaN stays
             worst = max(absolute, old.absolute) if old else absolute
             verdicts[row] = Verdict(worst, relative, tolerance(row, float64), detail)
         elif absolute > old.absolute:
@@ -112,7 +119,7 @@ def rows_of(table: Table) -> list[str]:
 def failures(table: Table) -> list[str]:
     """One line for each cell out of tolerance."""
     return [
-        f"{MODES[mode].title}: {row}: {v.relative:.2e} > {v.tolerance:.0e} at {v.worst or 'all'}"
+        f"{title(mode)}: {row}: {v.relative:.2e} > {v.tolerance:.0e} at {v.worst or 'all'}"
         for mode, verdicts in table.items()
         for row, v in verdicts.items()
         if not v.passed
@@ -121,7 +128,7 @@ def failures(table: Table) -> list[str]:
 
 def markdown(table: Table, notes: Sequence[str]) -> str:
     """The table and the notes as Markdown; a cell is ``absolute / relative``."""
-    header = ["quantity", "tolerance", *(MODES[mode].title for mode in table)]
+    header = ["quantity", "tolerance", *(title(mode) for mode in table)]
     lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
     for row in rows_of(table):
         found = [verdicts.get(row) for verdicts in table.values()]
@@ -131,11 +138,15 @@ def markdown(table: Table, notes: Sequence[str]) -> str:
     return "\n".join([*lines, "", *(f"* {note}" for note in notes), ""])
 
 
-def plain(table: Table) -> str:
-    """The table for a terminal: the relative differences and a verdict."""
+def plain(table: Table, abreast: int = 5) -> str:
+    """The table for a terminal: both differences and a verdict, a few columns at a time."""
+    if len(table) > abreast:
+        names = list(table)
+        parts = [names[i : i + abreast] for i in range(0, len(names), abreast)]
+        return "\n\n".join(plain({name: table[name] for name in part}) for part in parts)
     width = max(map(len, rows_of(table))) + 1
-    titles = [MODES[mode].title for mode in table]
-    lines = [" " * width + "  ".join(f"{title:>24}" for title in titles)]
+    titles = [title(mode) for mode in table]
+    lines = [" " * width + "  ".join(f"{name:>24}" for name in titles)]
     for row in rows_of(table):
         cells = []
         for verdicts in table.values():

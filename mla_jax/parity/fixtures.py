@@ -1,6 +1,6 @@
 """Small files with the reference's numbers, replayed where neither it nor PyTorch is at hand.
 
-    python -m mla_jax.parity --reference=PATH --write_fixtures=tests/fixtures
+    python -m mla_jax.parity --reference=PATH --dimml=PATH --write_fixtures=tests/fixtures
 
 Inputs and weights are by formula (``formula.py``), so a fixture holds outputs only.
 """
@@ -20,7 +20,7 @@ from mla_jax.convert.names import Tensors
 from mla_jax.heads import apply_head
 from mla_jax.losses import cross_entropy
 from mla_jax.optim import create_optimizer
-from mla_jax.parity import compare, formula, ours
+from mla_jax.parity import columns, compare, formula, others, ours
 from mla_jax.parity.cases import (
     MODALITIES,
     MODES,
@@ -49,16 +49,43 @@ OPTIMIZERS = {
 """The settings under which our optimisers must be ``torch.optim``'s, with its arguments' names."""
 
 
+METHODS = (
+    "concat",
+    "sum",
+    "ogm",
+    "ogm_three",
+    "ogm_ge",
+    "qmf",
+    "dimml_duc",
+    "dimml_fused",
+    "film",
+    "gated",
+)
+"""The columns of other methods that are stored; what the rest adds is little, and takes time."""
+
+
 def small_resnet_case() -> Case:
     """``resnet_case`` with one batch, and only those gradients that a small file has room for."""
     return resnet_case()._replace(batches=1, named=("conv1/kernel", "layer4_1/bn2/scale"))
 
 
-def write(loaded: Any, path: pathlib.Path, say: Callable[[str], None]) -> int:
-    """Writes every fixture with the reference, which should run in float64; returns 0."""
+def write(mla: Any, dimml: Any, path: pathlib.Path, say: Callable[[str], None]) -> int:
+    """Writes the fixtures of the references given, which should run in float64; returns 0."""
+    path.mkdir(parents=True, exist_ok=True)
+    for name in METHODS:
+        if (loaded := dimml if columns.needs_dimml(name) else mla) is not None:
+            found = others.theirs(loaded, name, others.toy(name, np.float32), np.float64)
+            found = {n: v for n, v in found.items() if not n.startswith(others.INITIAL)}
+            _save(path / f"method_{name}.npz", found, say)
+    if mla is not None:
+        write_mla(mla, path, say)
+    return 0
+
+
+def write_mla(loaded: Any, path: pathlib.Path, say: Callable[[str], None]) -> None:
+    """The fixtures of MLA, its encoders and its optimisers."""
     from mla_jax.parity import theirs
 
-    path.mkdir(parents=True, exist_ok=True)
     for name, mode in MODES.items():
         case = toy_case()
         adapter = theirs.toy_classifier(loaded, case)
@@ -79,11 +106,12 @@ def write(loaded: Any, path: pathlib.Path, say: Callable[[str], None]) -> int:
     rates = theirs.step_lr(loaded, 1e-3, 100)
     trajectories = {f"{name}/": theirs_optimizer(loaded.torch, name) for name in OPTIMIZERS}
     _save(path / "optimizers.npz", {"StepLR over 100 epochs/": rates, **trajectories}, say)
-    return 0
 
 
 def replay(name: str, stored: Tensors) -> dict[str, compare.Verdict]:
     """Our numbers against a stored fixture; ``name`` is its file's, without the ending."""
+    if name.startswith("method_"):
+        return replay_method(name.removeprefix("method_"), stored)
     if name == "resnet18":
         found = _replay_resnet(stored)
     elif name == "optimizers":
@@ -101,6 +129,12 @@ def replay(name: str, stored: Tensors) -> dict[str, compare.Verdict]:
         inputs = projection_inputs(case.encoders.feature_dim)
         found |= ours.projection_updates(program.switches, *inputs, 10)
     return compare.compare(stored, {n: v for n, v in found.items() if n in stored})
+
+
+def replay_method(name: str, stored: Tensors, **changes: Any) -> dict[str, compare.Verdict]:
+    """Our numbers of another method; ``changes`` set switches wrong on purpose."""
+    own = others.ours(name, others.toy(name, np.float32), stored, np.float32, **changes)
+    return others.verdicts(stored, own)
 
 
 def _replay_resnet(stored: Tensors) -> Tensors:

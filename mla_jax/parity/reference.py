@@ -13,7 +13,8 @@ import os
 import pathlib
 import sys
 import types
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from mla_jax.convert.files import import_torch
@@ -29,8 +30,21 @@ REQUIRED = (
     "utils/utils.py",
     "dataset/dataset.py",
 )
+DIMML_REQUIRED = (
+    "main_CFT.py",
+    "main_CFT_stage2.py",
+    "loss/contrast_loss.py",
+    "models/backbone.py",
+    "models/basic_model.py",
+    "models/fusion_modules.py",
+    "utils/utils.py",
+    "dataset/CramedDataset.py",
+)
 OPTIONAL_IMPORTS = (
     "PIL",
+    "cv2",
+    "librosa",
+    "utils.gtransforms",
     "torchvision",
     "torchaudio",
     "timm",
@@ -39,7 +53,7 @@ OPTIONAL_IMPORTS = (
     "einops",
     "torch.utils.tensorboard",
 )
-"""What the reference imports for its data sets, its transformers and its logs; not run here."""
+"""What the references import for their data sets, transformers and logs; not run here."""
 
 CLASSES = 6  # of CREMA-D, the one data set that its two-ResNet classifier accepts (Q16)
 
@@ -54,6 +68,15 @@ class Reference(NamedTuple):
     workarounds: list[str]
 
 
+class DetachedReference(NamedTuple):
+    """The modules of the DI-MML repository."""
+
+    torch: Any
+    stage1: types.ModuleType
+    stage2: types.ModuleType
+    workarounds: list[str]
+
+
 @contextlib.contextmanager
 def loaded(path: str | pathlib.Path, float64: bool = False) -> Iterator[Reference]:
     """The reference at ``path``; ``float64`` makes all it computes double precision.
@@ -61,13 +84,8 @@ def loaded(path: str | pathlib.Path, float64: bool = False) -> Iterator[Referenc
     Raises:
       UserError: PyTorch is not installed, or a file of the reference is not there.
     """
-    root = pathlib.Path(path).expanduser().resolve()
-    for name in REQUIRED:
-        if not (root / name).is_file():
-            raise UserError(
-                f"{root / name} not found: --reference should be a clone of "
-                "Cecile-hi/Multimodal-Learning-with-Alternating-Unimodal-Adaptation"
-            )
+    repository = "Cecile-hi/Multimodal-Learning-with-Alternating-Unimodal-Adaptation"
+    root = _clone(path, REQUIRED, f"--reference should be a clone of {repository}")
     torch = import_torch("the parity tool")
     workarounds: list[str] = []
     with _clean_imports(root, workarounds):
@@ -76,6 +94,37 @@ def loaded(path: str | pathlib.Path, float64: bool = False) -> Iterator[Referenc
     workarounds.append("called its classes and functions without its command line")
     with _on_cpu(torch, float64, workarounds):
         yield Reference(torch, *modules, workarounds)
+
+
+@contextlib.contextmanager
+def loaded_dimml(path: str | pathlib.Path, float64: bool = False) -> Iterator[DetachedReference]:
+    """The DI-MML repository at ``path``, as ``loaded``."""
+    root = _clone(path, DIMML_REQUIRED, "--dimml should be a clone of fanyunfeng-bit/DI-MML")
+    torch = import_torch("the parity tool")
+    with _clean_imports(root, []):
+        modules = [importlib.import_module(name) for name in ("main_CFT", "main_CFT_stage2")]
+    with _on_cpu(torch, float64, []):
+        yield DetachedReference(torch, *modules, ["DI-MML: the same, with its two training files"])
+
+
+def with_constants(function: Callable[..., Any], constants: dict[Any, Any]) -> Callable[..., Any]:
+    """A copy of ``function`` in whose body other constants stand for those given.
+
+    For a device or a width that the reference has written into its code.
+    """
+    code = function.__code__
+    known = tuple(constants.get(c, c) if isinstance(c, str | int) else c for c in code.co_consts)
+    if missing := set(constants) - {c for c in code.co_consts if isinstance(c, str | int)}:
+        raise ValueError(f"{function.__name__} holds no constant {missing}")
+    return types.FunctionType(code.replace(co_consts=known), function.__globals__)
+
+
+def _clone(path: str | pathlib.Path, required: Sequence[str], remedy: str) -> pathlib.Path:
+    root = pathlib.Path(path).expanduser().resolve()
+    for name in required:
+        if not (root / name).is_file():
+            raise UserError(f"{root / name} not found: {remedy}")
+    return root
 
 
 def arguments(**changes: Any) -> types.SimpleNamespace:
@@ -98,22 +147,23 @@ def arguments(**changes: Any) -> types.SimpleNamespace:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Drops what the reference prints."""
-    with contextlib.redirect_stdout(io.StringIO()):
+    """Drops what the reference prints, and what PyTorch warns of in it."""
+    with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
         yield
 
 
 @contextlib.contextmanager
 def _clean_imports(root: pathlib.Path, workarounds: list[str]) -> Iterator[None]:
     """Lets the reference's top-level names (``main``, ``models``, ``utils``) mean its own files."""
-    own = ("main", "models", "utils", "dataset")
+    own = ("main", "models", "utils", "dataset", "loss", "main_CFT", "main_CFT_stage2")
     hidden = {n: sys.modules.pop(n) for n in list(sys.modules) if n.split(".")[0] in own}
     before, environment = set(sys.modules), dict(os.environ)
     finder = _StubFinder()
     sys.meta_path.insert(0, finder)
     sys.path.insert(0, str(root))
     keep, sys.dont_write_bytecode = sys.dont_write_bytecode, True  # leaves the clone as it was
-    for name in own[1:]:  # two of the three have no __init__.py: any installed package would win
+    for name in own[1:5]:  # most have no __init__.py: any installed package would win
         package = types.ModuleType(name)
         package.__path__ = [str(root / name)]
         sys.modules[name] = package
@@ -161,15 +211,21 @@ class _StubFinder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
 @contextlib.contextmanager
 def _on_cpu(torch: Any, float64: bool, workarounds: list[str]) -> Iterator[None]:
-    """The plugin asks for a CUDA tensor type; training and evaluation call ``.float()``."""
+    """The plugin asks for a CUDA tensor type, QMF's history calls ``.cuda()``; training and
+    evaluation call ``.float()``."""
     dtype = torch.float64 if float64 else torch.float32
-    cuda_type, to_float, default = (
+    cuda_type, to_float, to_cuda, default = (
         torch.cuda.FloatTensor,
         torch.Tensor.float,
+        torch.Tensor.cuda,
         torch.get_default_dtype(),
     )
     torch.cuda.FloatTensor = torch.DoubleTensor if float64 else torch.FloatTensor
-    workarounds.append("replaced torch.cuda.FloatTensor, in its plugin, by a CPU type")
+    torch.Tensor.cuda = lambda tensor: tensor
+    workarounds.append(
+        "replaced torch.cuda.FloatTensor, in its plugin, by a CPU type, and Tensor.cuda(), in its "
+        "history, by nothing"
+    )
     if float64:
         torch.Tensor.float = torch.Tensor.double
         workarounds.append("made Tensor.float() mean double precision")
@@ -178,4 +234,5 @@ def _on_cpu(torch: Any, float64: bool, workarounds: list[str]) -> Iterator[None]
         yield
     finally:
         torch.cuda.FloatTensor, torch.Tensor.float = cuda_type, to_float
+        torch.Tensor.cuda = to_cuda
         torch.set_default_dtype(default)

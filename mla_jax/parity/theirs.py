@@ -5,6 +5,8 @@ our names and in our axis order: ``{"row of the table/detail": array}``.
 """
 
 import functools
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -48,16 +50,25 @@ class Adapter(NamedTuple):
         self.model.load_state_dict(named, strict=False)
 
 
-def av_classifier(reference: Reference, seed: int = 0, few_ties: bool = False) -> Adapter:
-    """The reference's two-ResNet classifier, with its own initialisation (``main.py:718-719``)."""
+def av_classifier(
+    reference: Reference,
+    seed: int = 0,
+    few_ties: bool = False,
+    heads: Mapping[str, str] = MappingProxyType({"shared": "fusion_module.fc_out"}),
+    **options: Any,
+) -> Adapter:
+    """The reference's two-ResNet classifier, with its own initialisation (``main.py:718-719``).
+
+    ``heads``: our names of the heads that ``options`` give it, and its own.
+    """
     reference.utils.setup_seed(seed)
-    model = reference.basic_model.AVClassifier(arguments())
+    model = reference.basic_model.AVClassifier(arguments(**options))
     model.apply(reference.utils.weight_init)
     named = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
     manifest = {
         "backbones": dict.fromkeys(MODALITIES, "resnet18"),
         "towers": dict(zip(MODALITIES, known_layouts.TOWERS, strict=True)),
-        "heads": {"shared": "fusion_module.fc_out"},
+        "heads": heads,
     }
     adapter = Adapter(model, layouts.rows_of(named, manifest))
     adapter.load(reference.torch, comparable(adapter.tensors(), few_ties))
@@ -95,12 +106,12 @@ def train(reference: Reference, adapter: Adapter, case: Case, mode: Mode, dtype:
         batch, m = place()
         if isinstance(module, torch.nn.CrossEntropyLoss):
             when = "loss" if batch == 1 else "loss, later batches"
-            found[f"{when}/batch {batch} {m}"] = _numpy(output)
+            found[f"{when}/batch {batch} {m}"] = to_numpy(output)
         elif batch == 1 and module is head:
-            found[f"logits/{m}"] = _numpy(output)
+            found[f"logits/{m}"] = to_numpy(output)
         elif batch == 1 and module is wrapped:
             for name, z in zip(MODALITIES, output, strict=True):
-                found[f"features, training/{name}"] = _numpy(z)
+                found[f"features, training/{name}"] = to_numpy(z)
 
     def before_step(*_: Any) -> None:
         batch, m = place()
@@ -131,9 +142,9 @@ def train(reference: Reference, adapter: Adapter, case: Case, mode: Mode, dtype:
             for name, value in adapter.ours(momentum).items():
                 found[f"momentum after {batch}/{name}"] = value
 
-    wrapped = _Wrapper.around(torch, model)
+    wrapped = Wrapper.around(torch, model)
     if mode.plugin == "first_drop":
-        model.fusion_module.fc_out = _Wrapper.around(torch, head)
+        model.fusion_module.fc_out = Wrapper.around(torch, head)
     plugin = _plugin(reference, mode, case.encoders.feature_dim)
     unrecorded = plugin.before_update
 
@@ -167,7 +178,7 @@ def train(reference: Reference, adapter: Adapter, case: Case, mode: Mode, dtype:
 def evaluate(reference: Reference, adapter: Adapter, case: Case, mode: Mode, dtype: Any) -> Tensors:
     """The reference's evaluation over a ragged test set, under both of its fusion rules."""
     torch = reference.torch
-    wrapped = _Wrapper.around(torch, adapter.model)
+    wrapped = Wrapper.around(torch, adapter.model)
     loader = [packet(torch, batch) for batch in case.test_batches(dtype)]
     found: Tensors = {}
     for rule in ("fixed", "dynamic"):
@@ -175,10 +186,10 @@ def evaluate(reference: Reference, adapter: Adapter, case: Case, mode: Mode, dty
 
         def after_module(module: Any, inputs: Any, output: Any, seen: Any = seen) -> None:
             if isinstance(module, torch.nn.Softmax):  # of fused, visual, audio logits
-                seen["softmax"].append(_numpy(inputs[0]))
+                seen["softmax"].append(to_numpy(inputs[0]))
             elif module is wrapped:
                 for name, z in zip(MODALITIES, output, strict=True):
-                    seen[name].append(_numpy(z))
+                    seen[name].append(to_numpy(z))
 
         hook = torch.nn.modules.module.register_module_forward_hook(after_module)
         options = arguments(dynamic=rule == "dynamic")
@@ -215,7 +226,7 @@ def projection_updates(
     """The plugin by itself, called once for each of ``gradients: [N, C, D]``."""
     torch = reference.torch
     head = torch.nn.Linear(gradients.shape[-1], gradients.shape[1])
-    called = _Wrapper.around(torch, head) if mode.plugin == "first_drop" else head
+    called = Wrapper.around(torch, head) if mode.plugin == "first_drop" else head
     plugin = _plugin(reference, mode, gradients.shape[-1])
     found: Tensors = {}
     for n, (G, Z) in enumerate(zip(gradients, features, strict=True)):
@@ -224,7 +235,7 @@ def projection_updates(
         plugin.before_update(called, torch.tensor(Z), batch, per_epoch, plugin.exp_count)
         plugin.exp_count += 1
         found[f"projection matrix, 20 updates/{n + 1}"] = _matrix(plugin)
-        found[f"projected gradient, 20 updates/{n + 1}"] = _numpy(head.weight.grad).T
+        found[f"projected gradient, 20 updates/{n + 1}"] = to_numpy(head.weight.grad).T
     return found
 
 
@@ -243,11 +254,20 @@ def step_lr(reference: Reference, learning_rate: float, epochs: int) -> np.ndarr
 
 
 def packet(torch: Any, batch: Batch) -> tuple[Any, ...]:
-    """A batch as the reference's loader yields it: spectrogram, images, label, index."""
-    audio, visual = batch["inputs"]["audio"], batch["inputs"]["visual"]
-    if visual.ndim == 5:  # [B, T, H, W, C] -> [B, C, T, H, W], and no channel on spectrograms
-        audio, visual = audio[..., 0], np.moveaxis(visual, -1, 1)
-    tensors = (audio, visual, batch["label"].astype(np.int64), batch["index"][:, None])
+    """A batch as the reference's loader yields it: spectrogram, images, label, index.
+
+    With text: tokens, their padding mask, images, spectrogram with its channel, label, index.
+    """
+    inputs = dict(batch["inputs"])
+    if inputs["visual"].ndim > 2:  # [B, (T,) H, W, C] -> [B, C, (T,) H, W]
+        inputs = {m: np.moveaxis(x, -1, 1) for m, x in inputs.items()}
+        if len(inputs) == 2:  # no channel on spectrograms
+            inputs["audio"] = inputs["audio"][:, 0]
+    targets = (batch["label"].astype(np.int64), batch["index"][:, None])
+    tensors = (inputs["audio"], inputs["visual"], *targets)
+    if "text" in inputs:
+        mask = np.zeros_like(inputs["text"])
+        tensors = (inputs["text"], mask, inputs["visual"], inputs["audio"], *targets)
     return tuple(torch.tensor(np.ascontiguousarray(value)) for value in tensors)
 
 
@@ -257,7 +277,7 @@ def by_collection(tensors: Tensors, batch: int) -> Tensors:
     return {f"{rows[name.split('/', 1)[0]]}/{name}": value for name, value in tensors.items()}
 
 
-class _Wrapper:
+class Wrapper:
     """A module under the attribute ``module``, as ``DataParallel`` would hold it."""
 
     @staticmethod
@@ -301,8 +321,8 @@ def _plugin(reference: Reference, mode: Mode, width: int) -> Any:
 
 def _matrix(plugin: Any) -> np.ndarray:
     P = plugin.Pl
-    return P.copy() if isinstance(P, np.ndarray) else _numpy(P)
+    return P.copy() if isinstance(P, np.ndarray) else to_numpy(P)
 
 
-def _numpy(tensor: Any) -> np.ndarray:
+def to_numpy(tensor: Any) -> np.ndarray:
     return tensor.detach().numpy().copy()
