@@ -14,6 +14,9 @@ from mla_jax.datasets import ArraySplit, Dataset, load_dataset
 from tests.commands import Commands
 
 jax.config.update("jax_num_cpu_devices", 8)
+# Machine code in haste, here and in the processes that tests start: compiling is half the suite.
+jax.config.update("jax_disable_most_optimizations", True)
+os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
 flags.FLAGS.mark_as_parsed()
 
 TINY = str(pathlib.Path(__file__).parent / "configs" / "tiny.py")

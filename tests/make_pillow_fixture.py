@@ -1,6 +1,6 @@
 """Writes what Pillow makes of one small image: ``python tests/make_pillow_fixture.py``.
 
-``tests/fixtures/pillow.npz`` holds the image, ``resampled_<name>`` for every name of ``RESAMPLED``
+``tests/fixtures/pictures/pillow.npz`` holds the image, ``resampled_<name>`` for every name of ``RESAMPLED``
 and ``colours_<order>`` for every order of the three enhancements, with factors ``FACTORS``.
 """
 
@@ -9,7 +9,7 @@ import pathlib
 
 import numpy as np
 
-FILE = pathlib.Path(__file__).with_name("fixtures") / "pillow.npz"
+FILE = pathlib.Path(__file__).with_name("fixtures") / "pictures" / "pillow.npz"
 
 RESAMPLED = {
     "larger": ((0, 0, 37, 53), 64, "bilinear", False),

@@ -1,6 +1,6 @@
 """Resampling against Pillow, and the laws of the random boxes against loops of plain Python.
 
-``tests/fixtures/pillow.npz`` comes from ``python tests/make_pillow_fixture.py``.
+``tests/fixtures/pictures/pillow.npz`` comes from ``python tests/make_pillow_fixture.py``.
 """
 
 import functools
