@@ -56,7 +56,7 @@ GRADIENTS = {
 def modulate(tensors="kernels_4d", noise=False, active=True, k=0.25):
     transform = modulation.gradient_modulation(tensors, noise)
     state, key = transform.init(GRADIENTS), jax.random.key(0)
-    update = jax.jit(transform.update)
+    update = jax.jit(transform.update, compiler_options={"xla_backend_optimization_level": 0})
     return update(GRADIENTS, state, coefficient=k, active=active, key=key)[0]
 
 

@@ -59,11 +59,11 @@ def theirs(loaded: Any, name: str, case: Case, dtype: Any, few_ties: bool = Fals
     return found | {TRAINED + n: value for n, value in trained.items()}
 
 
-def ours(name: str, case: Case, found: Tensors, dtype: Any, **changes: Any) -> Tensors:
+def ours(name: str, case: Case, found: Tensors, dtype: Any) -> Tensors:
     """The same quantities from our code; ``found`` is what ``theirs`` returned."""
     if name in columns.FUSIONS:
         return dimml_ours.fusion_module(name, dtype)
-    chosen = program(name, case, **changes)
+    chosen = program(name, case)
     initial = without_prefix(found, INITIAL) or columns.weights(chosen.method, case, dtype)
     trained = without_prefix(found, TRAINED)
     if name in columns.JOINT:
