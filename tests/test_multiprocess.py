@@ -138,7 +138,7 @@ def every_method(tmp_path_factory):
 @pytest.mark.parametrize("name", methods.REGISTRY)
 def test_two_processes_compute_what_one_does(name, every_method):
     one, two = (losses[name] for losses in every_method)
-    assert len(one) >= 8
+    assert len(one) >= 6
     np.testing.assert_allclose(two, one, rtol=1e-5)
 
 
