@@ -1,5 +1,6 @@
 """What single methods promise, beyond the properties that all of them keep."""
 
+import functools
 import pathlib
 
 import jax
@@ -7,14 +8,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mla_jax import methods
+from mla_jax import configuration, methods, train
 from mla_jax.errors import UserError
 from mla_jax.state import Clock
+from tests.conftest import build_config
 from tests.test_method_properties import (
     NAMES,
     Prepared,
     build_and_trace,
     dataset_of,
+    modalities_of,
     one_batch,
     prepared,
     resolved,
@@ -42,8 +45,13 @@ def test_heads():
         "unimodal": {"a": one},
     }
     for name in methods.REGISTRY:
-        case = prepared(name, NAMES[:1] if name == "unimodal" else NAMES[:2])
-        found = jax.tree.map(lambda x: x.shape, case.state.params["head"])
+        modalities = modalities_of(name)
+        dataset = dataset_of(modalities)
+        config = configuration.resolve(build_config(modalities, name))
+        method = train.build_program(config, dataset, jax.devices()[:1]).method
+        batch = dataset.splits["train"].fetch(np.arange(2))
+        state = jax.eval_shape(functools.partial(method.init, jax.random.key(0)), batch)
+        found = jax.tree.map(lambda x: x.shape, state.params["head"])
         assert found == expected.get(name, private), name
 
 
