@@ -1,14 +1,18 @@
 """What the files in ``configs/`` share: their arguments, and what ``runlocal`` makes of them."""
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from mla_jax import configuration
+from mla_jax.errors import UserError
 
 TWIN_EPOCHS = 5
-"""Of ``synthetic``: it shows that everything works, and that takes no hundred epochs."""
+"""Of ``synthetic``: to see that everything works takes no hundred."""
+LOCAL_ENCODERS = {"m3ae_text": {"name": "ngram_bag", "vocabulary": 30522}}
+"""By the encoder that they stand in for under ``runlocal``; others are perceptrons."""
+PERCEPTRON = {"name": "mlp", "hidden": 16}
 
 
 def arguments(text: str | None, modalities: tuple[str, ...], **own: Any) -> ConfigDict:
@@ -52,27 +56,42 @@ def start(dataset: str, chosen: ConfigDict) -> ConfigDict:
     return config
 
 
-def finish(
-    config: ConfigDict, chosen: ConfigDict, local: Mapping[str, Mapping[str, Any]]
-) -> ConfigDict:
-    """What the arguments change of a recipe that is complete: its epochs, and ``runlocal``.
-
-    Args:
-      config: the recipe.
-      chosen: what ``arguments`` returned.
-      local: the encoders of ``runlocal``, in the place of ``config.encoders``.
-    """
+def finish(config: ConfigDict, chosen: ConfigDict) -> ConfigDict:
+    """What the arguments change of a recipe that is complete: its epochs, and ``runlocal``."""
     if chosen.synthetic:
         config.epochs = TWIN_EPOCHS
     if chosen.runlocal:
-        config.encoders = local
+        names = {modality: encoder["name"] for modality, encoder in config.encoders.items()}
+        config.encoders = {m: LOCAL_ENCODERS.get(name, PERCEPTRON) for m, name in names.items()}
         config.feature_dim = 64
-        config.dataset.crop = 32 if config.dataset.name != "arrays" else 0
+        if config.dataset.name != "arrays":
+            config.dataset.crop = 32
         config.batch_size = config.evaluation.batch_size = 32
         config.epochs = 8
-        config.optimizer.learning_rate = 1e-2  # small encoders, few epochs
+        config.optimizer.learning_rate = 2e-2  # perceptrons, few epochs
         config.optimizer.decay_every = 0  # once, at 70 % of them
         config.checkpoint.every_epochs = 4
-        config.log_every_steps = 16
     config.epochs = chosen.epochs or config.epochs
     return config
+
+
+def encoder_of_each(modalities: Sequence[str], names: Sequence[str]) -> dict[str, str]:
+    """``{modality: encoder}`` of the arguments ``modalities=a+b`` and ``encoders=x+y``.
+
+    One encoder serves all modalities.
+
+    Raises:
+      UserError: no modality is named, or there are neither one nor as many encoders.
+    """
+    if not all(modalities) or not modalities:
+        raise UserError(
+            "name the modalities, as in :modalities=image+sound - they are the columns or arrays "
+            "of your data"
+        )
+    names = tuple(names) * (len(modalities) if len(names) == 1 else 1)
+    if len(names) != len(modalities):
+        raise UserError(
+            f"encoders={'+'.join(names)} names {len(names)} encoders for {len(modalities)} "
+            f"modalities ({'+'.join(modalities)}): give one for all, or one each"
+        )
+    return dict(zip(modalities, names, strict=True))
