@@ -5,10 +5,10 @@
     python -m mla_jax.main --config=configs/folder.py:modalities=image+caption,\\
         encoders=m3ae_image+m3ae_text,feature_dim=768 --data_dir=DATA --config.init_from=m3ae
 
-``modalities=`` are columns of the csv file; MLA visits them in this order.  ``encoders=`` is one name for all, or one each: resnet18
-for pictures, clips, flow and sound (D = 512), m3ae_image, m3ae_text (768), features for vectors.
-The number of classes is the data's.  Nobody has published numbers for it; time and hardware follow
-from the encoders, see the other files.
+``modalities=`` are columns of the csv file; MLA visits them in this order.  ``encoders=`` is one
+name for all, or one each: resnet18 for pictures, clips, flow and sound (D = 512), m3ae_image and
+m3ae_text (768), features for vectors.  The number of classes is the data's.  Nobody has published
+numbers for it; time and hardware follow from the encoders, see the other files.
 """
 
 from mla_jax import experiment

@@ -1,8 +1,8 @@
 """ModelNet40: 40 kinds of objects, seen from the front and the rear; two ResNet-18 from scratch.
 
     python -m mla_jax.main --config=configs/modelnet40.py --data_dir=DATA
-    python -m mla_jax.main --config=configs/modelnet40.py:method=dimml,fidelity=released_modelnet40 \\
-        --data_dir=DATA
+    python -m mla_jax.main --data_dir=DATA \\
+        --config=configs/modelnet40.py:method=dimml,fidelity=released_modelnet40
     python -m mla_jax.main --config=configs/modelnet40.py:synthetic
     python -m mla_jax.main --config=configs/modelnet40.py:synthetic,runlocal
     python -m mla_jax.compare --config=configs/modelnet40.py --data_dir=DATA --methods=all
