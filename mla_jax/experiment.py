@@ -68,7 +68,7 @@ def finish(config: ConfigDict, chosen: ConfigDict) -> ConfigDict:
             config.dataset.crop = 32
         config.batch_size = config.evaluation.batch_size = 32
         config.epochs = 8
-        config.optimizer.learning_rate = 2e-2  # perceptrons, few epochs
+        config.optimizer.learning_rate = 5e-2  # perceptrons, few epochs
         config.optimizer.decay_every = 0  # once, at 70 % of them
         config.checkpoint.every_epochs = 4
     config.epochs = chosen.epochs or config.epochs

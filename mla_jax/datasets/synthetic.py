@@ -20,7 +20,7 @@ from mla_jax.errors import UserError, check_choice
 if TYPE_CHECKING:  # preparing starts a process a core, and none of them needs JAX
     from mla_jax.state import Batch
 
-STRENGTHS = (1.0, 0.2, 0.15)
+STRENGTHS = (1.5, 0.25, 0.2)
 """Of the class's pattern, first modality first, against noise of deviation 1."""
 GRID = 8
 """A pattern has this many cells a side, blown up to the picture."""

@@ -93,7 +93,6 @@ WINDOWED = {
     "crop": CROP,
     "train_crop": "random",
     "test_crop": "window",
-    "per_frame": False,
     "shared_draw": "clip",
 }
 
@@ -105,6 +104,7 @@ DESCRIPTION = Description(
                 "flow",
                 (FRAMES, HEIGHT, WIDTH, 2),
                 flip="corrected",
+                per_frame=False,
                 mean=(0.5, 0.5),  # minus 127.5, divided by 1
                 std=(1 / 255, 1 / 255),
                 **WINDOWED,
