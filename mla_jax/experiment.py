@@ -67,10 +67,12 @@ def finish(config: ConfigDict, chosen: ConfigDict) -> ConfigDict:
         if config.dataset.name != "arrays":
             config.dataset.crop = 32
         config.batch_size = config.evaluation.batch_size = 32
-        config.epochs = 8
+        config.epochs = 6
+        config.evaluation.every_epochs = 3
         config.optimizer.learning_rate = 5e-2  # perceptrons, few epochs
         config.optimizer.decay_every = 0  # once, at 70 % of them
-        config.checkpoint.every_epochs = 4
+        config.checkpoint.every_epochs = 3
+        config.dataset.synthetic_sizes = (512, 64, 128)
     config.epochs = chosen.epochs or config.epochs
     return config
 
