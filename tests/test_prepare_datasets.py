@@ -109,21 +109,23 @@ def hasty():
 
 @pytest.mark.parametrize("name", TREES)
 def test_from_files_to_a_result(name, prepared, hasty, tmp_path):
-    """One epoch of the small form of the data set's own configuration, and its evaluation."""
+    """One epoch of the small form of the data set's own configuration, and its evaluation.
+
+    With ``concat``, whose one phase sees all modalities and is compiled in a third of MLA's time.
+    """
     done = prepared(name)
-    arguments = {"runlocal": "", "epochs": "1"}
+    arguments = {"method": "concat", "runlocal": "", "epochs": "1"}
     config = load_config(f"{CONFIGS / name}.py", arguments)
     config.dataset.data_dir = f"{done.folder}/data"
     dataset = done.load()
     config.batch_size = config.evaluation.batch_size = dataset.splits["train"].examples // 2
     result = train.run(config, tmp_path / "run", devices=jax.devices()[:1], say=lambda line: None)
-    assert (result["dataset"], result["method"]) == (name, "mla")
+    assert (result["dataset"], result["method"]) == (name, "concat")
     assert result["train"]["batches"] == 2
-    assert result["train"]["steps"] == 2 * len(dataset.modalities)
     assert result["test"]["examples"] == dataset.splits["test"].examples
     (line,) = map(json.loads, (tmp_path / "run/metrics.jsonl").read_text().splitlines())
+    assert np.isfinite(line["train"]["joint/loss"])
     for modality in dataset.modalities:
-        assert np.isfinite(line["train"][f"{modality}/loss"])
         assert 0 <= result["test"][modality] <= 1
 
 
