@@ -86,6 +86,11 @@ def test_the_twin_is_imbalanced(name):
     assert 1.3 / dataset.classes < weak < 0.9
 
 
+def test_crops_of_pictures_can_be_smaller():
+    streams = twin("cremad", crop=32).streams
+    assert (streams["video"].crop, streams["audio"]) == (32, twin("cremad").streams["audio"])
+
+
 def test_recipes_and_variants_of_the_twin():
     assert twin("cremad", recipe="stft_20s").streams["audio"].shape == (1250, 257, 1)
     assert twin("ucf101", variant="released").streams["flow"].flip == "released"
@@ -101,7 +106,7 @@ def test_recipes_and_variants_of_the_twin():
     ("name", "field", "value"),
     [
         ("digits", "synthetic", True), ("digits", "split", "mla"), ("arrays", "recipe", "x"),
-        ("arrays", "variant", "x"), ("cremad", "path", "x"),
+        ("arrays", "variant", "x"), ("cremad", "path", "x"), ("digits", "crop", 8),
     ],
 )  # fmt: skip
 def test_fields_of_other_data_sets_are_refused(name, field, value):
