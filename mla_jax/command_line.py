@@ -14,6 +14,7 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from mla_jax import configuration, distributed
+from mla_jax.datasets import DESCRIPTIONS
 from mla_jax.errors import UserError, check_choice
 from mla_jax.metrics import NonFiniteLossError
 from mla_jax.train import Interrupted
@@ -27,6 +28,7 @@ def define_flags() -> None:
     config_flags.DEFINE_config_file(
         "config", None, "FILE or FILE:name=value,... of configs/; --config.a.b=v sets a field"
     )
+    flags.DEFINE_string("data_dir", None, "where python -m mla_jax.prepare wrote (default: data)")
     flags.DEFINE_string("workdir", None, "directory of the run (default: runs/<config name>)")
     flags.DEFINE_enum(
         "distributed", "auto", distributed.MODES, "connect several processes: auto asks the cluster"
@@ -62,6 +64,7 @@ def run_command(main: Callable[[], None]) -> None:
             if flags.FLAGS.config is None:
                 raise UserError("give --config=FILE, for example --config=configs/digits.py")
             flags.FLAGS.config.to_dict()  # OSError if the file could not be loaded
+            configuration.override(flags.FLAGS.config, data_dir_override())
             return arguments
         except (flags.Error, AttributeError, OSError, SyntaxError, TypeError) as error:
             explain_config_flags(argv)
@@ -118,8 +121,25 @@ def config_filename() -> str:
 
 
 def config_overrides() -> dict[str, Any]:
-    """``{"a.b": value}`` of the ``--config.a.b=value`` flags."""
-    return config_flags.get_override_values(flags.FLAGS["config"])
+    """``{"a.b": value}`` of the ``--config.a.b=value`` flags and of ``--data_dir``."""
+    return config_flags.get_override_values(flags.FLAGS["config"]) | data_dir_override()
+
+
+def data_dir_override() -> dict[str, str]:
+    """What ``--data_dir`` stands for; empty where it was not given.
+
+    Raises:
+      UserError: the data set has nothing there, or the field was given otherwise as well.
+    """
+    F = flags.FLAGS
+    if F.data_dir is None:
+        return {}
+    name, field = F.config.dataset.name, "dataset.data_dir"
+    if name not in DESCRIPTIONS:
+        raise UserError(f"dataset '{name}' is not prepared and takes no --data_dir: leave it out")
+    if field in config_flags.get_override_values(F["config"]):
+        raise UserError(f"--data_dir and --config.{field} say the same: give one of them")
+    return {field: F.data_dir}
 
 
 def load_config(

@@ -70,6 +70,7 @@ def dataset_block(name: str) -> ConfigDict:
             "recipe": "",  # how sound is represented: mla_jax/data/audio.py
             "split": "auto",  # a name of the data set's splits; auto: the protocol's
             "split_seed": 0,  # of the splits that are drawn
+            "crop": 0,  # side of the square that encoders see of pictures; 0: the data set's own
             "synthetic": False,  # the twin: same shapes and classes, nothing real
             "synthetic_sizes": (512, 128, 128),  # train, validation, test
         }
@@ -143,7 +144,7 @@ def resolve(config: ConfigDict) -> FrozenConfigDict:
     _require_range("loader.workers", config.loader.workers, 0, 64)
     _require_positive("loader.threads", config.loader.threads)
     _require_positive("loader.prefetch", config.loader.prefetch)
-    for field in ("seed", "dataset.split_seed"):
+    for field in ("seed", "dataset.split_seed", "dataset.crop"):
         _require_range(field, flatten(config.to_dict())[field], 0, 2**31 - 1)
     check_choice("dataset.name", config.dataset.name, datasets.REGISTRY)
     if config.dataset.split == "auto":

@@ -1,7 +1,8 @@
 """Writes what Pillow makes of one small image: ``python tests/make_pillow_fixture.py``.
 
 ``tests/fixtures/pictures/pillow.npz`` holds the image, ``resampled_<name>`` for every name of
-``RESAMPLED``, and ``colours_<order>`` for every order of the three enhancements, with factors ``FACTORS``.
+``RESAMPLED``, and ``colours_<order>`` for every order of the three enhancements, with the factors
+``FACTORS``.
 """
 
 import itertools

@@ -122,4 +122,4 @@ def test_absent_data_names_both_ways_out(tmp_path):
         load_dataset(config, ("audio", "video"))
     command = "python -m mla_jax.prepare --dataset=cremad --raw=FOLDER"
     assert f"run `{command} --data_dir={tmp_path}`" in str(caught.value)
-    assert "--config.dataset.synthetic=true" in str(caught.value)
+    assert "or `python -m mla_jax.main --config=configs/cremad.py:synthetic`" in str(caught.value)

@@ -4,6 +4,8 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
+from mla_jax.data.stream_checks import PICTURES
+from mla_jax.data.streams import Stream
 from mla_jax.datasets import (
     arrays,
     ave,
@@ -43,12 +45,19 @@ def load_dataset(config: Any, modalities: tuple[str, ...]) -> Dataset:
     """
     check_choice("dataset.name", config.name, REGISTRY)
     on_disk = config.name in DESCRIPTIONS
-    foreign = ("path",) if on_disk else ("variant", "recipe", "split", "synthetic")
+    foreign = ("path",) if on_disk else ("variant", "recipe", "split", "synthetic", "crop")
     for field in foreign:
-        if config.get(field, "") not in ("", "auto", False):
+        if config.get(field, "") not in ("", "auto", 0):
             other = "dataset.data_dir says where its records are" if on_disk else "leave it out"
             raise UserError(f"dataset '{config.name}' has no dataset.{field}: {other}")
-    return REGISTRY[config.name](config, modalities)
+    dataset = REGISTRY[config.name](config, modalities)
+    streams = {m: cropped(stream, config.get("crop", 0)) for m, stream in dataset.streams.items()}
+    return dataset._replace(streams=streams)
+
+
+def cropped(stream: Stream, side: int) -> Stream:
+    """The stream, if of pictures, cut to squares of ``side`` pixels; 0: as it is."""
+    return stream._replace(crop=side) if side and stream.kind in PICTURES else stream
 
 
 def default_split(name: str, protocol: str) -> str:

@@ -103,11 +103,13 @@ def find(description: Description, data_dir: str, variant: str, recipe: str) -> 
     if recipe != description.recipes[0]:
         command += f" --recipe={recipe}"
     there = f" (there is: {', '.join(others)})" if others else ""
+    remedy = f"run `{command} --data_dir={data_dir}` on the raw files"
+    if description.modalities:  # it has a twin
+        twin = f"python -m mla_jax.main --config=configs/{description.name}.py:synthetic"
+        remedy += f", or `{twin}` to try everything without them"
     raise UserError(
-        f"{folder} holds {'records that are not finished' if begun else 'no records'}{there}: run "
-        f"`{command} --data_dir={data_dir}` on the raw files, or try everything without them by "
-        "adding `--config.dataset.synthetic=true` to this command (or `synthetic` to the "
-        "configuration's arguments)"
+        f"{folder} holds {'records that are not finished' if begun else 'no records'}{there}: "
+        f"{remedy}"
     )
 
 

@@ -20,7 +20,7 @@ from mla_jax.errors import UserError, check_choice
 if TYPE_CHECKING:  # preparing starts a process a core, and none of them needs JAX
     from mla_jax.state import Batch
 
-STRENGTHS = (0.5, 0.15, 0.1)
+STRENGTHS = (1.5, 0.25, 0.2)
 """Of the class's pattern, first modality first, against noise of deviation 1."""
 GRID = 8
 """A pattern has this many cells a side, blown up to the picture."""
@@ -117,26 +117,34 @@ class SyntheticSplit:
         rng = np.random.default_rng([*self.seed, i, *modality.encode()])
         if stream.kind == "tokens":
             return _words(stream, label, strength, rng)
-        pattern = class_pattern(modality, self.classes)[label]
         if stream.kind == "vector":
+            pattern = class_pattern(modality, self.classes, 1)[label]
             length = int(np.prod(stream.shape))
             values = np.resize(pattern.ravel(), length) * strength + rng.normal(size=length)
             return values.reshape(stream.shape).astype(stream.dtype)
         *frames, height, width, channels = stream.shape
-        noisy = strength * pattern + rng.normal(size=(*frames, GRID, GRID))
-        noisy = np.repeat(noisy, -(-height // GRID), -2)[..., :height, :]
-        noisy = np.repeat(noisy, -(-width // GRID), -1)[..., :width, None]
-        noisy = np.broadcast_to(noisy, (*frames, height, width, channels))
+        pattern = class_pattern(modality, self.classes, channels)[label]
+        cells = strength * pattern + rng.normal(size=(*frames, GRID, GRID, channels))
         if stream.dtype == "uint8":
-            return np.clip(noisy * 32 + 128, 0, 255).astype(np.uint8)
-        return (noisy * 4 - 8).astype(stream.dtype)  # about where log energies lie
+            cells = np.clip(cells * 32 + 128, 0, 255).astype(np.uint8)
+        else:
+            cells = (cells * 4 - 8).astype(stream.dtype)  # about where log energies lie
+        wide = np.repeat(cells, -(-width // GRID), -2)[..., :width, :]
+        return np.repeat(wide, -(-height // GRID), -3)[..., :height, :, :]
 
 
 @functools.cache
-def class_pattern(modality: str, classes: int) -> np.ndarray:
-    """``float64[classes, 8, 8]`` of deviation 1, the same in every split."""
+def class_pattern(modality: str, classes: int, channels: int) -> np.ndarray:
+    """``float64[classes, 8, 8, channels]``, the same in every split.
+
+    A cell's own value, of deviation 1, and for pictures a colour of the class all over, of
+    deviation 1 too: random crops and mirrors leave little of the first and all of the second.
+    """
     rng = np.random.default_rng(list(modality.encode()))
-    return rng.normal(size=(classes, GRID, GRID))
+    cells = rng.normal(size=(classes, GRID, GRID, 1))
+    if channels == 1:
+        return cells
+    return cells + rng.normal(size=(classes, 1, 1, channels))
 
 
 def _words(stream: Stream, label: int, strength: float, rng: np.random.Generator) -> np.ndarray:

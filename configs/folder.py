@@ -1,0 +1,48 @@
+"""Your own data, that a csv file describes (docs/datasets.md); encoders by argument.
+
+    python -m mla_jax.prepare --dataset=folder --raw=DIR --data_dir=DATA
+    python -m mla_jax.main --config=configs/folder.py:modalities=image+sound --data_dir=DATA
+    python -m mla_jax.main --config=configs/folder.py:modalities=image+caption,\\
+        encoders=m3ae_image+m3ae_text,feature_dim=768 --data_dir=DATA --config.init_from=m3ae
+
+``modalities=`` are columns of the csv file; MLA visits them in this order.  ``encoders=`` is one
+name for all, or one each: resnet18 for pictures, clips, flow and sound (D = 512), m3ae_image and
+m3ae_text (768), features for vectors.  The number of classes is the data's.  Nobody has published
+numbers for it; time and hardware follow from the encoders, see the other files.
+"""
+
+from mla_jax import experiment
+
+OPTIONS = {
+    "features": {"projection": "linear"},
+    "m3ae_text": {"text_length": 256, "differs_from_weights": ("text_length",)},
+}
+"""Of the encoders whose defaults do not suit what prepare stores."""
+
+
+def get_config(argument: str | None = None):
+    """``argument``: see ``experiment.arguments``, and ``encoders=``, ``feature_dim=``,
+    ``recipe=`` and ``variant=`` as given to prepare."""
+    chosen = experiment.arguments(
+        argument,
+        modalities=("image", "sound"),
+        encoders=("resnet18",),
+        feature_dim=512,
+        recipe="",
+        variant="",
+    )
+    config = experiment.start("folder", chosen)
+    names = experiment.encoder_of_each(chosen.modalities, chosen.encoders)
+    config.encoders = {m: {"name": n, **OPTIONS.get(n, {})} for m, n in names.items()}
+    config.feature_dim = chosen.feature_dim
+    # Those of the MLA reference (main.py:18-63), a start; weigh the rate against your data.
+    config.batch_size = 64
+    config.epochs = 100
+    config.optimizer.name = "sgd"
+    config.optimizer.learning_rate = 1e-3
+    config.optimizer.momentum = 0.9
+    config.optimizer.weight_decay = 1e-4
+    config.optimizer.schedule = "step"
+    config.optimizer.decay_every = 70
+    config.optimizer.decay_rate = 0.1
+    return experiment.finish(config, chosen)
