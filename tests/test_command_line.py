@@ -27,7 +27,7 @@ MISTAKES = {
     "workdir_not_writable": ([f"--config={TINY}", "--workdir=/proc/mla_jax/run"], "cannot write to --workdir=/proc/mla_jax/run"),
     "missing_data": ([f"--config={TINY}", "--config.dataset.path=no.npz"], "cannot read the digits file no.npz"),
     "damaged_data": ([f"--config={TINY}", "--config.dataset.path={damaged}"], "is damaged or is something else"),
-    "absent_data": (["--config=configs/cremad.py", "--data_dir=no/such"], "no/such/cremad/kaldi_fbank/1.0.0 holds no records: run `python -m mla_jax.prepare --dataset=cremad --raw=FOLDER --data_dir=no/such` on the raw files, or `python -m mla_jax.main --config=configs/cremad.py:synthetic` to try"),
+    "absent_data": (["--config=configs/cremad.py", "--data_dir=no/such"], "no/such/cremad/mla-kaldi_fbank/1.0.0 holds no records: run `python -m mla_jax.prepare --dataset=cremad --raw=FOLDER --data_dir=no/such` on the raw files, or `python -m mla_jax.main --config=configs/cremad.py:synthetic` to try"),
     "data_dir_of_embedded_data": ([f"--config={TINY}", "--data_dir=data"], "dataset 'digits' is not prepared and takes no --data_dir"),
     "data_dir_twice": (["--config=configs/cremad.py", "--data_dir=a", "--config.dataset.data_dir=b"], "--data_dir and --config.dataset.data_dir say the same"),
     "stray_argument": ([f"--config={TINY}", "image"], "unexpected argument 'image'"),

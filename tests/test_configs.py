@@ -22,9 +22,9 @@ from mla_jax.state import Clock
 FOLDER = pathlib.Path(__file__).parents[1] / "configs"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.py") if path.stem != "digits")
 OWN_DATA = ("arrays", "folder")
-THOROUGH = ("kinetics_sounds", "iemocap")
+THOROUGH = ("modelnet40", "iemocap")
 """Of two modalities and of three."""
-SAMPLE = ("unimodal", "concat", "mla")
+SAMPLE = ("concat", "mla")
 HASTE = {"xla_backend_optimization_level": 0}
 BATCH = 4
 
