@@ -29,7 +29,9 @@ def define_flags() -> None:
         "config", None, "FILE or FILE:name=value,... of configs/; --config.a.b=v sets a field"
     )
     flags.DEFINE_string("data_dir", None, "where python -m mla_jax.prepare wrote (default: data)")
-    flags.DEFINE_string("workdir", None, "directory of the run (default: runs/<config name>)")
+    flags.DEFINE_string(
+        "workdir", None, "directory of the run (default: runs/<config name and arguments>)"
+    )
     flags.DEFINE_enum(
         "distributed", "auto", distributed.MODES, "connect several processes: auto asks the cluster"
     )
@@ -111,8 +113,10 @@ def explain_config_flags(argv: Sequence[str]) -> None:
 
 
 def config_name() -> str:
-    """``digits`` for ``--config=configs/digits.py:...``."""
-    return pathlib.Path(config_filename().partition(":")[0]).stem
+    """``digits-concat-audio+text`` for ``--config=configs/digits.py:method=concat,...``."""
+    path, _, arguments = config_filename().partition(":")
+    values = [item.rpartition("=")[2] for item in arguments.split(",") if item]
+    return "-".join([pathlib.Path(path).stem, *(value.replace("/", "_") for value in values)])
 
 
 def config_filename() -> str:
@@ -137,6 +141,8 @@ def data_dir_override() -> dict[str, str]:
     name, field = F.config.dataset.name, "dataset.data_dir"
     if name not in DESCRIPTIONS:
         raise UserError(f"dataset '{name}' is not prepared and takes no --data_dir: leave it out")
+    if F.config.dataset.synthetic:
+        raise UserError("--data_dir means nothing to the synthetic twin: leave out one of the two")
     if field in config_flags.get_override_values(F["config"]):
         raise UserError(f"--data_dir and --config.{field} say the same: give one of them")
     return {field: F.data_dir}

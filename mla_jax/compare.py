@@ -2,7 +2,8 @@
 
     python -m mla_jax.compare --config=configs/digits.py --methods=all --seeds=0,1,2
 
-Every method gets the same data, encoders, optimiser, epochs and protocol.  ``unimodal`` trains
+Every method gets the same data, encoders, optimiser, epochs and protocol (DI-MML has a second
+stage, which the caption names).  ``unimodal`` trains
 each modality alone: the ceiling that the others' unimodal accuracies are held against.  Writes
 comparison.md, comparison.png and comparison.json into --workdir, and each run beside them; runs
 that are finished are not repeated.
@@ -29,8 +30,10 @@ def main() -> None:
     names = list(dict.fromkeys(methods.REGISTRY if F.methods == ["all"] else F.methods))
     if not names:
         raise UserError("--methods names none: give some, as in concat,mla, or 'all'")
-    for name in names:
-        configuration.resolve(method_config(name))
+    for name in names:  # mistakes come out before the first run
+        for _, config in parts_of(name):
+            dataset = load_dataset(config.dataset, tuple(config.modalities))
+            train.build_program(configuration.resolve(config), dataset)
     try:
         seeds = [int(seed) for seed in F.seeds]
     except ValueError as error:
@@ -53,11 +56,7 @@ def main() -> None:
 
 def compare_method(name: str, seeds: Sequence[int], workdir: pathlib.Path) -> list[list[dict]]:
     """The results of one method: ``[seed][part]``, one part but for ``methods.solitary``."""
-    config = method_config(name)
-    if methods.solitary(name):
-        parts = [(f"{name}-{m}", method_config(name, modalities=m)) for m in config.modalities]
-    else:
-        parts = [(name, config)]
+    parts = parts_of(name)
     results: list[list[dict]] = [[] for _ in seeds]
     for part, config in parts:
         dataset = load_dataset(config.dataset, tuple(config.modalities))
@@ -72,6 +71,15 @@ def compare_method(name: str, seeds: Sequence[int], workdir: pathlib.Path) -> li
                 spent = comparison.seconds(result)
                 print(f"{part} seed {seed}: test {figures}; {spent:.1f} s", flush=True)
     return results
+
+
+def parts_of(name: str) -> list[tuple[str, ConfigDict]]:
+    """The runs of a method, ``(folder, configuration)``: one, or one a modality."""
+    config = method_config(name)
+    if not methods.solitary(name):
+        return [(name, config)]
+    modalities = configuration.resolve(config).modalities
+    return [(f"{name}-{m}", method_config(name, modalities=m)) for m in modalities]
 
 
 def method_config(name: str, **arguments: str) -> ConfigDict:

@@ -43,6 +43,7 @@ def summarize_method(name: str, runs: Runs) -> dict[str, Any]:
         "examples_per_second": float(np.mean(rate)),
         "compile_seconds": sum(r["train"]["compile_seconds"] for parts in runs for r in parts),
         "parameters": sum(r["parameters"] for r in runs[0]),
+        "stages": runs[0][0]["train"]["stages"],
     }
 
 
@@ -67,7 +68,8 @@ def bootstrap_interval(values: Sequence[float], share: float = 0.95) -> tuple[fl
 def about(result: Mapping[str, Any]) -> dict[str, Any]:
     """What all runs of a comparison share."""
     shared = ("dataset", "protocol", "selection", "versions", "device", "commit")
-    examples = {"examples": result["test"]["examples"], "epochs": result["train"]["epochs"]}
+    epochs = next(iter(result["train"]["stages"].values()))  # of the first stage
+    examples = {"examples": result["test"]["examples"], "epochs": epochs}
     return {key: result[key] for key in shared} | examples
 
 
@@ -114,6 +116,9 @@ def write(path: pathlib.Path, comparison: Mapping[str, Any]) -> str:
         "second; seconds compiling, once a method (less where programs were cached). "
         "`unimodal` is one run a modality, and its cost that of all of them."
     )
+    for row in rows:
+        for stage, epochs in list(row["stages"].items())[1:]:
+            caption += f" `{row['method']}` trains {epochs} more in its stage '{stage}'."
     origin = (
         f"`{comparison['command']}` on {comparison['date']}, {facts['device']}, "
         f"mla_jax {facts['versions']['mla_jax']} ({facts['commit'] or 'no commit'}), "

@@ -16,7 +16,10 @@ PROTOCOLS = ("strict", "paper")
 SELECTIONS = ("auto", "validation", "last", "best_test")
 COMPUTE_DTYPES = ("auto", "float32", "bfloat16")
 
-NOT_COMPARED = ("checkpoint", "loader", "log_every_steps")
+RESERVED_NAMES = ("fused", "shared", "joint", "examples", "macro_f1", "confusion")
+"""No modality may be called so: results and heads have these names."""
+
+NOT_COMPARED = ("checkpoint", "dataset.data_dir", "loader", "log_every_steps")
 """Fields that may differ between the two halves of a resumed run: no number depends on them."""
 
 
@@ -161,6 +164,9 @@ def resolve(config: ConfigDict) -> FrozenConfigDict:
         config.compute_dtype = "float32" if on_cpu else "bfloat16"
     if len(set(config.modalities)) != len(config.modalities):
         raise UserError(f"modalities name one twice: {'+'.join(config.modalities)}")
+    for name in config.modalities:
+        if name in RESERVED_NAMES:
+            raise UserError(f"no modality may be called '{name}', a name of results: rename it")
     if config.selection == "best_test" and config.protocol != "paper":
         raise UserError(
             "selection=best_test chooses the epoch on the test set: set protocol=paper as well, "
@@ -184,6 +190,8 @@ def resolve_switches(block: Mapping[str, Any]) -> dict[str, Any]:
         if field in ("name", "fidelity"):
             continue
         check_choice(f"switch of method '{name}'", field, known)
+        if isinstance(value, float) and not math.isfinite(value):
+            raise UserError(f"method.{field}={value} must be a finite number")
         known[field] = value
     for field, allowed in module.CHOICES.items():
         check_choice(f"value of method.{field}", known[field], allowed)
@@ -217,6 +225,8 @@ def differing_fields(saved: Mapping[str, Any], current: Mapping[str, Any]) -> li
     """The fields on which two ``to_json`` configurations differ, as ``name: saved -> current``."""
     a, b = flatten(saved), flatten(current)
     names = sorted(a.keys() | b.keys())
+    if a.get("method.name") != b.get("method.name"):  # their switches cannot be compared
+        names = [n for n in names if n == "method.name" or not n.startswith("method.")]
     return [
         f"{name}: {a.get(name)} -> {b.get(name)}"
         for name in names

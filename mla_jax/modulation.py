@@ -81,17 +81,17 @@ def one_to_others(scores: jax.Array) -> jax.Array:
     """Discrepancy ratios ``[M]``: each score over each other one, averaged.
 
     Equation 8 for two modalities; the average over pairs is what the authors suggest for more
-    (OGM-GE repository, issue 16).
+    (OGM-GE repository, issue 16).  A modality that no example of the batch has scores 0 and takes
+    no part; a ratio without any other modality is 0.
     """
-    M = len(scores)
-    pairs = scores[:, None] / jnp.maximum(scores[None, :], 1e-30)
-    return (pairs.sum(1) - 1) / max(M - 1, 1)
+    occurs = scores > 0
+    others = occurs[None, :] & ~jnp.eye(len(scores), dtype=bool)
+    pairs = jnp.where(others, scores[:, None] / jnp.where(occurs, scores, 1)[None, :], 0)
+    return pairs.sum(1) / jnp.maximum(others.sum(1), 1)
 
 
 def coefficients(scores: jax.Array, alpha: float) -> jax.Array:
     """k of every modality ``[M]``: ``1 - tanh(alpha rho)`` where its ratio rho > 1, else 1."""
-    if len(scores) == 1:
-        return jnp.ones(1)
     ratio = one_to_others(scores)
     return jnp.where(ratio > 1, 1 - jnp.tanh(alpha * ratio), 1.0)
 
@@ -103,10 +103,8 @@ def released_coefficients(scores: jax.Array, alpha: float) -> jax.Array:
     ratio exceeds 1 is slowed down; if there is none, the first modality is, even when its own
     ratio is small.  For two modalities this is the paper's rule.
     """
-    M = len(scores)
-    if M == 1:
-        return jnp.ones(1)
-    ratio = scores / jnp.maximum(scores.sum() - scores, 1e-30)
+    M, comparable = len(scores), (scores > 0).sum() > 1
+    ratio = jnp.where(comparable, scores / jnp.maximum(scores.sum() - scores, 1e-30), 0)
     ahead = jnp.concatenate([jnp.zeros(1, bool), ratio[1:] > 1])
     chosen = jnp.argmax(ahead)  # 0, the first modality, if none is
     return jnp.where(jnp.arange(M) == chosen, 1 - jnp.tanh(alpha * ratio), 1.0)

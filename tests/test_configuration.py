@@ -198,3 +198,11 @@ def test_fields_that_no_number_depends_on_do_not_differ(field):
 def test_nearest():
     assert nearest("lerning", ["learning", "other"]).startswith("did you mean 'learning'?")
     assert nearest("zzz", ["b", "a"]) == "known: a, b"
+
+
+@pytest.mark.parametrize("name", ["fused", "shared", "examples"])
+def test_modalities_that_results_would_hide(name):
+    config = configuration.base_config()
+    config.modalities = ("image", name)
+    with pytest.raises(UserError, match=f"no modality may be called '{name}'"):
+        configuration.resolve(config)

@@ -241,11 +241,10 @@ def test_dimml_sends_no_gradient_into_two_encoders():
 
 
 def test_dimml_refuses_epochs_that_do_not_fit():
-    for switch in ({"method.split_epoch": 2}, {"method.fusion_epochs": -1}):
-        with pytest.raises(
-            UserError, match=r"method.split_epoch=.* must come before the last of 2"
-        ):
-            build_and_trace("dimml", **switch)
+    with pytest.raises(UserError, match="method.split_epoch=2 must be one of the 2 epochs after"):
+        build_and_trace("dimml", **{"method.split_epoch": 2})
+    with pytest.raises(UserError, match="method.fusion_epochs=-1 must be at least 1"):
+        build_and_trace("dimml", **{"method.fusion_epochs": -1})
 
 
 @pytest.mark.parametrize(
@@ -256,6 +255,9 @@ def test_dimml_refuses_epochs_that_do_not_fit():
         ("ogm", {"method.alpha": -1.0}, "method.alpha must be at least 0"),
         ("qmf", {"method.ranking_weight": -1.0}, "method.ranking_weight must be at least 0"),
         ("modality_dropout", {"method.rate": 1.0}, "method.rate must be at least 0 and less"),
+        ("ogm", {"method.alpha": float("nan")}, "method.alpha=nan must be a finite number"),
+        ("ogm", {"method.first_epoch": 51}, "method.first_epoch=51 must not come after"),
+        ("dimml", {"method.shared_weight": -1.0}, "method.shared_weight must be at least 0"),
         ("dimml", {"method.temperature": 0.0}, "method.temperature and .* must be positive"),
     ],
 )

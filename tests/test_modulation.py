@@ -30,6 +30,10 @@ RULES = {name: jax.jit(rule, static_argnums=1) for name, rule in modulation.RATI
         ("released", [0.1, 0.5, 0.2], [1, 0.537883, 1]),
         ("released", [0.1, 0.2, 0.5], [1, 1, 0.537883]),
         ("released", [0.5, 0.2, 0.1], [0.537883, 1, 1]),
+        # A modality that the whole batch lacks scores 0, and nobody is ahead of it.
+        ("one_to_others", [0.4, 0.0], [1, 1]),
+        ("released", [0.4, 0.0], [1, 1]),
+        ("one_to_others", [0.6, 0.2, 0.0], [0.283702, 1, 1]),
         ("one_to_others", [0.7], [1]),
         ("released", [0.7], [1]),
     ],

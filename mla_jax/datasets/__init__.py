@@ -56,8 +56,17 @@ def load_dataset(config: Any, modalities: tuple[str, ...]) -> Dataset:
 
 
 def cropped(stream: Stream, side: int) -> Stream:
-    """The stream, if of pictures, cut to squares of ``side`` pixels; 0: as it is."""
-    return stream._replace(crop=side) if side and stream.kind in PICTURES else stream
+    """The stream, if of pictures, cut to squares of ``side`` pixels; 0: as it is.
+
+    Raises:
+      UserError: that is more than twice what is stored.
+    """
+    if not side or stream.kind not in PICTURES:
+        return stream
+    stored = max(stream.shape[-3:-1])
+    if side > 2 * stored:
+        raise UserError(f"dataset.crop={side} is more than twice the stored {stored} pixels")
+    return stream._replace(crop=side)
 
 
 def default_split(name: str, protocol: str) -> str:

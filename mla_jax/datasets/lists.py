@@ -1,6 +1,7 @@
 """List files as people have them: lines, csv, jsonl; each mistake told in one sentence."""
 
 import csv
+import io
 import json
 import os
 import pathlib
@@ -32,13 +33,23 @@ def read_lines(path: pathlib.Path) -> list[str]:
     Raises:
       UserError: the file cannot be read, or is not text.
     """
+    lines = read_text(path).replace("\r\n", "\n").split("\n")  # not at what tweets may hold
+    return [line.strip() for line in lines if line.strip()]
+
+
+def read_text(path: pathlib.Path) -> str:
+    """The whole file, without a byte-order mark; line ends as they are.
+
+    Raises:
+      UserError: the file cannot be read, or is not text.
+    """
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            return file.read()
     except OSError as error:
         raise UserError(f"cannot read {path} ({error.strerror}): check the path") from error
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not UTF-8 text ({error}): is it the right file?") from error
-    return [line.strip() for line in text.splitlines() if line.strip()]
 
 
 def read_csv(path: pathlib.Path, columns: Sequence[str]) -> list[dict[str, str]]:
@@ -47,7 +58,7 @@ def read_csv(path: pathlib.Path, columns: Sequence[str]) -> list[dict[str, str]]
     Raises:
       UserError: a column is missing, or a row has too few or too many cells.
     """
-    rows = list(csv.reader(read_lines(path)))
+    rows = [row for row in csv.reader(io.StringIO(read_text(path), newline="")) if any(row)]
     header = [name.strip() for name in rows[0]] if rows else []
     for column in columns:
         if column not in header:

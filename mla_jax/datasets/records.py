@@ -26,7 +26,7 @@ if TYPE_CHECKING:  # preparing starts a process a core, and none of them needs J
 VERSION = "1.0.0"
 SPLIT = "all_examples"
 INDEX = "index.json"
-RESERVED = ("id", "label", "present", "aspect")
+RESERVED = ("id", "label", "present", "aspect", "fused", "shared", "joint", "examples")
 PICTURES = ("image", "clip", "flow")
 JPEG_QUALITY = 95
 

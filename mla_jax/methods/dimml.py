@@ -152,7 +152,8 @@ def build(switches: Any, encoders: Encoders, optimizer: Optimizer, problem: Prob
     phases = (Phase("detached", detached.phases[0].update),)
     detached = detached._replace(name="detached", phases=phases, on_epoch=split)
     return method._replace(
-        stages=(detached, Stage("fusion", fusion_epochs, (Phase("fused", learn_fused),)))
+        describe=lambda state: _description(split_epoch, problem.epochs),
+        stages=(detached, Stage("fusion", fusion_epochs, (Phase("fused", learn_fused),))),
     )
 
 
@@ -163,13 +164,26 @@ def _with_fused(tree: dict[str, Any], fused: Any) -> dict[str, Any]:
 def _epochs(switches: Any, problem: Problem) -> tuple[int, int]:
     """The epoch before which the dimensions are split, and the length of stage 2."""
     share = max(1, round(problem.epochs * 20 / 150))
-    split_epoch, fusion_epochs = switches.split_epoch or share, switches.fusion_epochs or share
-    if min(split_epoch, fusion_epochs) < 1 or switches.split_epoch >= problem.epochs:
+    if not 0 <= switches.split_epoch < problem.epochs:
         raise UserError(
-            f"method.split_epoch={switches.split_epoch} must come before the last of "
-            f"{problem.epochs} epochs and method.fusion_epochs={switches.fusion_epochs} must not "
-            "be negative (0: the published share)"
+            f"method.split_epoch={switches.split_epoch} must be one of the {problem.epochs} "
+            "epochs after the first, or 0 for the published share"
+        )
+    if switches.fusion_epochs < 0:
+        raise UserError(
+            f"method.fusion_epochs={switches.fusion_epochs} must be at least 1, or 0 for the "
+            "published share"
         )
     if min(switches.temperature, switches.certainty_temperature) <= 0:
         raise UserError("method.temperature and method.certainty_temperature must be positive")
-    return split_epoch, fusion_epochs
+    if switches.shared_weight < 0:
+        raise UserError(f"method.shared_weight must be at least 0, not {switches.shared_weight}")
+    return switches.split_epoch or share, switches.fusion_epochs or share
+
+
+def _description(split_epoch: int, epochs: int) -> list[str]:
+    if split_epoch < epochs:
+        return [
+            f"dimensions are split after epoch {split_epoch}; the contrastive loss starts there"
+        ]
+    return [f"no contrastive loss: the dimensions would be split after epoch {split_epoch}"]

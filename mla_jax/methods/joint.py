@@ -108,7 +108,7 @@ def joint_method(
             group: {key: optimizers[group].init(module) for key, module in modules.items()}
             for group, modules in params.items()
         }
-        method_state = rule.init_state(jax.random.fold_in(rng, 1))
+        method_state = rule.init_state(jax.random.fold_in(rng, 2))  # split gave 0 and 1
         return TrainState(params, batch_stats, opt_state, method_state)
 
     def update(state: TrainState, batch: Batch, clock: Clock) -> tuple[TrainState, Metrics]:

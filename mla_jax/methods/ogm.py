@@ -70,6 +70,11 @@ def build(
     """OGM of any number of modalities; with one there is nothing to balance."""
     if switches.alpha < 0:
         raise UserError(f"method.alpha must be at least 0, not {switches.alpha}")
+    if switches.first_epoch > switches.last_epoch:
+        raise UserError(
+            f"method.first_epoch={switches.first_epoch} must not come after "
+            f"method.last_epoch={switches.last_epoch}"
+        )
     modalities = encoders.modalities
 
     def init_state(rng: jax.Array) -> dict[str, jax.Array]:
