@@ -5,6 +5,7 @@ import json
 import pytest
 from ml_collections import ConfigDict, FrozenConfigDict
 
+from mla_jax import configuration
 from mla_jax.configuration import (
     base_config,
     differing_fields,
