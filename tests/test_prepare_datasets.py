@@ -5,12 +5,9 @@ import json
 import pathlib
 import re
 
-import jax
 import numpy as np
 import pytest
 
-from mla_jax import train
-from mla_jax.command_line import load_config
 from mla_jax.configuration import dataset_block
 from mla_jax.data import audio
 from mla_jax.datasets import DESCRIPTIONS, load_dataset, records
@@ -99,27 +96,25 @@ def test_from_files_to_batches(name, prepared):
     assert set(TREES[name].labels) <= set(ids)
 
 
-@pytest.fixture
-def hasty():
-    """Programs that run for two batches are not worth optimising."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 @pytest.mark.parametrize("name", TREES)
-def test_from_files_to_a_result(name, prepared, hasty, tmp_path):
-    """One epoch of the small form of the data set's own configuration, and its evaluation.
+def test_from_files_to_a_result(name, prepared, commands, tmp_path):
+    """One epoch of the small form of the data set's own configuration, through the command.
 
     With ``concat``, whose one phase sees all modalities and is compiled in a third of MLA's time.
     """
     done = prepared(name)
-    arguments = {"method": "concat", "runlocal": "", "epochs": "1"}
-    config = load_config(f"{CONFIGS / name}.py", arguments)
-    config.dataset.data_dir = f"{done.folder}/data"
     dataset = done.load()
-    config.batch_size = config.evaluation.batch_size = dataset.splits["train"].examples // 2
-    result = train.run(config, tmp_path / "run", devices=jax.devices()[:1], say=lambda line: None)
+    batch_size = dataset.splits["train"].examples // 2
+    options = [
+        f"--config={CONFIGS / name}.py:method=concat,runlocal,epochs=1",
+        f"--data_dir={done.folder}/data",
+        f"--config.batch_size={batch_size}",
+        f"--config.evaluation.batch_size={batch_size}",
+        f"--workdir={tmp_path / 'run'}",
+    ]
+    ended = commands.run("mla_jax.main", options)
+    assert ended.returncode == 0, ended.stderr
+    result = json.loads((tmp_path / "run/result.json").read_text())
     assert (result["dataset"], result["method"]) == (name, "concat")
     assert result["train"]["batches"] == 2
     assert result["test"]["examples"] == dataset.splits["test"].examples
