@@ -14,6 +14,7 @@ import pathlib
 import shlex
 import sys
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from absl import flags
 from ml_collections import ConfigDict
@@ -30,10 +31,6 @@ def main() -> None:
     names = list(dict.fromkeys(methods.REGISTRY if F.methods == ["all"] else F.methods))
     if not names:
         raise UserError("--methods names none: give some, as in concat,mla, or 'all'")
-    for name in names:  # mistakes come out before the first run
-        for _, config in parts_of(name):
-            dataset = load_dataset(config.dataset, tuple(config.modalities))
-            train.build_program(configuration.resolve(config), dataset)
     try:
         seeds = [int(seed) for seed in F.seeds]
     except ValueError as error:
@@ -42,7 +39,8 @@ def main() -> None:
         raise UserError(f"--seeds={','.join(F.seeds)} must be different integers")
     if "seed" in command_line.config_overrides():
         raise UserError("--config.seed and --seeds both choose the seeds: use --seeds alone")
-    results = [compare_method(name, seeds, workdir) for name in names]
+    parts = {name: parts_of(name) for name in names}  # mistakes come out before the first run
+    results = [compare_method(parts.pop(name), seeds, workdir) for name in names]
     if distributed.is_main():
         found = {
             "command": shlex.join(["python", "-m", "mla_jax.compare", *sys.argv[1:]]),
@@ -54,13 +52,20 @@ def main() -> None:
         print("\n" + comparison.write(workdir, found))
 
 
-def compare_method(name: str, seeds: Sequence[int], workdir: pathlib.Path) -> list[list[dict]]:
-    """The results of one method: ``[seed][part]``, one part but for ``methods.solitary``."""
-    parts = parts_of(name)
+class Part(NamedTuple):
+    """The runs of a method, or of one modality of a method that trains one at a time."""
+
+    folder: str
+    config: ConfigDict
+    program: train.Program
+
+
+def compare_method(
+    parts: Sequence[Part], seeds: Sequence[int], workdir: pathlib.Path
+) -> list[list[dict]]:
+    """The results of one method: ``[seed][part]``."""
     results: list[list[dict]] = [[] for _ in seeds]
-    for part, config in parts:
-        dataset = load_dataset(config.dataset, tuple(config.modalities))
-        program = train.build_program(configuration.resolve(config), dataset)
+    for part, config, program in parts:
         for row, seed in zip(results, seeds, strict=True):
             config.seed = seed
             path = workdir / part / f"seed{seed}"
@@ -73,13 +78,18 @@ def compare_method(name: str, seeds: Sequence[int], workdir: pathlib.Path) -> li
     return results
 
 
-def parts_of(name: str) -> list[tuple[str, ConfigDict]]:
-    """The runs of a method, ``(folder, configuration)``: one, or one a modality."""
-    config = method_config(name)
-    if not methods.solitary(name):
-        return [(name, config)]
-    modalities = configuration.resolve(config).modalities
-    return [(f"{name}-{m}", method_config(name, modalities=m)) for m in modalities]
+def parts_of(name: str) -> list[Part]:
+    """One part, or one a modality (``methods.solitary``); nothing is compiled yet."""
+    configs = {name: method_config(name)}
+    if methods.solitary(name):
+        modalities = configuration.resolve(configs[name]).modalities
+        configs = {f"{name}-{m}": method_config(name, modalities=m) for m in modalities}
+    parts = []
+    for folder, config in configs.items():
+        resolved = configuration.resolve(config)
+        dataset = load_dataset(resolved.dataset, resolved.modalities)
+        parts.append(Part(folder, config, train.build_program(resolved, dataset)))
+    return parts
 
 
 def method_config(name: str, **arguments: str) -> ConfigDict:

@@ -16,9 +16,6 @@ PROTOCOLS = ("strict", "paper")
 SELECTIONS = ("auto", "validation", "last", "best_test")
 COMPUTE_DTYPES = ("auto", "float32", "bfloat16")
 
-RESERVED_NAMES = ("fused", "shared", "joint", "examples", "macro_f1", "confusion")
-"""No modality may be called so: results and heads have these names."""
-
 NOT_COMPARED = ("checkpoint", "dataset.data_dir", "loader", "log_every_steps")
 """Fields that may differ between the two halves of a resumed run: no number depends on them."""
 
@@ -165,7 +162,7 @@ def resolve(config: ConfigDict) -> FrozenConfigDict:
     if len(set(config.modalities)) != len(config.modalities):
         raise UserError(f"modalities name one twice: {'+'.join(config.modalities)}")
     for name in config.modalities:
-        if name in RESERVED_NAMES:
+        if name in datasets.RESERVED_NAMES:
             raise UserError(f"no modality may be called '{name}', a name of results: rename it")
     if config.selection == "best_test" and config.protocol != "paper":
         raise UserError(

@@ -133,8 +133,8 @@ def run(
     # ---- Training, and its result --------------------------------------------------------------
     try:
         fit(config, dataset, program, state, workdir, identity, selector, seconds, say)
-        result = summarize(config, dataset, program.method.stages, selector, seconds, per_epoch)
-        result["parameters"] = parameters
+        stages = program.method.stages
+        result = summarize(config, dataset, stages, selector, seconds, per_epoch, parameters)
         if distributed.is_main():
             counts = selector.chosen["test"]["confusion"]
             report.write_report(workdir.path, result, identity, counts)
@@ -292,6 +292,7 @@ def summarize(
     selector: Selector,
     seconds: Stopwatch,
     per_epoch: int,
+    parameters: int,
 ) -> dict[str, Any]:
     """The content of ``result.json``."""
     epochs = sum(stage.epochs for stage in stages)
@@ -303,6 +304,7 @@ def summarize(
         "protocol": config.protocol,
         "seed": config.seed,
         "modalities": list(config.modalities),
+        "parameters": parameters,
         "selection": {"rule": selector.rule, **{k: selector.chosen[k] for k in ("epoch", "step")}},
         **{s: without_counts(selector.chosen[s]) for s in dataset.splits if s != "train"},
         "train": {

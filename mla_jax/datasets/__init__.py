@@ -20,11 +20,19 @@ from mla_jax.datasets import (
     prepared,
     ucf101,
 )
-from mla_jax.datasets.base import ArraySplit, Dataset, Split
+from mla_jax.datasets.base import RESERVED_NAMES, ArraySplit, Dataset, Split
 from mla_jax.datasets.description import Description
 from mla_jax.errors import UserError, check_choice
 
-__all__ = ["DESCRIPTIONS", "REGISTRY", "ArraySplit", "Dataset", "Split", "load_dataset"]
+__all__ = [
+    "DESCRIPTIONS",
+    "REGISTRY",
+    "RESERVED_NAMES",
+    "ArraySplit",
+    "Dataset",
+    "Split",
+    "load_dataset",
+]
 
 ON_DISK = (ave, cremad, folder, food101, iemocap, kinetics_sounds, modelnet40, mvsa, ucf101)
 DESCRIPTIONS: dict[str, Description] = {m.DESCRIPTION.name: m.DESCRIPTION for m in ON_DISK}

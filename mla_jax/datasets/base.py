@@ -11,6 +11,9 @@ from mla_jax.data.streams import Stream
 if TYPE_CHECKING:  # preparing starts a process a core, and none of them needs JAX
     from mla_jax.state import Batch
 
+RESERVED_NAMES = ("fused", "shared", "joint", "examples", "macro_f1", "confusion")
+"""No modality may be called so: results and heads have these names."""
+
 Transform = Callable[["Batch", bool], Mapping[str, Any]]
 """``(batch, train) -> inputs``: augmentation and normalisation, pure, inside the jitted step."""
 

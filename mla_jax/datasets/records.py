@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mla_jax.data.streams import Stream
+from mla_jax.datasets.base import RESERVED_NAMES
 from mla_jax.errors import UserError
 
 if TYPE_CHECKING:  # preparing starts a process a core, and none of them needs JAX
@@ -26,7 +27,7 @@ if TYPE_CHECKING:  # preparing starts a process a core, and none of them needs J
 VERSION = "1.0.0"
 SPLIT = "all_examples"
 INDEX = "index.json"
-RESERVED = ("id", "label", "present", "aspect", "fused", "shared", "joint", "examples")
+RESERVED = ("id", "label", "present", "aspect", *RESERVED_NAMES)
 PICTURES = ("image", "clip", "flow")
 JPEG_QUALITY = 95
 
