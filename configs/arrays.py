@@ -10,16 +10,16 @@ for which no number could be read.  ``encoders=`` is one name for all modalities
 Seconds to minutes on a CPU (estimated).
 """
 
-from mla_jax import experiment
+from mla_jax.config import recipes
 
 
 def get_config(argument: str | None = None):
-    """``argument``: see ``experiment.arguments``, and ``encoders=``, ``feature_dim=``."""
-    chosen = experiment.arguments(
+    """``argument``: see ``recipes.arguments``, and ``encoders=``, ``feature_dim=``."""
+    chosen = recipes.arguments(
         argument, modalities=("image", "text"), encoders=("features",), feature_dim=512
     )
-    config = experiment.start("arrays", chosen)
-    names = experiment.encoder_of_each(chosen.modalities, chosen.encoders)
+    config = recipes.start("arrays", chosen)
+    names = recipes.encoder_of_each(chosen.modalities, chosen.encoders)
     options = {"features": {"projection": "linear"}}
     config.encoders = {m: {"name": n, **options.get(n, {})} for m, n in names.items()}
     config.feature_dim = chosen.feature_dim
@@ -33,4 +33,4 @@ def get_config(argument: str | None = None):
     config.optimizer.schedule = "step"
     config.optimizer.decay_every = 70
     config.optimizer.decay_rate = 0.1
-    return experiment.finish(config, chosen)
+    return recipes.finish(config, chosen)

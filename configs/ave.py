@@ -17,13 +17,13 @@ One GPU: 1 to 2 hours a run (estimated).
 ``runlocal``: under a minute on two CPU cores (estimated).
 """
 
-from mla_jax import experiment
+from mla_jax.config import recipes
 
 
 def get_config(argument: str | None = None):
-    """``argument``: see ``experiment.arguments``, and ``recipe=``."""
-    chosen = experiment.arguments(argument, modalities=("audio", "video"), recipe="stft_10s_16khz")
-    config = experiment.start("ave", chosen)
+    """``argument``: see ``recipes.arguments``, and ``recipe=``."""
+    chosen = recipes.arguments(argument, modalities=("audio", "video"), recipe="stft_10s_16khz")
+    config = recipes.start("ave", chosen)
     config.encoders = {"audio": {"name": "resnet18"}, "video": {"name": "resnet18"}}
     config.feature_dim = 512
     # The defaults of DI-MML's main_CFT.py and main_joint_training.py, the same for every data set.
@@ -36,4 +36,4 @@ def get_config(argument: str | None = None):
     config.optimizer.schedule = "step"
     config.optimizer.decay_every = 70
     config.optimizer.decay_rate = 0.1
-    return experiment.finish(config, chosen)
+    return recipes.finish(config, chosen)

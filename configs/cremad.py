@@ -22,13 +22,13 @@ One GPU or a TPU v4-8: 1 to 2 hours a run (estimated).
 ``runlocal``: under a minute on two CPU cores (estimated).
 """
 
-from mla_jax import experiment
+from mla_jax.config import recipes
 
 
 def get_config(argument: str | None = None):
-    """``argument``: see ``experiment.arguments``, and ``recipe=``."""
-    chosen = experiment.arguments(argument, modalities=("audio", "video"), recipe="kaldi_fbank")
-    config = experiment.start("cremad", chosen)
+    """``argument``: see ``recipes.arguments``, and ``recipe=``."""
+    chosen = recipes.arguments(argument, modalities=("audio", "video"), recipe="kaldi_fbank")
+    config = recipes.start("cremad", chosen)
     config.encoders = {"audio": {"name": "resnet18"}, "video": {"name": "resnet18"}}
     config.feature_dim = 512
     # main.py:18-63 and 749-760 of the MLA reference, the same for every data set.
@@ -41,4 +41,4 @@ def get_config(argument: str | None = None):
     config.optimizer.schedule = "step"
     config.optimizer.decay_every = 70
     config.optimizer.decay_rate = 0.1
-    return experiment.finish(config, chosen)
+    return recipes.finish(config, chosen)

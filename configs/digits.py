@@ -7,13 +7,13 @@
 in training.  Two CPU cores: a few seconds a run.  Expected test accuracies: see the README.
 """
 
-from mla_jax import configuration
+from mla_jax.config import fields
 
 
 def get_config(argument: str | None = None):
     """``argument``: ``method=``, ``fidelity=``, ``modalities=a+b``, ``seed=``, ``epochs=``,
     ``protocol=``."""
-    chosen = configuration.parse_arguments(
+    chosen = fields.parse_arguments(
         argument,
         method="mla",
         fidelity="paper",
@@ -22,10 +22,10 @@ def get_config(argument: str | None = None):
         seed=0,
         epochs=15,
     )
-    config = configuration.base_config()
+    config = fields.base_config()
     config.seed = chosen.seed
     config.modalities = chosen.modalities
-    config.method = configuration.method_block(chosen.method, chosen.fidelity)
+    config.method = fields.method_block(chosen.method, chosen.fidelity)
     config.encoders = {
         "image": {"name": "conv2d", "widths": (8, 16)},
         "audio": {"name": "conv1d", "widths": (16, 32)},

@@ -11,7 +11,7 @@ m3ae_text (768), features for vectors.  The number of classes is the data's.  No
 numbers for it; time and hardware follow from the encoders, see the other files.
 """
 
-from mla_jax import experiment
+from mla_jax.config import recipes
 
 OPTIONS = {
     "features": {"projection": "linear"},
@@ -21,9 +21,9 @@ OPTIONS = {
 
 
 def get_config(argument: str | None = None):
-    """``argument``: see ``experiment.arguments``, and ``encoders=``, ``feature_dim=``,
+    """``argument``: see ``recipes.arguments``, and ``encoders=``, ``feature_dim=``,
     ``recipe=`` and ``variant=`` as given to prepare."""
-    chosen = experiment.arguments(
+    chosen = recipes.arguments(
         argument,
         modalities=("image", "sound"),
         encoders=("resnet18",),
@@ -31,8 +31,8 @@ def get_config(argument: str | None = None):
         recipe="",
         variant="",
     )
-    config = experiment.start("folder", chosen)
-    names = experiment.encoder_of_each(chosen.modalities, chosen.encoders)
+    config = recipes.start("folder", chosen)
+    names = recipes.encoder_of_each(chosen.modalities, chosen.encoders)
     config.encoders = {m: {"name": n, **OPTIONS.get(n, {})} for m, n in names.items()}
     config.feature_dim = chosen.feature_dim
     # Those of the MLA reference (main.py:18-63), a start; weigh the rate against your data.
@@ -45,4 +45,4 @@ def get_config(argument: str | None = None):
     config.optimizer.schedule = "step"
     config.optimizer.decay_every = 70
     config.optimizer.decay_rate = 0.1
-    return experiment.finish(config, chosen)
+    return recipes.finish(config, chosen)

@@ -25,13 +25,13 @@ Eight GPUs of 40 GB or a TPU v4-16: 3 to 6 hours a run (estimated); hopeless on 
 ``runlocal``: under a minute on two CPU cores (estimated).
 """
 
-from mla_jax import experiment
+from mla_jax.config import recipes
 
 
 def get_config(argument: str | None = None):
-    """``argument``: see ``experiment.arguments``, and ``convention=``."""
-    chosen = experiment.arguments(argument, modalities=("text", "image"), convention="pretraining")
-    config = experiment.start("food101", chosen)
+    """``argument``: see ``recipes.arguments``, and ``convention=``."""
+    chosen = recipes.arguments(argument, modalities=("text", "image"), convention="pretraining")
+    config = recipes.start("food101", chosen)
     towers = {"convention": chosen.convention}
     longer = {"text_length": 256, "differs_from_weights": ("text_length",)}  # 64 in pretraining
     config.encoders = {
@@ -49,4 +49,4 @@ def get_config(argument: str | None = None):
     config.optimizer.schedule = "step"
     config.optimizer.decay_every = 70
     config.optimizer.decay_rate = 0.1
-    return experiment.finish(config, chosen)
+    return recipes.finish(config, chosen)

@@ -29,18 +29,18 @@ Four GPUs of 40 GB: 1 to 2 hours a run (estimated).
 ``runlocal``: under a minute on two CPU cores (estimated).
 """
 
-from mla_jax import experiment
+from mla_jax.config import recipes
 
 
 def get_config(argument: str | None = None):
-    """``argument``: see ``experiment.arguments``, and ``recipe=``, ``convention=``."""
-    chosen = experiment.arguments(
+    """``argument``: see ``recipes.arguments``, and ``recipe=``, ``convention=``."""
+    chosen = recipes.arguments(
         argument,
         modalities=("audio", "image", "text"),
         recipe="kaldi_fbank",
         convention="pretraining",
     )
-    config = experiment.start("iemocap", chosen)
+    config = recipes.start("iemocap", chosen)
     towers = {"convention": chosen.convention}
     longer = {"text_length": 256, "differs_from_weights": ("text_length",)}  # 64 in pretraining
     config.encoders = {
@@ -59,4 +59,4 @@ def get_config(argument: str | None = None):
     config.optimizer.schedule = "step"
     config.optimizer.decay_every = 70
     config.optimizer.decay_rate = 0.1
-    return experiment.finish(config, chosen)
+    return recipes.finish(config, chosen)

@@ -19,15 +19,15 @@ One GPU or a TPU v4-8: 2 to 4 hours a run (estimated).
 ``runlocal``: under a minute on two CPU cores (estimated).
 """
 
-from mla_jax import experiment
+from mla_jax.config import recipes
 
 
 def get_config(argument: str | None = None):
-    """``argument``: see ``experiment.arguments``, and ``recipe=``, ``variant=``."""
-    chosen = experiment.arguments(
+    """``argument``: see ``recipes.arguments``, and ``recipe=``, ``variant=``."""
+    chosen = recipes.arguments(
         argument, modalities=("audio", "video"), recipe="kaldi_fbank", variant="ks31"
     )
-    config = experiment.start("kinetics_sounds", chosen)
+    config = recipes.start("kinetics_sounds", chosen)
     config.encoders = {"audio": {"name": "resnet18"}, "video": {"name": "resnet18"}}
     config.feature_dim = 512
     # main.py:18-63 and 749-760 of the MLA reference, the same for every data set.
@@ -40,4 +40,4 @@ def get_config(argument: str | None = None):
     config.optimizer.schedule = "step"
     config.optimizer.decay_every = 70
     config.optimizer.decay_rate = 0.1
-    return experiment.finish(config, chosen)
+    return recipes.finish(config, chosen)

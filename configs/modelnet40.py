@@ -16,13 +16,13 @@ One GPU: about an hour a run (estimated).
 ``runlocal``: under a minute on two CPU cores (estimated).
 """
 
-from mla_jax import experiment
+from mla_jax.config import recipes
 
 
 def get_config(argument: str | None = None):
-    """``argument``: see ``experiment.arguments``."""
-    chosen = experiment.arguments(argument, modalities=("front", "rear"))
-    config = experiment.start("modelnet40", chosen)
+    """``argument``: see ``recipes.arguments``."""
+    chosen = recipes.arguments(argument, modalities=("front", "rear"))
+    config = recipes.start("modelnet40", chosen)
     config.encoders = {"front": {"name": "resnet18"}, "rear": {"name": "resnet18"}}
     config.feature_dim = 512
     # The defaults of DI-MML's main_CFT.py and main_joint_training.py, the same for every data set.
@@ -35,4 +35,4 @@ def get_config(argument: str | None = None):
     config.optimizer.schedule = "step"
     config.optimizer.decay_every = 70
     config.optimizer.decay_rate = 0.1
-    return experiment.finish(config, chosen)
+    return recipes.finish(config, chosen)

@@ -27,13 +27,13 @@ One GPU of 40 GB: about an hour a run (estimated).
 ``runlocal``: under a minute on two CPU cores (estimated).
 """
 
-from mla_jax import experiment
+from mla_jax.config import recipes
 
 
 def get_config(argument: str | None = None):
-    """``argument``: see ``experiment.arguments``, and ``convention=``."""
-    chosen = experiment.arguments(argument, modalities=("text", "image"), convention="pretraining")
-    config = experiment.start("mvsa", chosen)
+    """``argument``: see ``recipes.arguments``, and ``convention=``."""
+    chosen = recipes.arguments(argument, modalities=("text", "image"), convention="pretraining")
+    config = recipes.start("mvsa", chosen)
     towers = {"convention": chosen.convention}
     longer = {"text_length": 256, "differs_from_weights": ("text_length",)}  # 64 in pretraining
     config.encoders = {
@@ -51,4 +51,4 @@ def get_config(argument: str | None = None):
     config.optimizer.schedule = "step"
     config.optimizer.decay_every = 70
     config.optimizer.decay_rate = 0.1
-    return experiment.finish(config, chosen)
+    return recipes.finish(config, chosen)

@@ -17,13 +17,13 @@ One GPU: 2 to 4 hours a run (estimated).
 ``runlocal``: about a minute on two CPU cores (estimated).
 """
 
-from mla_jax import experiment
+from mla_jax.config import recipes
 
 
 def get_config(argument: str | None = None):
-    """``argument``: see ``experiment.arguments``, and ``variant=``."""
-    chosen = experiment.arguments(argument, modalities=("flow", "rgb"), variant="corrected")
-    config = experiment.start("ucf101", chosen)
+    """``argument``: see ``recipes.arguments``, and ``variant=``."""
+    chosen = recipes.arguments(argument, modalities=("flow", "rgb"), variant="corrected")
+    config = recipes.start("ucf101", chosen)
     config.encoders = {"flow": {"name": "resnet18"}, "rgb": {"name": "resnet18"}}
     config.feature_dim = 512
     # The defaults of DI-MML's main_CFT.py and main_joint_training.py, the same for every data set.
@@ -36,4 +36,4 @@ def get_config(argument: str | None = None):
     config.optimizer.schedule = "step"
     config.optimizer.decay_every = 70
     config.optimizer.decay_rate = 0.1
-    return experiment.finish(config, chosen)
+    return recipes.finish(config, chosen)

@@ -15,20 +15,21 @@ from collections.abc import Callable, Sequence
 import jax
 
 from mla_jax import distributed
-from mla_jax.state import Batch, Clock, Metrics, TrainState
+from mla_jax.functional.optimizers import StepInfo
+from mla_jax.state import Batch, Metrics, TrainState
 
-Update = Callable[[TrainState, Batch, Clock], tuple[TrainState, Metrics]]
+Update = Callable[[TrainState, Batch, StepInfo], tuple[TrainState, Metrics]]
 
 
 class Dispatch:
-    """``dispatch(i, state, batch, clock)`` runs phase ``i`` and consumes (donates) ``state``."""
+    """``dispatch(i, state, batch, info)`` runs phase ``i`` and consumes (donates) ``state``."""
 
     def __init__(self, updates: Sequence[Update]):
         phases = tuple(jax.jit(update) for update in updates)
 
         @functools.partial(jax.jit, static_argnums=0, donate_argnums=1)
-        def switch(index, state, batch, clock):
-            return jax.lax.switch(index, phases, state, batch, clock)
+        def switch(index, state, batch, info):
+            return jax.lax.switch(index, phases, state, batch, info)
 
         self._switch = switch
         self._count = len(phases)
@@ -49,26 +50,26 @@ class Dispatch:
         return index
 
     def __call__(
-        self, index: int, state: TrainState, batch: Batch, clock: Clock
+        self, index: int, state: TrainState, batch: Batch, info: StepInfo
     ) -> tuple[TrainState, Metrics]:
         index = self._index(index)
         if not self._compiled:
-            self._compile(state, batch, clock)
-        return self._switch(index, state, batch, clock)
+            self._compile(state, batch, info)
+        return self._switch(index, state, batch, info)
 
-    def _compile(self, state: TrainState, batch: Batch, clock: Clock) -> None:
+    def _compile(self, state: TrainState, batch: Batch, info: StepInfo) -> None:
         """Compiles all phases side by side; the calls then find the programs made here.
 
         Several processes compile one by one, so that all of them do it in the same order.
         """
         started = time.perf_counter()
-        lowered = [self.lower(index, state, batch, clock) for index in range(self._count)]
+        lowered = [self.lower(index, state, batch, info) for index in range(self._count)]
         _, processes = distributed.process()
         with concurrent.futures.ThreadPoolExecutor(None if processes == 1 else 1) as threads:
             list(threads.map(jax.stages.Lowered.compile, lowered))
         self._compiled = True
         self.compile_seconds += time.perf_counter() - started
 
-    def lower(self, index: int, state: TrainState, batch: Batch, clock: Clock):
+    def lower(self, index: int, state: TrainState, batch: Batch, info: StepInfo):
         """The lowered program of one phase, for the tests that read what XLA made of it."""
-        return self._switch.lower(self._index(index), state, batch, clock)
+        return self._switch.lower(self._index(index), state, batch, info)

@@ -77,7 +77,7 @@ def check_agreement(value: int, otherwise: str) -> None:
             raise UserError(otherwise)
 
 
-class Layout(NamedTuple):
+class DataParallel(NamedTuple):
     """Where arrays live: ``replicated`` for the state, ``sharded`` along the batch."""
 
     replicated: NamedSharding
@@ -98,7 +98,7 @@ class Layout(NamedTuple):
         )
 
 
-def create_layout(batch_size: int, devices: Sequence[jax.Device] | None = None) -> Layout:
+def data_parallel(batch_size: int, devices: Sequence[jax.Device] | None = None) -> DataParallel:
     """A mesh of one axis over all devices.
 
     Raises:
@@ -108,7 +108,9 @@ def create_layout(batch_size: int, devices: Sequence[jax.Device] | None = None) 
     if batch_size % len(devices):
         raise UserError(f"batch_size={batch_size} does not divide among {len(devices)} devices")
     mesh = Mesh(devices, ("data",))
-    return Layout(NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("data")))
+    return DataParallel(
+        NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("data"))
+    )
 
 
 class StopSignal:

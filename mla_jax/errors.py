@@ -1,11 +1,42 @@
-"""The one exception a user may see: a sentence that names the thing and the remedy."""
+"""What may end a command: bad input, a loss that is no number, a signal."""
 
 import difflib
 from collections.abc import Iterable
+from typing import Any
 
 
 class UserError(Exception):
-    """Bad input.  ``main`` prints its text alone, without a traceback, and exits with status 2."""
+    """Bad input: a sentence that names the thing and the remedy.
+
+    Commands print it alone, without a traceback, and exit with status 2.
+    """
+
+
+class NonFiniteLossError(Exception):
+    """A phase's loss is not finite; ``report`` says where, as JSON values."""
+
+    def __init__(self, report: dict[str, Any]):
+        self.report = report
+        examples = report["examples"]
+        shown = ", ".join(map(str, examples[:8])) + (", ..." if len(examples) > 8 else "")
+        remedy = "lower optimizer.learning_rate, or look at these examples"
+        if report["step"] == 1:
+            remedy = "it is the first batch, so look at the encoder's fields and at these examples"
+        if report["inputs"]:
+            shown += f" (their {' and '.join(report['inputs'])} holds NaN or infinity)"
+            remedy = "mend or remove these examples"
+        super().__init__(
+            f"the loss of '{report['phase']}' is {report['loss']} at batch {report['step']} (epoch "
+            f"{report['epoch']}), on training examples {shown}: {remedy}"
+        )
+
+
+class Interrupted(Exception):  # noqa: N818 - it is an outcome, not an error
+    """The run stopped at a signal, with a checkpoint; ``signal`` is the signal's number."""
+
+    def __init__(self, signal: int, batches: int):
+        super().__init__(f"stopped after batch {batches}, checkpoint saved: same command resumes")
+        self.signal = signal
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -10,15 +10,16 @@ The same command again resumes an interrupted run and shows the result of a fini
 
 from absl import flags
 
-from mla_jax import command_line, train
+from mla_jax import train
+from mla_jax.config import command_line
 
 WORKDIR = "runs/{name}"
 
 
 def main() -> None:
-    """Runs the configuration of the command line; see ``train.run``."""
+    """Runs the configuration of the command line; see ``train.train``."""
     workdir = flags.FLAGS.workdir or WORKDIR.format(name=command_line.config_name())
-    train.run(flags.FLAGS.config, workdir)
+    train.train(flags.FLAGS.config, workdir)
 
 
 if __name__ == "__main__":

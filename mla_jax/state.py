@@ -1,6 +1,6 @@
-"""The data types that cross module borders: a batch, a clock, a training state, a prediction."""
+"""The data types that cross module borders: a batch, a training state, a prediction."""
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 from flax import struct
@@ -16,18 +16,6 @@ missing; ``label``: ``int32[B]``; ``index``: ``int32[B]``, the example's number 
 
 Metrics = dict[str, jax.Array]
 """What a phase reports: ``loss`` and other scalars, and ``example_loss: float32[B]``."""
-
-
-class Clock(NamedTuple):
-    """Where training stands.  Learning rates and MLA's alpha are read from here and from nowhere
-    else: the shared head is stepped M times a batch, so an optimiser's own count would run ahead.
-    """
-
-    epoch: Any
-    """Epoch within the stage, from 0."""
-    batch_index: Any
-    """Batch within the epoch, from 0."""
-    batches_per_epoch: Any
 
 
 @struct.dataclass

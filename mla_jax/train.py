@@ -1,94 +1,51 @@
-"""The one training loop: every method, one process or many, fresh or resumed."""
+"""The one training loop: every method, one process or many, fresh or resumed.
+
+``mla_jax.train`` is this module and can be called: ``mla_jax.train(config, workdir)`` is ``train``.
+"""
 
 import pathlib
 import platform
 import subprocess
+import sys
 import time
+import types
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict, FrozenConfigDict
 
 import mla_jax
-from mla_jax import configuration, convert, distributed, report
-from mla_jax.checkpoint import Checkpoints
+from mla_jax import distributed
+from mla_jax.config import fields
 from mla_jax.data import pipeline
-from mla_jax.data.transform import create_transform
 from mla_jax.datasets import Dataset, load_dataset
-from mla_jax.dispatch import Dispatch
-from mla_jax.encoders import Encoders, create_encoders
-from mla_jax.evaluate import Evaluator, TrainingVisit
-from mla_jax.methods import Method, Problem, create_method
+from mla_jax.errors import Interrupted, NonFiniteLossError
+from mla_jax.evaluate import TrainingReduction
+from mla_jax.functional.optimizers import StepInfo
 from mla_jax.methods.base import Stage
-from mla_jax.methods.transformed import transformed
-from mla_jax.metrics import MetricsFile, NonFiniteLossError, RunningMeans
-from mla_jax.optim import Optimizer, create_optimizer
-from mla_jax.progress import ProgressBar, Stopwatch
-from mla_jax.selection import Selector
-from mla_jax.state import Clock, TrainState
-from mla_jax.workdir import Workdir
+from mla_jax.program import Program, build_program, initial_state
+from mla_jax.runs import initial, report
+from mla_jax.runs.metrics import RunningMeans
+from mla_jax.runs.progress import ProgressBar
+from mla_jax.runs.run import Run
+from mla_jax.runs.workdir import Workdir
+from mla_jax.state import TrainState
 
 
-class Interrupted(Exception):  # noqa: N818 - it is an outcome, not an error
-    """The run stopped at a signal, with a checkpoint; ``signal`` is the signal's number."""
-
-    def __init__(self, signal: int, batches: int):
-        super().__init__(f"stopped after batch {batches}, checkpoint saved: same command resumes")
-        self.signal = signal
-
-
-class Program(NamedTuple):
-    """What is compiled: it depends on the configuration but not on the seed."""
-
-    encoders: Encoders
-    method: Method
-    optimizer: Optimizer
-    dispatches: dict[str, Dispatch]
-    """``{stage name: its phases}``."""
-    evaluator: Evaluator
-    layout: distributed.Layout
-
-
-def build_program(
-    config: FrozenConfigDict, dataset: Dataset, devices: Sequence[jax.Device] | None = None
-) -> Program:
-    """The method of a resolved configuration, on all devices or on the ones given."""
-    layout = distributed.create_layout(config.batch_size, devices)
-    encoders = create_encoders(
-        config.encoders, config.modalities, config.feature_dim, jnp.dtype(config.compute_dtype)
-    )
-    optimizer = create_optimizer(config.optimizer, config.epochs)
-    problem = Problem(dataset.classes, config.epochs, dataset.splits["train"].examples)
-    method = create_method(config.method, encoders, optimizer, problem)
-    streams = encoders.fitted(dataset.streams)
-    transform = dataset.transform or create_transform(streams, dataset.modalities)
-    method = transformed(method, transform)
-    dispatches = {s.name: Dispatch([p.update for p in s.phases]) for s in method.stages}
-    return Program(encoders, method, optimizer, dispatches, Evaluator(method, devices), layout)
-
-
-def initial_state(program: Program, dataset: Dataset, seed: int) -> TrainState:
-    """A fresh state, on every device."""
-    sample = dataset.splits["train"].fetch(np.arange(1))
-    state = jax.jit(program.method.init)(jax.random.key(seed), sample)
-    return program.layout.replicate(state)
-
-
-def run(
+def train(
     config: ConfigDict | FrozenConfigDict,
-    path: str | pathlib.Path,
+    workdir: str | pathlib.Path,
     program: Program | None = None,
     devices: Sequence[jax.Device] | None = None,
     say: Callable[[str], None] = print,
-) -> dict[str, Any]:
-    """Trains to the end, resuming what ``path`` holds, and returns the content of ``result.json``.
+) -> Run:
+    """Trains to the end, resuming what ``workdir`` holds, and returns the run.
 
     Args:
-      config: a configuration (``configuration.base_config``).
-      path: the run's directory; one that holds a finished run returns its result.
+      config: a configuration (``mla_jax.load_config``, or ``config.fields.base_config``).
+      workdir: the run's directory; one that holds a finished run is opened, not trained.
       program: that of an equal configuration but for the seed, to spare its compilation.
       devices: train and evaluate on these only (default: all).
       say: takes each line meant for a person.
@@ -100,102 +57,71 @@ def run(
     """
     # ---- What was asked for, and whether this directory can hold it ---------------------------
     started = time.perf_counter()
-    config = configuration.resolve(config)
+    config = fields.resolve(config)
     say = say if distributed.is_main() else lambda line: None
     dataset = load_dataset(config.dataset, config.modalities)
-    identity = {"config": configuration.to_json(config), "data": dataset.fingerprint}
-    workdir = Workdir(path)
-    workdir.check(identity)
-    finished = workdir.result()
+    run = Run(Workdir(workdir), config, dataset.spec(), dataset.fingerprint, say)
+    run.workdir.check(run.identity)
+    finished = run.is_finished()
     distributed.check_agreement(
-        -1 if finished else workdir.newest_checkpoint(),
-        f"the processes see different runs in {workdir.path}: it must lie on a file system that "
+        -1 if finished else run.workdir.newest_checkpoint(),
+        f"the processes see different runs in {run.path}: it must lie on a file system that "
         "all of them share",
     )
-    if finished is not None:
-        say(f"{workdir.path} holds a finished run; its result:")
-        say(report.result_table(finished))
-        return finished
+    if finished:
+        say(f"{run.path} holds a finished run; its result:")
+        say(report.result_table(run.result))
+        return run
 
     # ---- Program, state and a directory of its own ---------------------------------------------
     program = program or build_program(config, dataset, devices)
-    per_epoch = pipeline.batches_per_epoch(dataset.splits["train"], config.batch_size)
-    selector, seconds = Selector(config, dataset), Stopwatch()
     state = initial_state(program, dataset, config.seed)
     parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
-    if config.init_from and not workdir.newest_checkpoint():
-        state = convert.initialize_from(config.init_from, state, say, program.encoders.conventions)
-    if distributed.is_main():
-        workdir.create(identity)
-    distributed.barrier("workdir")
-    seconds.add("setup", time.perf_counter() - started)
+    if config.init_from and not run.workdir.newest_checkpoint():
+        state = initial.initialize_from(config.init_from, state, say, program.encoders.conventions)
+    run.seconds.add("setup", time.perf_counter() - started)
 
     # ---- Training, and its result --------------------------------------------------------------
     try:
-        fit(config, dataset, program, state, workdir, identity, selector, seconds, say)
-        stages = program.method.stages
-        result = summarize(config, dataset, stages, selector, seconds, per_epoch, parameters)
+        run.start()
+        fit(run, program, state, dataset)
         if distributed.is_main():
-            counts = selector.chosen["test"]["confusion"]
-            report.write_report(workdir.path, result, identity, counts)
-            workdir.finish(result)
+            result = summarize(run, program.method.stages, parameters)
+            counts = run.selector.chosen["test"]["confusion"]
+            report.write_report(run.path, result, run.identity, counts)
+            run.workdir.finish(result)
     finally:
-        workdir.release()
+        run.close()
     distributed.barrier("result")
-    say(report.result_table(result))
-    return result
+    say(report.result_table(run.result))
+    return run
 
 
-def fit(
-    config: FrozenConfigDict,
-    dataset: Dataset,
-    program: Program,
-    state: TrainState,
-    workdir: Workdir,
-    identity: dict[str, Any],
-    selector: Selector,
-    seconds: Stopwatch,
-    say: Callable[[str], None],
-) -> None:
-    """The loop: trains ``state``, or what ``workdir`` holds of the run, to the last epoch.
+def fit(run: Run, program: Program, state: TrainState, dataset: Dataset) -> None:
+    """The loop: trains ``state``, or what ``run`` has saved, to the last epoch.
 
-    ``selector`` and ``seconds`` are filled in on the way.  Raises as ``run`` does.
+    Raises as ``train`` does.
     """
     # ---- From the start, or from the newest checkpoint -----------------------------------------
+    config, say = run.config, run.say
     train_split = dataset.splits["train"]
     per_epoch = pipeline.batches_per_epoch(train_split, config.batch_size)
     calendar = [(stage, e) for stage in program.method.stages for e in range(stage.epochs)]
     total = per_epoch * len(calendar)
-    checkpoints = Checkpoints(workdir.checkpoints, config.checkpoint.keep)
     start, means = 0, RunningMeans({}, train_split.fetch)
-    if restored := checkpoints.restore(state, damaged=say):
-        state, progress = restored
-        workdir.require_same(progress["identity"], identity)
-        start, means.sums, selector.chosen = (progress[k] for k in ("batches", "sums", "chosen"))
-        seconds.continue_from(progress["seconds"])
-        say(f"resuming {workdir.path} after batch {start} of {total}")
-        if selector.keeps_best and selector.chosen:
-            checkpoints.pin(selector.chosen["step"])
+    if restored := run.restore(state):
+        state, start, means.sums = restored
+        say(f"resuming {run.path} after batch {start} of {total}")
     else:
         say(report.run_header(config, dataset))
         say("\n".join([report.parameter_table(state.params), *program.method.describe(state)]))
-    file = MetricsFile(workdir.metrics, start) if distributed.is_main() else None
+    run.record_from(start)
     order = (train_split, config.batch_size, config.seed, start, *distributed.process())
     batches = pipeline.training_batches(*order, pipeline.Loader(**config.loader))
 
-    def snapshot(done: int) -> dict[str, Any]:
-        return {
-            "batches": done,
-            "stage": calendar[(done - 1) // per_epoch][0].name,
-            "sums": means.sums,
-            "chosen": selector.chosen,
-            "seconds": seconds.spent,
-            "identity": identity,
-        }
-
     # ---- The loop ----------------------------------------------------------------------------
     bar = ProgressBar(total, start)
-    visit = TrainingVisit(train_split, config.batch_size, program.layout)
+    reduce_training = TrainingReduction(train_split, config.batch_size, program.placement)
     try:
         with distributed.StopSignal() as stopping, bar:
             for number in range(start, total):
@@ -204,56 +130,51 @@ def fit(
                 dispatch = program.dispatches[stage.name]
                 done, epoch_ends = number + 1, index + 1 == per_epoch
                 compiling = dispatch.compile_seconds
-                with seconds("train"):
+                with run.seconds("train"):
                     if index == 0 and stage.on_epoch:
-                        state = stage.on_epoch(state, stage_epoch, visit)
+                        state = stage.on_epoch(state, stage_epoch, reduce_training)
                     local = next(batches)
-                    batch = program.layout.shard(local)
-                    clock = Clock(*map(np.int32, (stage_epoch, index, per_epoch)))
+                    batch = program.placement.shard(local)
+                    info = StepInfo(*map(np.int32, (stage_epoch, index, per_epoch)))
                     for i, phase in enumerate(stage.phases):
-                        state, metrics = dispatch(i, state, batch, clock)
+                        state, metrics = dispatch(i, state, batch, info)
                         means.add(done, epoch + 1, phase.name, metrics, local["index"])
-                    if epoch_ends or done % config.log_every_steps == 0:
+                    if epoch_ends or done % config.check_loss_every == 0:
                         means.drain()
-                seconds.move("train", "compile", dispatch.compile_seconds - compiling)
+                run.seconds.move("train", "compile", dispatch.compile_seconds - compiling)
 
                 improved = False
                 if epoch_ends:
                     line = {"step": done, "epoch": epoch + 1, "stage": stage.name}
-                    line["learning_rate"] = float(program.optimizer.learning_rate(clock))
+                    line["learning_rate"] = float(program.optimizer.learning_rate(info))
                     line["train"] = means.means()
                     means.sums.clear()
                     if evaluation_due(config, epoch + 1, len(calendar)):
-                        with seconds("evaluate"):
+                        with run.seconds("evaluate"):
                             scores = evaluate_all(program, state, dataset, config)
                         line |= {split: without_counts(scores[split]) for split in scores}
                         if stage is calendar[-1][0]:
-                            improved = selector.offer(epoch + 1, done, scores)
-                    line["time"] = dict(seconds.spent)
-                    if file:
-                        file.write(line)
+                            improved = run.selector.offer(epoch + 1, done, scores)
+                    line["time"] = dict(run.seconds.spent)
+                    run.record(line)
                     bar.write_line(report.epoch_line(line, len(calendar)), say)
                 bar.update(1)
 
-                with seconds("checkpoint"):
+                with run.seconds("checkpoint"):
                     stop = stopping(done)
-                    if keep := improved and selector.keeps_best:
-                        checkpoints.pin(done)
+                    best = improved and run.selector.keeps_best
                     due = checkpoint_due(config, done, epoch, epoch_ends)
-                    if stop or keep or due or done == total:
+                    if stop or best or due or done == total:
                         means.drain()
-                        checkpoints.save(done, state, snapshot(done))
+                        run.save(done, state, stage.name, means.sums, best)
                 if stop and done < total:
                     raise Interrupted(stopping.received, done)
     except NonFiniteLossError as error:
-        if file:
-            file.write({"event": "non-finite loss", **error.report})
+        run.record({"event": "non-finite loss", **error.report})
         raise
     finally:
         batches.close()
-        checkpoints.close()
-        if file:
-            file.close()
+        run.flush()
 
 
 def evaluation_due(config: FrozenConfigDict, epoch: int, epochs: int) -> bool:
@@ -285,38 +206,32 @@ def without_counts(figures: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in figures.items() if key != "confusion"}
 
 
-def summarize(
-    config: FrozenConfigDict,
-    dataset: Dataset,
-    stages: Sequence[Stage],
-    selector: Selector,
-    seconds: Stopwatch,
-    per_epoch: int,
-    parameters: int,
-) -> dict[str, Any]:
+def summarize(run: Run, stages: Sequence[Stage], parameters: int) -> dict[str, Any]:
     """The content of ``result.json``."""
+    config, spent, chosen = run.config, run.seconds.spent, run.selector.chosen
     epochs = sum(stage.epochs for stage in stages)
+    per_epoch = run.data.training_examples // config.batch_size
     examples = epochs * per_epoch * config.batch_size
     return {
-        "dataset": dataset.name,
+        "dataset": run.data.name,
         "method": config.method.name,
         "fidelity": config.method.fidelity,
         "protocol": config.protocol,
         "seed": config.seed,
         "modalities": list(config.modalities),
         "parameters": parameters,
-        "selection": {"rule": selector.rule, **{k: selector.chosen[k] for k in ("epoch", "step")}},
-        **{s: without_counts(selector.chosen[s]) for s in dataset.splits if s != "train"},
+        "selection": {"rule": run.selector.rule, **{k: chosen[k] for k in ("epoch", "step")}},
+        **{s: without_counts(chosen[s]) for s in run.data.examples if s != "train"},
         "train": {
             "epochs": epochs,
             "stages": {stage.name: stage.epochs for stage in stages},
             "batches": epochs * per_epoch,
             "steps": sum(s.epochs * len(s.phases) for s in stages) * per_epoch,
-            "seconds": round(seconds.spent["train"], 3),
-            "examples_per_second": round(examples / max(seconds.spent["train"], 1e-9), 1),
-            "compile_seconds": round(seconds.spent["compile"], 3),
-            "evaluate_seconds": round(seconds.spent["evaluate"], 3),
-            "checkpoint_seconds": round(seconds.spent["checkpoint"], 3),
+            "seconds": round(spent["train"], 3),
+            "examples_per_second": round(examples / max(spent["train"], 1e-9), 1),
+            "compile_seconds": round(spent["compile"], 3),
+            "evaluate_seconds": round(spent["evaluate"], 3),
+            "checkpoint_seconds": round(spent["checkpoint"], 3),
         },
         "versions": {
             "mla_jax": mla_jax.__version__,
@@ -343,3 +258,13 @@ def source_commit() -> str:
         return git("describe", "--always", "--dirty", "--exclude=*")
     except (OSError, subprocess.CalledProcessError):
         return ""
+
+
+class _CallableModule(types.ModuleType):
+    """Lets the module ``mla_jax.train`` stand for its function, whichever is imported first."""
+
+    def __call__(self, *arguments: Any, **options: Any) -> Run:
+        return train(*arguments, **options)
+
+
+sys.modules[__name__].__class__ = _CallableModule

@@ -47,7 +47,7 @@ class Commands:
 
 def serve() -> None:
     """Forks a child for every line of standard input and prints how it ended."""
-    import mla_jax.comparison
+    import mla_jax.compare.table
     import mla_jax.train  # noqa: F401 - imported for the children
 
     for line in sys.stdin:

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from absl import flags
 
-from mla_jax import command_line, configuration, train
+from mla_jax.config import fields, files
 from mla_jax.datasets import ArraySplit, Dataset, load_dataset
+from mla_jax.program import Program, build_program
 from tests.commands import Commands
 
 jax.config.update("jax_num_cpu_devices", 8)
@@ -62,29 +63,29 @@ def build_dataset(
 
 def build_config(modalities=("a", "b"), method="mla", fidelity="paper", encoder=None, **overrides):
     """A configuration for ``build_dataset``; ``overrides`` are ``{"optimizer.name": "adam"}``."""
-    config = configuration.base_config()
+    config = fields.base_config()
     config.modalities = tuple(modalities)
     config.encoders = {m: dict(encoder or {"name": "mlp", "hidden": 8}) for m in modalities}
-    config.method = configuration.method_block(method, fidelity)
+    config.method = fields.method_block(method, fidelity)
     config.feature_dim = FEATURE_DIM
     config.batch_size = BATCH
     config.epochs = 2
     config.compute_dtype = "float32"
     config.optimizer.learning_rate = 0.05
     config.optimizer.weight_decay = 1e-3
-    configuration.override(config, overrides)
+    fields.override(config, overrides)
     return config
 
 
 @functools.cache
-def digits_program(method: str) -> tuple[train.Program, Dataset]:
+def digits_program(method: str) -> tuple[Program, Dataset]:
     """A method's program on the digits of ``configs/tiny.py``, on one device, made once."""
     modalities = "audio" if method == "unimodal" else "audio+text"
-    config = command_line.load_config(TINY, {"method": method, "modalities": modalities})
+    config = files.load_config(TINY, None, {"method": method, "modalities": modalities})
     config.epochs = 3
-    config = configuration.resolve(config)
+    config = fields.resolve(config)
     dataset = load_dataset(config.dataset, config.modalities)
-    return train.build_program(config, dataset, jax.devices()[:1]), dataset
+    return build_program(config, dataset, jax.devices()[:1]), dataset
 
 
 @pytest.fixture(scope="session")
@@ -109,8 +110,8 @@ def make_config():
 def make_program():
     """``make_program(dataset, method=..., ...)``: the program of a tiny run, on one device."""
 
-    def build(dataset: Dataset, **options) -> train.Program:
-        config = configuration.resolve(build_config(dataset.modalities, **options))
-        return train.build_program(config, dataset, jax.devices()[:1])
+    def build(dataset: Dataset, **options) -> Program:
+        config = fields.resolve(build_config(dataset.modalities, **options))
+        return build_program(config, dataset, jax.devices()[:1])
 
     return build

@@ -9,10 +9,12 @@ import sys
 import jax
 import numpy as np
 
-from mla_jax import configuration, distributed, methods, train
+from mla_jax import distributed, methods
+from mla_jax.config import fields
 from mla_jax.data import pipeline
-from mla_jax.evaluate import TrainingVisit
-from mla_jax.state import Clock
+from mla_jax.evaluate import TrainingReduction
+from mla_jax.functional.optimizers import StepInfo
+from mla_jax.program import build_program, initial_state
 from tests.conftest import build_config, build_dataset
 
 BATCHES = 3
@@ -23,24 +25,24 @@ def losses_of(name: str) -> list[float]:
     """The losses of every phase of every stage over two short epochs."""
     modalities = ("a",) if name == "unimodal" else ("a", "b")
     dataset = build_dataset(modalities, missing=0.2)
-    config = configuration.resolve(build_config(modalities, name, encoder=LINEAR))
-    program = train.build_program(config, dataset)
-    state = train.initial_state(program, dataset, seed=0)
+    config = fields.resolve(build_config(modalities, name, encoder=LINEAR))
+    program = build_program(config, dataset)
+    state = initial_state(program, dataset, seed=0)
     split = dataset.splits["train"]
-    visit = TrainingVisit(split, config.batch_size, program.layout)
+    reduce_training = TrainingReduction(split, config.batch_size, program.placement)
     losses = []
     for stage in program.method.stages:
         for epoch in range(2):
             if stage.on_epoch:
-                state = stage.on_epoch(state, epoch, visit)
+                state = stage.on_epoch(state, epoch, reduce_training)
             batches = pipeline.training_batches(
                 split, config.batch_size, epoch, 0, *distributed.process()
             )
             for i in range(BATCHES):
-                batch = program.layout.shard(next(batches))
-                clock = Clock(*map(np.int32, (epoch, i, BATCHES)))
+                batch = program.placement.shard(next(batches))
+                info = StepInfo(*map(np.int32, (epoch, i, BATCHES)))
                 for index in range(len(stage.phases)):
-                    state, metrics = program.dispatches[stage.name](index, state, batch, clock)
+                    state, metrics = program.dispatches[stage.name](index, state, batch, info)
                     losses.append(float(metrics["loss"]))
     assert all(leaf.is_fully_replicated for leaf in jax.tree.leaves(state))
     return losses

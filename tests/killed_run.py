@@ -4,7 +4,8 @@ import os
 import signal
 import sys
 
-from mla_jax import command_line, train
+from mla_jax import train
+from mla_jax.config import files
 from mla_jax.data import pipeline
 
 EPOCHS = 3
@@ -23,9 +24,9 @@ def main(arguments: str, workdir: str, batch: str) -> None:
     pipeline.training_batches = loader
     chosen = dict(item.split("=") for item in arguments.split(","))
     overrides = {"checkpoint.every_steps": 10}
-    config = command_line.load_config("tests/configs/tiny.py", chosen, overrides)
+    config = files.load_config("tests/configs/tiny.py", overrides, chosen)
     config.epochs = EPOCHS
-    train.run(config, workdir)
+    train.train(config, workdir)
 
 
 if __name__ == "__main__":

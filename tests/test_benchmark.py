@@ -9,7 +9,7 @@ import pytest
 from scipy import stats
 from test_resample import reference_box
 
-from mla_jax.benchmark import clock, recipes, torch_input
+from mla_jax.benchmark import recipes, timing, torch_input
 from mla_jax.benchmark.__main__ import main
 from mla_jax.data.transform import create_transform
 
@@ -59,9 +59,9 @@ def test_refusals(arguments, sentence, capsys):
 def test_contenders_take_turns():
     order = []
     measures = {n: (lambda n=n: order.append(n) or float(len(order))) for n in "ab"}
-    assert clock.in_turns(measures, 3) == {"a": [1, 3, 5], "b": [2, 4, 6]}
+    assert timing.in_turns(measures, 3) == {"a": [1, 3, 5], "b": [2, 4, 6]}
     assert order == list("ababab")
-    assert clock.medians({"a": [1, 9, 2]}) == {"a": 2}
+    assert timing.medians({"a": [1, 9, 2]}) == {"a": 2}
 
 
 @pytest.mark.parametrize("recipe", recipes.RECIPES)

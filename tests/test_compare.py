@@ -7,7 +7,7 @@ import subprocess
 import numpy as np
 import pytest
 
-from mla_jax import comparison
+from mla_jax.compare import table
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +32,7 @@ def compared(compare, tmp_path_factory):
 
 def test_the_rows_are_the_runs(compared):
     workdir, _, _ = compared
-    found = json.loads((workdir / "comparison.json").read_text())
+    found = json.loads((workdir / "table.json").read_text())
     unimodal, *others = found["rows"]
     assert unimodal["method"] == "unimodal"
     fused = [np.mean(row["test"]["fused"]) for row in others]
@@ -55,26 +55,26 @@ def test_the_rows_are_the_runs(compared):
 
 def test_table_and_plot(compared):
     workdir, _, out = compared
-    found = json.loads((workdir / "comparison.json").read_text())
+    found = json.loads((workdir / "table.json").read_text())
     row = next(row for row in found["rows"] if row["method"] == "concat")
     values = row["test"]["fused"]
     low, high = row["interval"]["fused"]
     assert min(values) <= low <= np.mean(values) <= high <= max(values)
     assert f"[{low:.3f}, {high:.3f}]" in out
     cell = f"{np.mean(values):.3f} ± {np.std(values, ddof=1):.3f}"
-    markdown = (workdir / "comparison.md").read_text()
+    markdown = (workdir / "table.md").read_text()
     assert cell in out and cell in markdown
     assert "--seeds=0,3" in markdown and found["date"] in markdown
-    assert (workdir / "comparison.png").read_bytes().startswith(b"\x89PNG")
+    assert (workdir / "table.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_bootstrap_interval():
-    assert comparison.bootstrap_interval([0.5]) == (0.5, 0.5)
-    low, high = comparison.bootstrap_interval([0.1, 0.2, 0.3])
+    assert table.bootstrap_interval([0.5]) == (0.5, 0.5)
+    low, high = table.bootstrap_interval([0.1, 0.2, 0.3])
     assert low == pytest.approx(0.1) and high == pytest.approx(0.3)
     rng = np.random.default_rng(0)
     values = rng.normal(0.7, 0.1, 400)
-    low, high = comparison.bootstrap_interval(values)
+    low, high = table.bootstrap_interval(values)
     half = 1.96 * values.std(ddof=1) / 20  # the normal interval
     assert low == pytest.approx(values.mean() - half, abs=0.001)
     assert high == pytest.approx(values.mean() + half, abs=0.001)

@@ -12,12 +12,14 @@ import jax
 import numpy as np
 import pytest
 
-from mla_jax import command_line, configuration, methods, train
+from mla_jax import methods, train
+from mla_jax.config import fields, files
 from mla_jax.data.transform import create_transform
 from mla_jax.datasets import load_dataset
 from mla_jax.errors import UserError
+from mla_jax.functional.optimizers import StepInfo
 from mla_jax.prepare.__main__ import main as prepare
-from mla_jax.state import Clock
+from mla_jax.program import build_program
 
 FOLDER = pathlib.Path(__file__).parents[1] / "configs"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.py") if path.stem != "digits")
@@ -64,12 +66,12 @@ def own_data(tmp_path_factory):
 
 
 def load(name: str, folder: pathlib.Path, *words: str):
-    """The configuration of a file with arguments, on its twin or on ``own_data``."""
+    """The configuration of a file with arguments, on its synthetic data or on ``own_data``."""
     own = name in OWN_DATA
     words = (*words, *(("encoders=features",) if own else ("synthetic",)))
     if own and not any(word.startswith("modalities=") for word in words):
         words = (*words, "modalities=a+b")
-    config = command_line.load_config(f"{FOLDER / name}.py:{','.join(words)}")
+    config = files.load_config(f"{FOLDER / name}.py:{','.join(words)}")
     if own:
         config.dataset.data_dir = str(folder / "data")
         config.dataset.path = str(folder) if name == "arrays" else ""
@@ -97,9 +99,9 @@ def build(name: str, method: str, folder: pathlib.Path):
     count = 1 if method == "unimodal" else len(dataset.modalities)
     modalities = dataset.modalities[:count]
     words = (f"method={method}", f"modalities={'+'.join(modalities)}", "runlocal")
-    config = configuration.resolve(load(name, folder, *words))
+    config = fields.resolve(load(name, folder, *words))
     dataset = dataset._replace(modalities=modalities)
-    method = train.build_program(config, dataset, jax.devices()[:1]).method
+    method = build_program(config, dataset, jax.devices()[:1]).method
     inputs = {m: batch["inputs"][m] for m in modalities}
     return method, {**batch, "inputs": inputs, "present": batch["present"][:, :count]}
 
@@ -118,7 +120,7 @@ def test_two_steps_of_every_phase(name, method, own_data):
         for phase in stage.phases:
             update = jax.jit(phase.update, compiler_options=HASTE)
             for step in range(2):
-                state, metrics = update(state, batch, Clock(np.int32(0), np.int32(step), 2))
+                state, metrics = update(state, batch, StepInfo(np.int32(0), np.int32(step), 2))
                 assert np.isfinite(metrics["loss"])
     prediction = method.predict(state.variables, batch)
     assert np.isfinite(prediction.unimodal).all()
@@ -131,7 +133,7 @@ def trace(method, batch, phases=None):
     state = jax.eval_shape(lambda: method.init(jax.random.key(0), batch))
     shapes = jax.tree.map(lambda x: (x.shape, x.dtype), state)
     for phase in [phase for stage in method.stages for phase in stage.phases][:phases]:
-        new, _ = jax.eval_shape(phase.update, state, batch, Clock(0, 0, 2))
+        new, _ = jax.eval_shape(phase.update, state, batch, StepInfo(0, 0, 2))
         assert jax.tree.map(lambda x: (x.shape, x.dtype), new) == shapes
     prediction = jax.eval_shape(method.predict, state.variables, batch)
     return state, jax.eval_shape(method.fuse, prediction, batch["present"], state.method_state)
@@ -150,9 +152,9 @@ def test_the_other_methods_are_traced(name, own_data):
 @pytest.mark.parametrize("name", NAMES)
 def test_the_real_form_is_traced_and_counted(name, own_data):
     """Encoders, crops and sizes of the paper, behind the transform."""
-    config = configuration.resolve(load(name, own_data))
+    config = fields.resolve(load(name, own_data))
     dataset = load_dataset(config.dataset, config.modalities)
-    program = train.build_program(config, dataset, jax.devices()[:1])
+    program = build_program(config, dataset, jax.devices()[:1])
     batch = dataset.splits["train"].fetch(np.arange(BATCH))
     state, fused = trace(program.method, {**batch, "draw": np.arange(BATCH, dtype=np.uint32)}, 1)
     assert fused.shape == (BATCH, dataset.classes)
@@ -169,19 +171,19 @@ def test_the_real_form_is_traced_and_counted(name, own_data):
 )
 def test_wrong_arguments(words, sentence):
     with pytest.raises(UserError, match=sentence):
-        command_line.load_config(f"{FOLDER / 'folder'}.py:{words}")
+        files.load_config(f"{FOLDER / 'folder'}.py:{words}")
 
 
 def test_mla_keeps_the_weak_modality_that_joint_training_starves(tmp_path):
-    """The twin of Kinetics-Sounds in its small form, whole runs; 0.39 apart over three seeds."""
+    """Synthetic Kinetics-Sounds in its small form, whole runs; 0.39 apart over three seeds."""
     video = {}
     for method in ("concat", "mla"):
-        config = command_line.load_config(
+        config = files.load_config(
             f"{FOLDER / 'kinetics_sounds'}.py:synthetic,runlocal,method={method}"
         )
         config.checkpoint.every_epochs = 0
         path = tmp_path / method
-        result = train.run(config, path, devices=jax.devices()[:1], say=lambda line: None)
+        result = train.train(config, path, devices=jax.devices()[:1], say=lambda line: None).result
         assert result["dataset"] == "kinetics_sounds_synthetic"
         assert result["test"]["audio"] > 0.6, "the strong modality is learnt by both"
         video[method] = result["test"]["video"]

@@ -5,8 +5,8 @@ import json
 import pytest
 from ml_collections import ConfigDict, FrozenConfigDict
 
-from mla_jax import configuration
-from mla_jax.configuration import (
+from mla_jax.config import fields
+from mla_jax.config.fields import (
     base_config,
     differing_fields,
     method_block,
@@ -87,7 +87,7 @@ def test_the_base_configuration_resolves_to_a_frozen_one():
         ({"batch_size": 0}, "batch_size must be at least 1, not 0"),
         ({"epochs": -1}, "epochs must be at least 1, not -1"),
         ({"feature_dim": 0}, "feature_dim must be at least 1"),
-        ({"log_every_steps": 0}, "log_every_steps must be"),
+        ({"check_loss_every": 0}, "check_loss_every must be"),
         ({"evaluation__batch_size": 0}, r"evaluation\.batch_size must be"),
         ({"evaluation__every_epochs": 0}, r"evaluation\.every_epochs must be"),
         ({"checkpoint__keep": 0}, r"checkpoint\.keep must be"),
@@ -189,7 +189,7 @@ def test_differing_fields():
     assert differing_fields(fewer, saved) == ["seed: None -> 0"]
 
 
-@pytest.mark.parametrize("field", ["checkpoint.every_steps", "log_every_steps"])
+@pytest.mark.parametrize("field", ["checkpoint.every_steps", "check_loss_every"])
 def test_fields_that_no_number_depends_on_do_not_differ(field):
     config = base_config()
     override(config, {field: 17})
@@ -203,7 +203,7 @@ def test_nearest():
 
 @pytest.mark.parametrize("name", ["fused", "shared", "examples"])
 def test_modalities_that_results_would_hide(name):
-    config = configuration.base_config()
+    config = fields.base_config()
     config.modalities = ("image", name)
     with pytest.raises(UserError, match=f"no modality may be called '{name}'"):
-        configuration.resolve(config)
+        fields.resolve(config)

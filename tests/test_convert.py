@@ -13,6 +13,7 @@ from mla_jax.convert.__main__ import main
 from mla_jax.encoders.resnet import ResNet18
 from mla_jax.errors import UserError
 from mla_jax.parity import formula
+from mla_jax.runs.initial import initialize_from
 from mla_jax.state import TrainState
 
 D, C = 16, 6
@@ -182,7 +183,7 @@ def test_initialize_from(tmp_path, raw):
     tree = convert.load_initial(tmp_path / "converted")
     said = []
     path = source if raw else tmp_path / "converted"
-    state = convert.initialize_from(path, state_like(tree), said.append)
+    state = initialize_from(path, state_like(tree), said.append)
     jax.tree.map(np.testing.assert_array_equal, state.variables, tree)
     assert said == [f"initialised from {path}: encoder audio, encoder visual, head shared"]
 
@@ -191,7 +192,7 @@ def test_initialize_from_keeps_a_head_of_another_shape_and_says_so(tmp_path):
     convert.convert(save(tmp_path / "a.safetensors", classifier()), tmp_path / "converted")
     tree = convert.load_initial(tmp_path / "converted")
     said = []
-    state = convert.initialize_from(tmp_path / "converted", state_like(tree, 3), said.append)
+    state = initialize_from(tmp_path / "converted", state_like(tree, 3), said.append)
     assert not state.params["head"]["shared"]["kernel"].any()
     assert "newly initialised: head shared" in said[1]
 
@@ -200,11 +201,11 @@ def test_initialize_from_refuses_what_does_not_match(tmp_path):
     convert.convert(save(tmp_path / "a.safetensors", classifier()), tmp_path / "converted")
     tree = convert.load_initial(tmp_path / "converted")
     with pytest.raises(UserError, match="encoder for visual, but this run has audio"):
-        convert.initialize_from(tmp_path / "converted", state_like(tree, modalities=("audio",)))
+        initialize_from(tmp_path / "converted", state_like(tree, modalities=("audio",)))
     state = state_like(tree)
     state.params["encoder"]["audio"]["conv1"]["kernel"] = jnp.zeros((7, 7, 2, D // 8))
     with pytest.raises(UserError, match=r"conv1/kernel \(7, 7, 1, 2\) instead of \(7, 7, 2, 2\)"):
-        convert.initialize_from(tmp_path / "converted", state)
+        initialize_from(tmp_path / "converted", state)
 
 
 def test_a_run_of_ours_goes_to_torch_names(tmp_path):

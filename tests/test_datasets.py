@@ -1,10 +1,11 @@
-"""Synthetic twins, arrays in memory, split laws, and a run of the trainer on each kind."""
+"""Synthetic data, arrays in memory, split rules, and a run of the trainer on each kind."""
 
 import numpy as np
 import pytest
 
-from mla_jax import configuration, train
-from mla_jax.configuration import base_config, dataset_block, resolve
+from mla_jax import train
+from mla_jax.config import fields
+from mla_jax.config.fields import base_config, dataset_block, resolve
 from mla_jax.data.streams import KINDS
 from mla_jax.datasets import DESCRIPTIONS, REGISTRY, load_dataset, splits
 from mla_jax.datasets.description import class_names
@@ -17,7 +18,7 @@ CLASSES = {
 }  # fmt: skip
 
 
-def twin(name, modalities=None, sizes=(6, 3, 2), **fields):
+def synthetic_data(name, modalities=None, sizes=(6, 3, 2), **fields):
     config = dataset_block(name)
     config.update({"synthetic": True, "synthetic_sizes": sizes, **fields})
     return load_dataset(config, modalities or tuple(DESCRIPTIONS[name].modalities))
@@ -25,7 +26,7 @@ def twin(name, modalities=None, sizes=(6, 3, 2), **fields):
 
 @pytest.mark.parametrize("name", ON_DISK)
 def test_the_twin_has_the_shapes_types_and_classes(name):
-    dataset = twin(name)
+    dataset = synthetic_data(name)
     assert len(set(dataset.class_names)) == dataset.classes == CLASSES[name]
     assert {part: s.examples for part, s in dataset.splits.items()} == {
         "train": 6, "validation": 3, "test": 2}  # fmt: skip
@@ -44,14 +45,14 @@ def test_the_twin_has_the_shapes_types_and_classes(name):
 
 
 def test_the_twin_follows_from_its_seed():
-    first, again = (twin("mvsa").splits["train"].fetch([3])["inputs"] for _ in range(2))
-    other = twin("mvsa", split_seed=1).splits["train"].fetch([3])["inputs"]
-    tests = twin("mvsa").splits["test"].fetch([1])["inputs"]
+    first, again = (synthetic_data("mvsa").splits["train"].fetch([3])["inputs"] for _ in range(2))
+    other = synthetic_data("mvsa", split_seed=1).splits["train"].fetch([3])["inputs"]
+    tests = synthetic_data("mvsa").splits["test"].fetch([1])["inputs"]
     for modality in first:
         np.testing.assert_array_equal(first[modality], again[modality])
         assert not np.array_equal(first[modality], other[modality])
         assert not np.array_equal(first[modality], tests[modality])
-    alone = twin("mvsa", ("image",)).splits["train"].fetch([3])["inputs"]
+    alone = synthetic_data("mvsa", ("image",)).splits["train"].fetch([3])["inputs"]
     np.testing.assert_array_equal(alone["image"], first["image"])
 
 
@@ -80,26 +81,29 @@ def nearest_centroid_accuracy(dataset, modality):
 
 @pytest.mark.parametrize("name", ["cremad", "mvsa"])
 def test_the_twin_is_imbalanced(name):
-    dataset = twin(name, sizes=(120, 1, 60))
+    dataset = synthetic_data(name, sizes=(120, 1, 60))
     strong, weak = (nearest_centroid_accuracy(dataset, m) for m in dataset.modalities)
     assert strong > 0.9
     assert 1.3 / dataset.classes < weak < 0.9
 
 
 def test_crops_of_pictures_can_be_smaller():
-    streams = twin("cremad", crop=32).streams
-    assert (streams["video"].crop, streams["audio"]) == (32, twin("cremad").streams["audio"])
+    streams = synthetic_data("cremad", crop=32).streams
+    assert (streams["video"].crop, streams["audio"]) == (
+        32,
+        synthetic_data("cremad").streams["audio"],
+    )
 
 
 def test_recipes_and_variants_of_the_twin():
-    assert twin("cremad", recipe="stft_20s").streams["audio"].shape == (1250, 257, 1)
-    assert twin("ucf101", variant="released").streams["flow"].flip == "released"
+    assert synthetic_data("cremad", recipe="stft_20s").streams["audio"].shape == (1250, 257, 1)
+    assert synthetic_data("ucf101", variant="released").streams["flow"].flip == "released"
     with pytest.raises(UserError, match="unknown variant of dataset 'ucf101' 'releasd'"):
-        twin("ucf101", variant="releasd")
+        synthetic_data("ucf101", variant="releasd")
     with pytest.raises(UserError, match="must be three sizes"):
-        twin("cremad", sizes=(3, 0, 1))
+        synthetic_data("cremad", sizes=(3, 0, 1))
     with pytest.raises(UserError, match=r"unknown modality of dataset 'cremad' 'vidio'.*'video'"):
-        twin("cremad", ("audio", "vidio"))
+        synthetic_data("cremad", ("audio", "vidio"))
 
 
 @pytest.mark.parametrize(
@@ -139,7 +143,7 @@ def test_every_description_is_complete():
             assert len(set(names)) == len(names) == CLASSES[description.name]
 
 
-# ---- Split laws ------------------------------------------------------------------------------
+# ---- Split rules ------------------------------------------------------------------------------
 
 
 def members(count=100, groups=10, **lists):
@@ -155,29 +159,29 @@ def members(count=100, groups=10, **lists):
     ],
 )
 def test_random_parts(count, fractions, sizes):
-    law = splits.random_parts("train" if count == 7442 else "test", **fractions)
-    rows = law.draw(members(count), 0)
+    rule = splits.random_parts("train" if count == 7442 else "test", **fractions)
+    rows = rule.draw(members(count), 0)
     assert tuple(len(r) for r in rows.values()) == sizes
     assert sorted(np.concatenate([*rows.values()])) == list(range(count))
-    again, other = law.draw(members(count), 0), law.draw(members(count), 1)
+    again, other = rule.draw(members(count), 0), rule.draw(members(count), 1)
     np.testing.assert_array_equal(rows["test"], again["test"])
     assert not np.array_equal(rows["test"], other["test"])
 
 
 def test_disjoint_parts():
-    law = splits.disjoint_parts("speaker", train=0.7, validation=0.1, test=0.2)
-    rows = law.draw(members(), 3)
+    rule = splits.disjoint_parts("speaker", train=0.7, validation=0.1, test=0.2)
+    rows = rule.draw(members(), 3)
     speakers = [set((r % 10).tolist()) for r in rows.values()]
     assert [len(s) for s in speakers] == [7, 1, 2] and len(set.union(*speakers)) == 10
     assert sum(len(r) for r in rows.values()) == 100
 
 
 def test_listed_parts_keep_order_and_skip_what_is_not_there():
-    law = splits.listed("mine", "a.txt")
-    rows = law.draw(members(5, mine={"test": ["4", "9", "0"], "train": ["2"]}), 0)
+    rule = splits.listed("mine", "a.txt")
+    rows = rule.draw(members(5, mine={"test": ["4", "9", "0"], "train": ["2"]}), 0)
     assert {part: r.tolist() for part, r in rows.items()} == {"train": [2], "test": [4, 0]}
     with pytest.raises(UserError, match=r"split 'mine' needs its list files \(a\.txt\)"):
-        law.draw(members(5), 0)
+        rule.draw(members(5), 0)
 
 
 # ---- Arrays ------------------------------------------------------------------------------------
@@ -257,7 +261,7 @@ def test_missing_arrays(tmp_path):
 
 
 def config_for(dataset, modalities, **encoder):
-    config = configuration.base_config()
+    config = fields.base_config()
     config.dataset, config.modalities = dataset, modalities
     config.encoders = {m: encoder or {"name": "mlp", "hidden": 8} for m in modalities}
     config.feature_dim, config.batch_size, config.epochs = 8, 16, 3
@@ -270,7 +274,7 @@ def test_training_on_arrays(tmp_path):
     write_arrays(tmp_path)
     lines = []
     config = config_for(arrays_block(tmp_path), ("a", "b"))
-    result = train.run(config, tmp_path / "run", say=lines.append)
+    result = train.train(config, tmp_path / "run", say=lines.append).result
     assert result["test"]["fused"] > 0.8
     assert "a 8, b 8; 48 train" in lines[0]
 
@@ -279,8 +283,8 @@ def test_training_on_a_twin(tmp_path):
     block = dataset_block("mvsa")
     block.update({"synthetic": True, "synthetic_sizes": (32, 8, 16)})
     config = config_for(block, ("text",), name="ngram_bag", vocabulary=1400)
-    config.method = configuration.method_block("unimodal")
+    config.method = fields.method_block("unimodal")
     config.epochs = 1
-    result = train.run(config, tmp_path / "run", say=lambda line: None)
+    result = train.train(config, tmp_path / "run", say=lambda line: None).result
     assert result["dataset"] == "mvsa_synthetic"
     assert result["test"]["examples"] == 16

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from mla_jax.dimensions import effective_dimensions
 from mla_jax.encoders import Encoders
+from mla_jax.methods.dimml_dimensions import effective_dimensions
 
 EXAMPLES, BATCH, D = 50, 16, 24
 NAMES = ("a", "b")
@@ -41,8 +41,8 @@ def data(classes, missing=0.0, seed=0):
 def ours(inputs, label, present, classes):
     """Over batches, the last of them padded with nonsense."""
 
-    def visit(fold, variables, carry):
-        fold = jax.jit(fold)
+    def reduce_training(accumulate, variables, carry):
+        accumulate = jax.jit(accumulate)
         for start in range(0, EXAMPLES, BATCH):
             at = np.minimum(np.arange(start, start + BATCH), EXAMPLES - 1)
             batch = {
@@ -51,10 +51,10 @@ def ours(inputs, label, present, classes):
                 "present": present[at],
                 "valid": np.arange(start, start + BATCH) < EXAMPLES,
             }
-            carry = fold(variables, carry, batch)
+            carry = accumulate(variables, carry, batch)
         return carry
 
-    return np.asarray(effective_dimensions(ENCODERS, classes)(VARIABLES, visit))
+    return np.asarray(effective_dimensions(ENCODERS, classes)(VARIABLES, reduce_training))
 
 
 def plain(z, label, classes):

@@ -4,23 +4,21 @@ import jax
 import numpy as np
 import pytest
 
-from mla_jax import configuration, methods
+from mla_jax import methods
+from mla_jax.config import fields
 from mla_jax.encoders import Encoders
 from mla_jax.encoders.small import Mlp
-from mla_jax.methods import Problem
-from mla_jax.optim import create_optimizer, learning_rate_schedule
-from mla_jax.state import Clock
+from mla_jax.functional.optimizers import StepInfo, create_optimizer, learning_rate_schedule
+from mla_jax.methods import Task
 
 EPOCHS = 150
 
 
 def build(classes):
     encoders = Encoders({m: Mlp(512, 2) for m in ("audio", "visual")}, 512)
-    switches = configuration.ConfigDict(
-        configuration.resolve_switches({"name": "dimml", "fidelity": "released"})
-    )
-    optimizer = create_optimizer(configuration.base_config().optimizer, EPOCHS)
-    return methods.create_method(switches, encoders, optimizer, Problem(classes, EPOCHS, 100))
+    switches = fields.ConfigDict(fields.resolve_switches({"name": "dimml", "fidelity": "released"}))
+    optimizer = create_optimizer(fields.base_config().optimizer, EPOCHS)
+    return methods.create_method(switches, encoders, optimizer, Task(classes, EPOCHS, 100))
 
 
 @pytest.mark.parametrize(
@@ -38,9 +36,9 @@ def test_head_counts(classes, own, fused):
     ("epoch", "rate"), [(0, 1e-3), (69, 1e-3), (70, 1e-4), (139, 1e-4), (140, 1e-5), (149, 1e-5)]
 )
 def test_learning_rates(epoch, rate):
-    schedule = learning_rate_schedule(configuration.base_config().optimizer, EPOCHS)
-    for clock in (Clock(epoch, 0, 10), Clock(epoch, 9, 10)):
-        np.testing.assert_allclose(schedule(clock), rate, rtol=1e-6)
+    schedule = learning_rate_schedule(fields.base_config().optimizer, EPOCHS)
+    for info in (StepInfo(epoch, 0, 10), StepInfo(epoch, 9, 10)):
+        np.testing.assert_allclose(schedule(info), rate, rtol=1e-6)
 
 
 def test_stages_are_150_and_20_epochs():

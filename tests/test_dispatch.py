@@ -5,12 +5,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mla_jax import methods, train
+from mla_jax import methods
 from mla_jax.datasets import ArraySplit
 from mla_jax.dispatch import Dispatch
-from mla_jax.state import Clock
+from mla_jax.functional.optimizers import StepInfo
+from mla_jax.program import initial_state
 
-CLOCK = Clock(0, 0, 6)
+CLOCK = StepInfo(0, 0, 6)
 HASTE = {"xla_backend_optimization_level": 0}  # of machine code; the HLO stays as it is
 
 
@@ -30,8 +31,8 @@ def prepare(make_dataset, make_program, method, modalities, **options):
         dataset = dataset._replace(splits={**dataset.splits, "train": split})
     program = make_program(dataset, method=method, **options)
     dispatch = program.dispatches[program.method.stages[0].name]
-    state = train.initial_state(program, dataset, seed=0)
-    return dispatch, state, program.layout.shard(dataset.splits["train"].fetch(np.arange(16)))
+    state = initial_state(program, dataset, seed=0)
+    return dispatch, state, program.placement.shard(dataset.splits["train"].fetch(np.arange(16)))
 
 
 @pytest.fixture

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mla_jax import train
 from mla_jax.datasets import ArraySplit
 from mla_jax.evaluate import Evaluator, accuracy, macro_f1, summarize
+from mla_jax.program import initial_state
 
 MODALITIES = ("a", "b", "c")
 MOST = 70
@@ -41,7 +41,7 @@ class Case:
         dataset = make_dataset(MODALITIES, test=MOST, missing=0.3)
         self.split = dataset.splits["test"]
         program = make_program(dataset, **options)
-        self.method, self.state = program.method, train.initial_state(program, dataset, seed=1)
+        self.method, self.state = program.method, initial_state(program, dataset, seed=1)
         self.evaluators = {n: Evaluator(self.method, jax.devices()[:n]) for n in DEVICES}
         everything = self.split.fetch(np.arange(MOST))
         self.prediction = jax.jit(self.method.predict)(self.state.variables, everything)

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mla_jax import fusion
 from mla_jax.errors import UserError
+from mla_jax.functional import fusion
 
 # mla-spec section 2.9: modalities a, v, t; two examples of three classes.
 LOGITS = np.array(

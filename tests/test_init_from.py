@@ -10,6 +10,7 @@ import pytest
 from mla_jax import convert
 from mla_jax.encoders import create_encoders
 from mla_jax.errors import UserError
+from mla_jax.runs.initial import initialize_from
 from mla_jax.state import TrainState
 from tests import transformer_reference as reference
 from tests.transformer_reference import CAVMAE, M3AE, prefixed, save
@@ -43,7 +44,7 @@ def run_of(*modalities, **fields):
 def taken(paths, *modalities, **fields):
     state, conventions = run_of(*modalities, **fields)
     said = []
-    found = convert.initialize_from(paths, state, said.append, conventions)
+    found = initialize_from(paths, state, said.append, conventions)
     return found.params["encoder"], said
 
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mla_jax import losses
+from mla_jax.functional import losses
 
 EVERYONE = jnp.ones(3, bool)
 rank = jax.jit(losses.confidence_ranking, static_argnums=3)

@@ -12,14 +12,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mla_jax import configuration, methods, train
+from mla_jax import methods
+from mla_jax.config import fields
 from mla_jax.errors import UserError
-from mla_jax.state import Clock
+from mla_jax.functional.optimizers import StepInfo
+from mla_jax.program import build_program, initial_state
 from tests.conftest import BATCH, CLASSES, build_config, build_dataset, digits_program
 
 NAMES = ("a", "b", "c", "d", "e")
 COUNTS = (1, 2, 3, 5)
-SOLITARY = [name for name in methods.REGISTRY if methods.solitary(name)]
+TRAINS_ONE_MODALITY = [name for name in methods.REGISTRY if methods.trains_one_modality(name)]
 """Methods for one modality only; they must say so."""
 ROLES = {"film": {"method.condition_on": "a"}, "gated": {"method.gate": "c"}}
 """Where the order of modalities gives one of them a part to play, the part is given by name."""
@@ -28,7 +30,7 @@ HASTE = {"xla_backend_optimization_level": 0}  # the results count here, not the
 
 
 def modalities_of(name: str, count: int = 2) -> tuple[str, ...]:
-    return NAMES[:1] if name in SOLITARY else NAMES[:count]
+    return NAMES[:1] if name in TRAINS_ONE_MODALITY else NAMES[:count]
 
 
 @functools.cache
@@ -40,10 +42,10 @@ class Prepared:
     """A method on synthetic data: its jitted phases, a fresh state and the data set."""
 
     def __init__(self, name, modalities, dataset, **options):
-        config = configuration.resolve(build_config(modalities, name, **options))
-        self.program = train.build_program(config, dataset, jax.devices()[:1])
+        config = fields.resolve(build_config(modalities, name, **options))
+        self.program = build_program(config, dataset, jax.devices()[:1])
         self.method, self.dataset = self.program.method, dataset
-        self.state = train.initial_state(self.program, dataset, seed=0)
+        self.state = initial_state(self.program, dataset, seed=0)
         self.stages = [
             (stage, [jax.jit(p.update, compiler_options=HASTE) for p in stage.phases])
             for stage in self.method.stages
@@ -55,23 +57,23 @@ class Prepared:
     def losses(self, batches: int = 30):
         """The mean loss of every batch of every stage, and the state at the end.
 
-        The clock stays in the first epoch: a term that starts later is another loss.
+        The step info stays in the first epoch: a term that starts later is another loss.
         """
         state, found = self.state, []
         for _, updates in self.stages:
             found.append([])
             for step in range(batches):
-                batch, clock = self.batch(step % 6), Clock(0, step % 6, 6)
-                state, loss = one_batch(updates, state, batch, clock)
+                batch, info = self.batch(step % 6), StepInfo(0, step % 6, 6)
+                state, loss = one_batch(updates, state, batch, info)
                 found[-1].append(loss)
         return found, state
 
 
-def one_batch(updates, state, batch, clock):
+def one_batch(updates, state, batch, info):
     """All phases on one batch: the new state and the mean loss."""
     losses = []
     for update in updates:
-        state, metrics = update(state, batch, clock)
+        state, metrics = update(state, batch, info)
         losses.append(float(metrics["loss"]))
     return state, float(np.mean(losses))
 
@@ -89,11 +91,11 @@ def test_any_number_of_modalities(name, count):
     modalities = NAMES[:count]
     dataset = dataset_of(modalities)
     config = build_config(modalities, name)
-    if name in SOLITARY and count > 1:
+    if name in TRAINS_ONE_MODALITY and count > 1:
         with pytest.raises(UserError, match=f"exactly one modality, not {'.'.join(modalities)}"):
-            train.build_program(configuration.resolve(config), dataset, jax.devices()[:1])
+            build_program(fields.resolve(config), dataset, jax.devices()[:1])
         return
-    method = train.build_program(configuration.resolve(config), dataset, jax.devices()[:1]).method
+    method = build_program(fields.resolve(config), dataset, jax.devices()[:1]).method
     batch = dataset.splits["train"].fetch(np.arange(BATCH))
     state = jax.eval_shape(lambda: method.init(jax.random.key(0), batch))
     assert (method.name, method.modalities, method.classes) == (name, modalities, CLASSES)
@@ -113,7 +115,7 @@ def test_any_number_of_modalities(name, count):
     for stage in method.stages:
         assert stage.epochs > 0 and stage.phases
         for phase in stage.phases:
-            new, metrics = jax.eval_shape(phase.update, state, batch, Clock(0, 0, 6))
+            new, metrics = jax.eval_shape(phase.update, state, batch, StepInfo(0, 0, 6))
             assert shapes(new) == shapes(state)
             assert metrics["loss"].shape == metrics["accuracy"].shape == ()
             assert metrics["example_loss"].shape == (BATCH,)
@@ -127,16 +129,18 @@ def shapes(tree):
 def test_an_epoch_on_digits_lowers_the_loss(name):
     """Through the dispatch that a run uses, the state donated."""
     program, dataset = digits_program(name)
-    state = train.initial_state(program, dataset, seed=0)
+    state = initial_state(program, dataset, seed=0)
     order = np.random.default_rng(0).permutation(dataset.splits["train"].examples)
     per_epoch = len(order) // 64
     for stage in program.method.stages:
         losses = []
         for i in range(per_epoch):
-            batch = program.layout.shard(dataset.splits["train"].fetch(order[64 * i : 64 * i + 64]))
-            clock = Clock(*map(np.int32, (0, i, per_epoch)))
+            batch = program.placement.shard(
+                dataset.splits["train"].fetch(order[64 * i : 64 * i + 64])
+            )
+            info = StepInfo(*map(np.int32, (0, i, per_epoch)))
             for index in range(len(stage.phases)):
-                state, metrics = program.dispatches[stage.name](index, state, batch, clock)
+                state, metrics = program.dispatches[stage.name](index, state, batch, info)
                 losses.append(float(metrics["loss"]))
         fifth = len(losses) // 5
         assert np.isfinite(losses).all()
@@ -172,7 +176,7 @@ def fused_logits(case, state, batch):
     return jax.tree.map(np.asarray, fused(state.variables, state.method_state, batch))
 
 
-FUSING = [name for name in methods.REGISTRY if name not in SOLITARY]
+FUSING = [name for name in methods.REGISTRY if name not in TRAINS_ONE_MODALITY]
 OPTIONS = [(name, {}) for name in FUSING] + [
     ("late_fusion", {"method.fusion": "entropy"}),
     ("mla", {"method.fusion": "fixed"}),
@@ -213,7 +217,7 @@ def test_training_ignores_what_is_absent(name):
     for garbage in (0, 15):  # id 15 is nobody's: its embedding moves by decay alone
         new = case.state
         for step, (_, updates) in itertools.product(range(2), case.stages):
-            new, _ = one_batch(updates, new, absent_batch(dataset, garbage), Clock(0, step, 6))
+            new, _ = one_batch(updates, new, absent_batch(dataset, garbage), StepInfo(0, step, 6))
         states.append(new)
     if name != "ogm_ge":  # its noise falls on every row of an embedding
         jax.tree.map(np.testing.assert_array_equal, states[0], states[1])
@@ -228,7 +232,7 @@ def test_a_batch_that_lacks_a_modality_altogether_is_finite(name):
     batch = case.batch()
     batch["present"] = np.tile([True, False], (BATCH, 1))
     for _, updates in case.stages:
-        new, loss = one_batch(updates, case.state, batch, Clock(1, 0, 6))
+        new, loss = one_batch(updates, case.state, batch, StepInfo(1, 0, 6))
         assert np.isfinite(loss)
         assert all(np.isfinite(x).all() for x in jax.tree.leaves(new))
 
@@ -266,22 +270,22 @@ FIDELITIES = [(n, f) for n, module in methods.REGISTRY.items() for f in module.F
 
 def resolved(name, fidelity="paper", overrides=None):
     """The switches of a method as a flat dictionary."""
-    config = configuration.base_config()
-    config.method = configuration.method_block(name, fidelity)
-    configuration.override(config, overrides or {})
-    return configuration.flatten(configuration.resolve(config).method.to_dict())
+    config = fields.base_config()
+    config.method = fields.method_block(name, fidelity)
+    fields.override(config, overrides or {})
+    return fields.flatten(fields.resolve(config).method.to_dict())
 
 
 def build_and_trace(name, **options):
     """Traces every phase and the prediction of a method with other switches."""
     modalities = modalities_of(name)
     dataset = dataset_of(modalities)
-    config = configuration.resolve(build_config(modalities, name, **options))
-    method = train.build_program(config, dataset, jax.devices()[:1]).method
+    config = fields.resolve(build_config(modalities, name, **options))
+    method = build_program(config, dataset, jax.devices()[:1]).method
     batch = dataset.splits["train"].fetch(np.arange(BATCH))
     state = jax.eval_shape(lambda: method.init(jax.random.key(0), batch))
     for phase in (phase for stage in method.stages for phase in stage.phases):
-        jax.eval_shape(phase.update, state, batch, Clock(0, 0, 6))
+        jax.eval_shape(phase.update, state, batch, StepInfo(0, 0, 6))
     prediction = jax.eval_shape(method.predict, state.variables, batch)
     jax.eval_shape(method.fuse, prediction, batch["present"], state.method_state)
 
@@ -290,7 +294,7 @@ def build_and_trace(name, **options):
 def test_a_fidelity_is_its_differences_from_the_paper(name, fidelity):
     paper, chosen = resolved(name), resolved(name, fidelity)
     differing = {k: v for k, v in chosen.items() if v != paper[k]}
-    expected = configuration.flatten(methods.REGISTRY[name].FIDELITY[fidelity])
+    expected = fields.flatten(methods.REGISTRY[name].FIDELITY[fidelity])
     if fidelity == "paper":
         assert {k: v for k, v in chosen.items() if k not in ("name", "fidelity")} == expected
         expected = {}

@@ -8,9 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mla_jax import configuration, methods, train
+from mla_jax import methods
+from mla_jax.config import fields
 from mla_jax.errors import UserError
-from mla_jax.state import Clock
+from mla_jax.functional.optimizers import StepInfo
+from mla_jax.program import build_program
 from tests.conftest import build_config
 from tests.test_method_properties import (
     NAMES,
@@ -47,8 +49,8 @@ def test_heads():
     for name in methods.REGISTRY:
         modalities = modalities_of(name)
         dataset = dataset_of(modalities)
-        config = configuration.resolve(build_config(modalities, name))
-        method = train.build_program(config, dataset, jax.devices()[:1]).method
+        config = fields.resolve(build_config(modalities, name))
+        method = build_program(config, dataset, jax.devices()[:1]).method
         batch = dataset.splits["train"].fetch(np.arange(2))
         state = jax.eval_shape(functools.partial(method.init, jax.random.key(0)), batch)
         found = jax.tree.map(lambda x: x.shape, state.params["head"])
@@ -100,7 +102,7 @@ def trained(case, steps=3):
     state = case.state
     for i in range(steps):
         for _, updates in case.stages:
-            state, _ = one_batch(updates, state, case.batch(i), Clock(0, i, 6))
+            state, _ = one_batch(updates, state, case.batch(i), StepInfo(0, i, 6))
     return state
 
 
@@ -186,11 +188,11 @@ def test_qmf_keeps_the_history_of_every_example():
     seen = np.zeros(case.dataset.splits["train"].examples, bool)
     for i in range(2):
         batch = case.batch(i)
-        state, _ = one_batch(case.stages[0][1], state, batch, Clock(0, i, 6))
+        state, _ = one_batch(case.stages[0][1], state, batch, StepInfo(0, i, 6))
         seen[batch["index"]] = True
     history = np.asarray(state.method_state["history"])
     assert (history[:, seen] > 0).all() and (history[:, ~seen] == 0).all()
-    again, _ = one_batch(case.stages[0][1], state, case.batch(0), Clock(1, 0, 6))
+    again, _ = one_batch(case.stages[0][1], state, case.batch(0), StepInfo(1, 0, 6))
     grown = np.asarray(again.method_state["history"]) - history
     assert (grown[:, case.batch(0)["index"]] > 0).all()
 
@@ -217,8 +219,8 @@ def test_dimml_sends_no_gradient_into_two_encoders():
         }
     )
     (_, first), (_, second) = case.stages
-    early, _ = one_batch(first, state, case.batch(), Clock(0, 0, 6))
-    late, _ = one_batch(first, state, case.batch(), Clock(1, 0, 6))  # split_epoch is 1
+    early, _ = one_batch(first, state, case.batch(), StepInfo(0, 0, 6))
+    late, _ = one_batch(first, state, case.batch(), StepInfo(1, 0, 6))  # split_epoch is 1
     for m in NAMES[:2]:
         a, b = (s.params["encoder"][m] for s in (early, late))
         assert any(jax.tree.leaves(jax.tree.map(lambda x, y: np.abs(x - y).max() > 1e-7, a, b)))
@@ -232,7 +234,7 @@ def test_dimml_sends_no_gradient_into_two_encoders():
         lambda x, y: bool((x == y).all()), late.params["head"], state.params["head"]
     )
     assert all(jax.tree.leaves(same["fused"])) and not any(jax.tree.leaves(same["shared"]))
-    fused, _ = one_batch(second, late, case.batch(1), Clock(0, 0, 6))
+    fused, _ = one_batch(second, late, case.batch(1), StepInfo(0, 0, 6))
     rest = [{k: v for k, v in s.params["head"].items() if k != "fused"} for s in (late, fused)]
     jax.tree.map(np.testing.assert_array_equal, *rest)
     jax.tree.map(np.testing.assert_array_equal, late.params["encoder"], fused.params["encoder"])

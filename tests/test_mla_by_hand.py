@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mla_jax import train
-from mla_jax.state import Clock
+from mla_jax.functional.optimizers import StepInfo
+from mla_jax.program import initial_state
 
 LEARNING_RATE, MOMENTUM, DECAY = 0.05, 0.9, 1e-3
 PER_EPOCH, D = 6, 8
@@ -97,7 +97,7 @@ def test_some_batches(make_dataset, make_program, variant):
     options, projection, drift = VARIANTS[variant]
     dataset = make_dataset(("a", "b"))
     program = make_program(dataset, method="mla", **options)
-    state = train.initial_state(program, dataset, seed=0)
+    state = initial_state(program, dataset, seed=0)
     haste = {"xla_backend_optimization_level": 0}
     phases = program.method.stages[0].phases
     updates = [jax.jit(phase.update, compiler_options=haste) for phase in phases]
@@ -111,7 +111,7 @@ def test_some_batches(make_dataset, make_program, variant):
         batch = dataset.splits["train"].fetch(np.arange(16) + 16 * b)
         losses = []
         for update in updates:
-            state, metrics = update(state, batch, Clock(0, b, PER_EPOCH))
+            state, metrics = update(state, batch, StepInfo(0, b, PER_EPOCH))
             losses.append(float(metrics["loss"]))
 
         alpha = options.get("method.projection.alpha") or 0.1 ** (1 + b / PER_EPOCH)

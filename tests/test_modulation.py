@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mla_jax import modulation
+from mla_jax.functional import modulation
 
 ALPHA = 0.3
 RULES = {name: jax.jit(rule, static_argnums=1) for name, rule in modulation.RATIOS.items()}

@@ -14,7 +14,9 @@ import jax
 import numpy as np
 import pytest
 
-from mla_jax import command_line, methods, metrics, train
+from mla_jax import methods, train
+from mla_jax.config import files
+from mla_jax.runs import metrics
 
 ROOT = pathlib.Path(__file__).parents[1]
 TINY = "tests/configs/tiny.py"
@@ -39,8 +41,8 @@ def pair(tmp_path_factory):
     """The same run in one process and in two, two epochs."""
     folder = tmp_path_factory.mktemp("pair")
     process = start(folder / "two", "--config.epochs=2")
-    config = command_line.load_config(str(ROOT / TINY), {}, {"epochs": 2})
-    train.run(config, folder / "one", devices=jax.devices()[:1], say=lambda line: None)
+    config = files.load_config(str(ROOT / TINY), {"epochs": 2})
+    train.train(config, folder / "one", devices=jax.devices()[:1], say=lambda line: None)
     output, _ = process.communicate(timeout=300)
     assert process.returncode == 0, output
     return folder, output
@@ -77,7 +79,7 @@ def test_only_process_0_writes_and_prints(pair):
 def test_sigterm_to_one_process_stops_both_at_the_same_step(pair, tmp_path):
     folder, _ = pair
     workdir = tmp_path / "cut"
-    process = start(workdir, "--config.epochs=2", "--config.log_every_steps=1")
+    process = start(workdir, "--config.epochs=2", "--config.check_loss_every=1")
     wait_until(lambda: len(metrics.read_lines(workdir / "metrics.jsonl")) >= 1, process)
     children = subprocess.run(
         ["pgrep", "-f", f"workdir={workdir} .*--process_id=1"], capture_output=True, text=True

@@ -7,16 +7,15 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from mla_jax import configuration
+from mla_jax.config import fields
 from mla_jax.errors import UserError
-from mla_jax.optim import create_optimizer, learning_rate_schedule
-from mla_jax.state import Clock
+from mla_jax.functional.optimizers import StepInfo, create_optimizer, learning_rate_schedule
 
 STEPS = 60
 
 
 def options(**changes) -> ConfigDict:
-    config = configuration.base_config().optimizer
+    config = fields.base_config().optimizer
     config.update({"learning_rate": 0.1, "schedule": "constant", **changes})
     return config
 
@@ -28,7 +27,7 @@ def run(config: ConfigDict, start: np.ndarray, gradients: np.ndarray) -> np.ndar
     state, path = optimizer.init(params), []
     for gradient in gradients:
         g = {"w": jnp.asarray(gradient, jnp.float32)}
-        params, state = optimizer.step(g, state, params, Clock(0, 0, 10))
+        params, state = optimizer.step(g, state, params, StepInfo(0, 0, 10))
         path.append(np.asarray(params["w"]))
     return np.array(path)
 
@@ -58,7 +57,7 @@ def torch_adam(theta, gradients, lr, decay, decoupled):
     return np.array(path)
 
 
-def problem(seed=0):
+def task(seed=0):
     rng = np.random.default_rng(seed)
     return rng.normal(size=5), rng.normal(size=(STEPS, 5)) + 0.3
 
@@ -73,7 +72,7 @@ def test_golden_sgd():
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
 @pytest.mark.parametrize("decay", [0.0, 0.01])
 def test_sgd_is_torchs(momentum, nesterov, decay):
-    start, gradients = problem()
+    start, gradients = task()
     config = options(momentum=momentum, nesterov=nesterov, weight_decay=decay)
     expected = torch_sgd(start, gradients, 0.1, momentum, nesterov, decay)
     # 60 float32 steps of size up to 1 against float64.
@@ -83,21 +82,21 @@ def test_sgd_is_torchs(momentum, nesterov, decay):
 @pytest.mark.parametrize("name", ["adam", "adamw"])
 @pytest.mark.parametrize("decay", [0.0, 0.1])
 def test_adam_is_torchs(name, decay):
-    start, gradients = problem(1)
+    start, gradients = task(1)
     config = options(name=name, weight_decay=decay)
     expected = torch_adam(start, gradients, 0.1, decay, decoupled=name == "adamw")
     np.testing.assert_allclose(run(config, start, gradients), expected, rtol=1e-5, atol=1e-5)
 
 
 def test_adam_and_adamw_differ_by_where_the_decay_goes():
-    start, gradients = problem(1)
+    start, gradients = task(1)
     both = [run(options(name=n, weight_decay=0.1), start, gradients)[-1] for n in ("adam", "adamw")]
     assert np.abs(both[0] - both[1]).max() > 0.01
 
 
-def rates(config, clocks, epochs=100):
+def rates(config, infos, epochs=100):
     schedule = learning_rate_schedule(config, epochs)
-    return np.array([float(schedule(Clock(*clock))) for clock in clocks])
+    return np.array([float(schedule(StepInfo(*info))) for info in infos])
 
 
 def test_step_schedule_without_a_number_steps_at_70_percent():
@@ -110,10 +109,10 @@ def test_step_schedule_without_a_number_steps_at_70_percent():
 @pytest.mark.parametrize(("every", "rate"), [(70, 0.1), (30, 0.5), (1, 0.97)])
 def test_step_schedule_is_torchs_step_lr(every, rate):
     config = options(schedule="step", decay_every=every, decay_rate=rate)
-    clocks = [(epoch, batch, 10) for epoch in range(100) for batch in (0, 9)]
-    expected = [0.1 * rate ** (epoch // every) for epoch, _, _ in clocks]
+    infos = [(epoch, batch, 10) for epoch in range(100) for batch in (0, 9)]
+    expected = [0.1 * rate ** (epoch // every) for epoch, _, _ in infos]
     # rate is off by up to 6e-8 in float32, its 99th power by 99 times that.
-    np.testing.assert_allclose(rates(config, clocks), expected, rtol=6e-6)
+    np.testing.assert_allclose(rates(config, infos), expected, rtol=6e-6)
 
 
 def test_constant_schedule():
@@ -121,8 +120,8 @@ def test_constant_schedule():
 
 
 def test_cosine_schedule_falls_smoothly_to_zero():
-    clocks = [(epoch, batch, 4) for epoch in range(100) for batch in range(4)]
-    values = rates(options(schedule="cosine"), [*clocks, (100, 0, 4), (120, 0, 4)])
+    infos = [(epoch, batch, 4) for epoch in range(100) for batch in range(4)]
+    values = rates(options(schedule="cosine"), [*infos, (100, 0, 4), (120, 0, 4)])
     assert (np.diff(values[:-2]) < 0).all()
     assert values[0] == pytest.approx(0.1, rel=1e-6)
     assert values[200] == pytest.approx(0.05, rel=1e-5)
@@ -134,9 +133,9 @@ def test_cosine_schedule_falls_smoothly_to_zero():
 def test_warmup_rises_linearly(schedule):
     config = options(schedule=schedule, warmup_epochs=2)
     plain = options(schedule=schedule)
-    clocks = [(0, 0, 4), (0, 2, 4), (1, 0, 4), (1, 3, 4), (2, 0, 4), (50, 1, 4)]
+    infos = [(0, 0, 4), (0, 2, 4), (1, 0, 4), (1, 3, 4), (2, 0, 4), (50, 1, 4)]
     share = np.array([1, 3, 5, 8, 8, 8]) / 8  # the first batch has a rate, too
-    np.testing.assert_allclose(rates(config, clocks), share * rates(plain, clocks), rtol=1e-6)
+    np.testing.assert_allclose(rates(config, infos), share * rates(plain, infos), rtol=1e-6)
 
 
 def test_the_rate_is_read_from_the_clock_not_from_a_count_of_steps():
@@ -144,7 +143,7 @@ def test_the_rate_is_read_from_the_clock_not_from_a_count_of_steps():
     params, g = {"w": jnp.zeros(())}, {"w": jnp.ones(())}
     state, moved = optimizer.init(params), []
     for epoch in (0, 0, 0, 1, 0, 2):  # the shared head takes several steps a batch
-        new, state = optimizer.step(g, state, {"w": jnp.zeros(())}, Clock(epoch, 0, 10))
+        new, state = optimizer.step(g, state, {"w": jnp.zeros(())}, StepInfo(epoch, 0, 10))
         moved.append(-float(new["w"]))
     np.testing.assert_allclose(moved, [0.1, 0.1, 0.1, 0.01, 0.1, 0.001], rtol=1e-6)
 

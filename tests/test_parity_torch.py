@@ -9,17 +9,16 @@ import numpy as np
 import pytest
 from flax import traverse_util
 
-from mla_jax import configuration
+from mla_jax.config import fields
 from mla_jax.convert import resnet
 from mla_jax.convert.names import TO_FLAX, TO_TORCH, to_torch
 from mla_jax.encoders import Encoders
 from mla_jax.encoders.resnet import ResNet18
-from mla_jax.heads import apply_head
-from mla_jax.losses import cross_entropy
-from mla_jax.optim import create_optimizer
+from mla_jax.functional.heads import apply_head
+from mla_jax.functional.losses import cross_entropy
+from mla_jax.functional.optimizers import StepInfo, create_optimizer
 from mla_jax.parity import compare, fixtures, formula
 from mla_jax.parity.cases import comparable
-from mla_jax.state import Clock
 
 torch = pytest.importorskip("torch")
 
@@ -155,7 +154,7 @@ def test_forward_loss_and_every_gradient(double):
 def test_parameters_after_1_3_and_10_sgd_steps(double):
     params, stats, model = initial()
     model.train()
-    config = configuration.base_config().optimizer
+    config = fields.base_config().optimizer
     config.learning_rate = LR
     optimizer = create_optimizer(config, 10)
     state = optimizer.init(params)
@@ -165,7 +164,7 @@ def test_parameters_after_1_3_and_10_sgd_steps(double):
         model.loss().backward()
         theirs.step()
         (_, (_, stats)), gradients = gradient(params, stats)
-        params, state = optimizer.step(gradients, state, params, Clock(0, step, 10))
+        params, state = optimizer.step(gradients, state, params, StepInfo(0, step, 10))
         if step in (1, 3, 10):
             expected = {n: v.numpy() for n, v in model.state_dict().items() if "num_b" not in n}
             assert_close(expected, in_torch_order(params, stats), TOLERANCE)

@@ -12,8 +12,9 @@ import jax
 import numpy as np
 import pytest
 
-from mla_jax import configuration, train
-from mla_jax.configuration import dataset_block
+from mla_jax import train
+from mla_jax.config import fields
+from mla_jax.config.fields import dataset_block
 from mla_jax.datasets import load_dataset, records
 from mla_jax.errors import UserError
 from mla_jax.prepare import run
@@ -87,7 +88,7 @@ def test_folder(folder, capsys):
 
 @pytest.mark.media
 def test_training_on_records(folder, tmp_path):
-    config = configuration.base_config()
+    config = fields.base_config()
     config.dataset = dataset_block("folder")
     config.dataset.data_dir = str(folder[1])
     config.modalities = ("picture", "caption")
@@ -99,7 +100,7 @@ def test_training_on_records(folder, tmp_path):
     config.compute_dtype, config.evaluation.batch_size = "float32", 2
     lines = []
     device = jax.devices()[:1]
-    result = train.run(config, tmp_path / "run", devices=device, say=lines.append)
+    result = train.train(config, tmp_path / "run", devices=device, say=lines.append).result
     assert result["test"]["examples"] == 3
     assert "picture 256x256x3, caption 256; 3 train, 2 validation, 3 test examples" in lines[0]
 
@@ -256,7 +257,7 @@ def test_image_side(folder, tmp_path):
             {"variant": "mine"},
             r"no records \(there is: default-kaldi_fbank\): run .*--variant=mine",
         ),
-        ({"synthetic": True}, "has no synthetic twin"),
+        ({"synthetic": True}, "has no synthetic data"),
     ],
 )
 def test_wrong_configurations(folder, fields, words):

@@ -8,7 +8,7 @@ import re
 import numpy as np
 import pytest
 
-from mla_jax.configuration import dataset_block
+from mla_jax.config.fields import dataset_block
 from mla_jax.data import audio
 from mla_jax.datasets import DESCRIPTIONS, load_dataset, records
 from mla_jax.errors import UserError

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from mla_jax.configuration import dataset_block
+from mla_jax.config.fields import dataset_block
 from mla_jax.datasets import load_dataset
 from mla_jax.errors import UserError
 from mla_jax.prepare import plan

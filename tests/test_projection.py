@@ -7,8 +7,8 @@ import optax
 import pytest
 
 from mla_jax.errors import UserError
-from mla_jax.heads import apply_head
-from mla_jax.projection import alpha_schedule, orthogonal_projection
+from mla_jax.functional.heads import apply_head
+from mla_jax.functional.projection import alpha_schedule, orthogonal_projection
 
 # The two calls of mla-spec section 2.9.  The spec's G is [C, D]; a kernel here is its transpose.
 G = np.array([[1, 0, -1], [0.5, 2, 0]], np.float32)

@@ -1,4 +1,4 @@
-"""Resampling against Pillow, and the laws of the random boxes against loops of plain Python.
+"""Resampling against Pillow, and the rules of the random boxes against loops of plain Python.
 
 ``tests/fixtures/pictures/pillow.npz`` comes from ``python tests/make_pillow_fixture.py``.
 """
@@ -111,7 +111,7 @@ def test_weights_sum_to_one_and_see_only_the_box():
 
 
 def reference_box(rng: random.Random, height: int, width: int):
-    """The published law in plain Python: ten tries, then the centre."""
+    """The published rule in plain Python: ten tries, then the centre."""
     for _ in range(10):
         area = height * width * rng.uniform(0.08, 1.0)
         ratio = math.exp(rng.uniform(math.log(3 / 4), math.log(4 / 3)))

@@ -7,10 +7,9 @@ import optax
 
 from mla_jax.encoders import Encoders
 from mla_jax.encoders.resnet import ResNet18
-from mla_jax.methods import Problem, create_method
-from mla_jax.optim import create_optimizer
+from mla_jax.functional.optimizers import StepInfo, create_optimizer
+from mla_jax.methods import Task, create_method
 from mla_jax.parity import cases
-from mla_jax.state import Clock
 
 
 def run(dtype, steps=10):
@@ -26,7 +25,7 @@ def run(dtype, steps=10):
         cases.switches(cases.MODES["paper"]),
         case.encoders,
         optimizer,
-        Problem(cases.CLASSES, 10, 100),
+        Task(cases.CLASSES, 10, 100),
     )
     batch = jax.tree.map(jnp.asarray, case.batch(0))
     shapes = jax.eval_shape(method.init, jax.random.key(0), batch)
@@ -44,7 +43,9 @@ def run(dtype, steps=10):
     for step in range(steps):
         batch = jax.tree.map(jnp.asarray, case.batch(step % 3))
         for phase in phases:
-            state, metrics = phase(state, batch, Clock(np.int32(0), np.int32(step), np.int32(10)))
+            state, metrics = phase(
+                state, batch, StepInfo(np.int32(0), np.int32(step), np.int32(10))
+            )
             losses.append(float(metrics["loss"]))
     return np.array(losses), state
 

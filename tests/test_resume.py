@@ -9,11 +9,14 @@ import jax
 import numpy as np
 import pytest
 
-from mla_jax import command_line, configuration, methods, metrics, report, train
-from mla_jax.checkpoint import Checkpoints
+from mla_jax import methods, train
+from mla_jax.config import fields, files
 from mla_jax.data import pipeline
-from mla_jax.errors import UserError
-from mla_jax.workdir import Workdir
+from mla_jax.errors import Interrupted, UserError
+from mla_jax.program import initial_state
+from mla_jax.runs import metrics, report
+from mla_jax.runs.checkpoint import Checkpoints
+from mla_jax.runs.workdir import Workdir
 from tests.conftest import TINY, digits_program
 
 PER_EPOCH = 26  # 1700 examples in batches of 64
@@ -24,7 +27,7 @@ KILLED_METHODS = ("dimml", "mla", "ogm_ge", "qmf")
 
 def tiny(method: str, **overrides):
     modalities = MODALITIES.get(method, "audio+text")
-    config = command_line.load_config(TINY, {"method": method, "modalities": modalities}, overrides)
+    config = files.load_config(TINY, overrides, {"method": method, "modalities": modalities})
     config.epochs = 3
     return config
 
@@ -36,7 +39,7 @@ def epochs_of(method: str) -> int:
 
 def run(config, path, say=None):
     program, _ = digits_program(config.method.name)
-    return train.run(config, path, program, jax.devices()[:1], say or (lambda line: None))
+    return train.train(config, path, program, jax.devices()[:1], say or (lambda line: None)).result
 
 
 def signal_at(monkeypatch, batch: int, number: int = signal.SIGTERM) -> None:
@@ -59,7 +62,7 @@ def lines_without_time(path: pathlib.Path) -> list[dict]:
 
 def final_state(path: pathlib.Path, config):
     checkpoints = Checkpoints(path / "checkpoints")
-    like = train.initial_state(*digits_program(config.method.name), 0)
+    like = initial_state(*digits_program(config.method.name), 0)
     state, progress = checkpoints.restore(like)
     checkpoints.close()
     return state, progress
@@ -103,7 +106,7 @@ def test_sigterm_and_resume(method, batch, straight, tmp_path, monkeypatch):
     config = tiny(method)
     with monkeypatch.context() as patch:
         signal_at(patch, batch)
-        with pytest.raises(train.Interrupted, match=f"stopped after batch {batch + 1}"):
+        with pytest.raises(Interrupted, match=f"stopped after batch {batch + 1}"):
             run(config, tmp_path / "cut")
     said = []
     run(config, tmp_path / "cut", said.append)
@@ -128,7 +131,7 @@ def interrupted(tmp_path, monkeypatch):
     """A run stopped after batch 40, with checkpoints 26 and 40."""
     with monkeypatch.context() as patch:
         signal_at(patch, 39, signal.SIGINT)
-        with pytest.raises(train.Interrupted):
+        with pytest.raises(Interrupted):
             run(tiny("mla"), tmp_path / "run")
     return tmp_path / "run"
 
@@ -171,7 +174,7 @@ def test_a_directory_that_lost_its_configuration(interrupted, straight, tmp_path
     (interrupted / "config.json").unlink()
     with pytest.raises(UserError, match=r"config\.json is gone"):
         run(tiny("mla", seed=9), interrupted)
-    another = configuration.to_json(configuration.resolve(tiny("mla", seed=9)))
+    another = fields.to_json(fields.resolve(tiny("mla", seed=9)))
     data = json.loads((straight("mla") / "config.json").read_text())["data"]
     (interrupted / "config.json").write_text(json.dumps({"config": another, "data": data}))
     with pytest.raises(UserError, match="seed: 0 -> 9"):  # the checkpoint itself knows
@@ -188,7 +191,7 @@ def test_damaged_files_of_a_run(file, content, interrupted):
 
 def test_two_runs_in_one_directory(interrupted):
     other = Workdir(interrupted)
-    other.create({})
+    other.create(other.identity(), other.data())
     with pytest.raises(UserError, match="another process is at work"):
         run(tiny("mla"), interrupted)
     other.release()
@@ -204,7 +207,7 @@ def test_another_configuration_is_refused(interrupted):
 
 
 def test_how_often_to_save_may_change(interrupted, straight):
-    changed = tiny("mla", **{"checkpoint.every_steps": 7, "log_every_steps": 3})
+    changed = tiny("mla", **{"checkpoint.every_steps": 7, "check_loss_every": 3})
     run(changed, interrupted)
     assert_same_run(straight("mla"), interrupted, tiny("mla"))
 
@@ -220,7 +223,7 @@ def test_finished_run_shows_its_result_again(straight):
 
 def test_restored_on_other_device_counts(interrupted, straight):
     """Saved on one device, resumed on four: the same run up to rounding."""
-    train.run(tiny("mla"), interrupted, devices=jax.devices()[:4], say=lambda line: None)
+    train.train(tiny("mla"), interrupted, devices=jax.devices()[:4], say=lambda line: None)
     one, four = (metrics.read_lines(p / "metrics.jsonl")[1] for p in (straight("mla"), interrupted))
     for name, value in one["train"].items():  # of the epoch in which the devices changed
         np.testing.assert_allclose(four["train"][name], value, rtol=1e-3, err_msg=name)

@@ -6,10 +6,13 @@ import jax
 import numpy as np
 import pytest
 
-from mla_jax import configuration, convert, metrics, selection, train
-from mla_jax.checkpoint import Checkpoints
+from mla_jax import train
+from mla_jax.config import fields
 from mla_jax.datasets import ArraySplit, Dataset
-from mla_jax.errors import UserError
+from mla_jax.errors import NonFiniteLossError, UserError
+from mla_jax.program import build_program, initial_state
+from mla_jax.runs import initial, metrics, selection
+from mla_jax.runs.checkpoint import Checkpoints
 from tests.conftest import FEATURES, build_config, build_dataset
 
 
@@ -20,7 +23,7 @@ def run(tmp_path, monkeypatch):
     def run(config, dataset=None, path=tmp_path / "run", say=lambda line: None):
         dataset = dataset or build_dataset(tuple(config.modalities))
         monkeypatch.setattr(train, "load_dataset", lambda *arguments: dataset)
-        return train.run(config, path, devices=jax.devices()[:1], say=say)
+        return train.train(config, path, devices=jax.devices()[:1], say=say).result
 
     return run
 
@@ -59,8 +62,8 @@ def with_nan(dataset: Dataset, example: int, modality: str) -> Dataset:
 
 
 def test_non_finite_input_names_modality_and_example(run, tmp_path):
-    with pytest.raises(metrics.NonFiniteLossError) as error:
-        run(build_config(log_every_steps=1), with_nan(build_dataset(), 17, "b"))
+    with pytest.raises(NonFiniteLossError) as error:
+        run(build_config(check_loss_every=1), with_nan(build_dataset(), 17, "b"))
     assert "the loss of 'b' is nan" in str(error.value)
     assert "on training examples 17 (their b holds NaN" in str(error.value)
     line = metrics.read_lines(tmp_path / "run" / "metrics.jsonl")[-1]
@@ -71,7 +74,7 @@ def test_non_finite_input_names_modality_and_example(run, tmp_path):
 
 def test_diverging_loss_stops_after_flushing_the_metrics(run, tmp_path):
     config = build_config(**{"optimizer.learning_rate": 1e25, "epochs": 20})
-    with pytest.raises(metrics.NonFiniteLossError, match=r"lower optimizer.learning_rate"):
+    with pytest.raises(NonFiniteLossError, match=r"lower optimizer.learning_rate"):
         run(config)
     lines = metrics.read_lines(tmp_path / "run" / "metrics.jsonl")
     assert lines[-1]["event"] == "non-finite loss" and lines[-1]["examples"]
@@ -104,8 +107,8 @@ def test_selection_on_validation_keeps_the_best_epoch(run, tmp_path):
     ],
 )
 def test_selection_rules(protocol, asked, rule):
-    config = configuration.resolve(build_config(protocol=protocol, selection=asked))
-    selector = selection.Selector(config, build_dataset())
+    config = fields.resolve(build_config(protocol=protocol, selection=asked))
+    selector = selection.Selector(config, build_dataset().spec())
     assert selector.rule == rule
     scores = [(0.5, 0.7), (0.9, 0.6), (0.9, 0.9), (0.8, 0.8)]  # validation, test
     for epoch, (validation, test) in enumerate(scores, 1):
@@ -118,16 +121,16 @@ def test_selection_rules(protocol, asked, rule):
 def test_a_data_set_may_rule_out_its_validation_split():
     dataset = build_dataset()._replace(select_on_validation=False)
     for protocol, rule in (("strict", "last"), ("paper", "best_test")):
-        config = configuration.resolve(build_config(protocol=protocol))
-        assert selection.Selector(config, dataset).rule == rule
+        config = fields.resolve(build_config(protocol=protocol))
+        assert selection.Selector(config, dataset.spec()).rule == rule
 
 
 def test_selection_needs_a_validation_split():
     dataset = build_dataset()
     splits = {name: split for name, split in dataset.splits.items() if name != "validation"}
-    config = configuration.resolve(build_config(selection="validation"))
+    config = fields.resolve(build_config(selection="validation"))
     with pytest.raises(UserError, match="no validation split: set selection=last"):
-        selection.Selector(config, dataset._replace(splits=splits))
+        selection.Selector(config, dataset._replace(splits=splits).spec())
 
 
 def test_evaluation_every_few_epochs_and_always_at_the_end(run, tmp_path):
@@ -151,12 +154,12 @@ def test_a_run_that_starts_from_a_checkpoint(run, tmp_path, monkeypatch):
         assert set(conventions) == {"a", "b"}
         return state.replace(params=jax.tree.map(lambda x: 2 * x + 1, state.params))
 
-    monkeypatch.setattr(convert, "initialize_from", initialize_from)
+    monkeypatch.setattr(initial, "initialize_from", initialize_from)
     config, dataset = build_config(init_from="weights.pth", epochs=1), build_dataset()
     config.optimizer.learning_rate = 0.0
     run(config, dataset)
-    program = train.build_program(configuration.resolve(config), dataset, jax.devices()[:1])
-    fresh = train.initial_state(program, dataset, config.seed)
+    program = build_program(fields.resolve(config), dataset, jax.devices()[:1])
+    fresh = initial_state(program, dataset, config.seed)
     checkpoints = Checkpoints(tmp_path / "run" / "checkpoints")
     trained, _ = checkpoints.restore(fresh)
     checkpoints.close()
@@ -192,7 +195,7 @@ def test_training_on_several_devices_equals_one(tmp_path, monkeypatch):
     lines = []
     for count in (1, 8):
         path = tmp_path / str(count)
-        train.run(build_config(), path, devices=jax.devices()[:count], say=lambda line: None)
+        train.train(build_config(), path, devices=jax.devices()[:count], say=lambda line: None)
         lines.append(metrics.read_lines(path / "metrics.jsonl"))
     for one, eight in zip(*lines, strict=True):
         for name, value in one["train"].items():

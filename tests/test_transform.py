@@ -199,14 +199,14 @@ def test_random_crops_of_a_squashed_picture_have_the_originals_proportions():
     assert area.min() > 0.06 and np.quantile(area, 0.99) > 0.75
 
 
-def test_noise_laws():
+def test_noise_kinds():
     fresh = Stream("vector", (2000,), "float32", noise=0.5)
     x = np.ones((B, 2000), np.float32)
     _, found = single(fresh, x=x)
     assert found.std() == pytest.approx(0.5, rel=0.05)
     assert np.abs(np.corrcoef(found) - np.eye(B)).max() < 0.15
     np.testing.assert_array_equal(single(fresh, False, x=x)[1], 1)
-    fixed = fresh._replace(noise_law="fixed")
+    fixed = fresh._replace(noise_kind="fixed")
     trained, evaluated = single(fixed, x=x)[1], single(fixed, False, x=x)[1]
     np.testing.assert_array_equal(trained, evaluated)
     np.testing.assert_array_equal(trained, np.broadcast_to(trained[0], trained.shape))

@@ -7,13 +7,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mla_jax import metrics, train
+from mla_jax import train
 from mla_jax.data import pipeline
 from mla_jax.data.streams import Stream
 from mla_jax.datasets import ArraySplit
+from mla_jax.functional.optimizers import StepInfo
 from mla_jax.methods.base import Phase, Stage
-from mla_jax.methods.transformed import transformed
-from mla_jax.state import Clock
+from mla_jax.program import with_transform
+from mla_jax.runs import metrics
 from tests.conftest import BATCH, build_config, build_dataset
 
 
@@ -28,9 +29,9 @@ def shifted(batch, train):
 def test_training_and_prediction_see_what_the_transform_makes(make_program):
     dataset = build_dataset()
     plain = make_program(dataset).method
-    behind = make_program(dataset._replace(transform=shifted)).method
+    behind = with_transform(plain, shifted)
     batch = next(pipeline.training_batches(dataset.splits["train"], BATCH, 0))
-    clock = Clock(*map(np.int32, (0, 0, 6)))
+    info = StepInfo(*map(np.int32, (0, 0, 6)))
     prepared = {t: {**batch, "inputs": shifted(batch, t)} for t in (True, False)}
     states = [
         jax.jit(plain.init)(jax.random.key(0), prepared[False]),
@@ -38,9 +39,9 @@ def test_training_and_prediction_see_what_the_transform_makes(make_program):
     ]
     for phase, other in zip(plain.stages[0].phases, behind.stages[0].phases, strict=True):
         assert phase.name == other.name
-        untouched, _ = jax.jit(phase.update)(states[0], batch, clock)
-        states[0], expected = jax.jit(phase.update)(states[0], prepared[True], clock)
-        states[1], found = jax.jit(other.update)(states[1], batch, clock)
+        untouched, _ = jax.jit(phase.update)(states[0], batch, info)
+        states[0], expected = jax.jit(phase.update)(states[0], prepared[True], info)
+        states[1], found = jax.jit(other.update)(states[1], batch, info)
         np.testing.assert_array_equal(found["example_loss"], expected["example_loss"])
         assert any(
             (np.asarray(x) != np.asarray(y)).any()
@@ -58,28 +59,31 @@ def test_training_and_prediction_see_what_the_transform_makes(make_program):
 def test_a_visit_of_the_training_examples_is_in_evaluation_mode_and_compiled_once(make_program):
     seen, folds = [], []
 
-    def fold(variables, carry, batch):
+    def accumulate(variables, carry, batch):
         seen.append(np.asarray(batch["inputs"]["a"]))
         return carry + variables
 
-    def on_epoch(state, epoch, visit):
-        return state + visit(fold, 10, epoch)
+    def on_epoch(state, epoch, reduce_training):
+        return state + reduce_training(accumulate, 10, epoch)
 
-    def visit(fold, variables, carry):
-        folds.append(fold)
-        return fold(variables, carry, {"inputs": {"a": np.zeros(3)}})
+    def reduce_training(accumulate, variables, carry):
+        folds.append(accumulate)
+        return accumulate(variables, carry, {"inputs": {"a": np.zeros(3)}})
 
     method = make_program(build_dataset()).method
     stage = Stage("s", 1, (Phase("p", lambda *a: None),), on_epoch)
-    wrapped = transformed(method._replace(stages=(stage,)), shifted).stages[0]
-    assert wrapped.on_epoch(100, 5, visit) == 115 and wrapped.on_epoch(0, 1, visit) == 11
+    wrapped = with_transform(method._replace(stages=(stage,)), shifted).stages[0]
+    assert (
+        wrapped.on_epoch(100, 5, reduce_training) == 115
+        and wrapped.on_epoch(0, 1, reduce_training) == 11
+    )
     np.testing.assert_array_equal(seen, np.ones((2, 3)))
-    assert folds[0] is folds[1] is not fold
+    assert folds[0] is folds[1] is not accumulate
 
 
 def test_without_a_transform_the_method_is_itself(make_program):
     method = make_program(build_dataset()).method
-    assert transformed(method, None) is method
+    assert with_transform(method, None) is method
 
 
 STREAMS = {
@@ -108,7 +112,9 @@ def run(path, devices=1, **overrides):
     config, dataset = build_config(**overrides), picture_dataset()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(train, "load_dataset", lambda *arguments: dataset)
-        result = train.run(config, path, devices=jax.devices()[:devices], say=lambda line: None)
+        result = train.train(
+            config, path, devices=jax.devices()[:devices], say=lambda line: None
+        ).result
     return result, metrics.read_lines(path / "metrics.jsonl")
 
 

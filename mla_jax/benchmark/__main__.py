@@ -14,11 +14,12 @@ from typing import Any
 import jax
 
 import mla_jax
-from mla_jax import methods, report
+from mla_jax import methods
 from mla_jax.benchmark import input as input_benchmark
 from mla_jax.benchmark import recipes
 from mla_jax.benchmark import step as step_benchmark
 from mla_jax.errors import UserError, check_choice
+from mla_jax.runs import report
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -14,7 +14,7 @@ import jax
 from absl import flags
 
 from mla_jax import distributed
-from mla_jax.benchmark import clock, recipes
+from mla_jax.benchmark import recipes, timing
 from mla_jax.data import pipeline
 from mla_jax.data.transform import create_transform
 from mla_jax.errors import UserError
@@ -80,14 +80,14 @@ def _compare(
             with contextlib.closing(make()) as batches:
                 for _ in range(2 + workers):  # start workers, compile, fill the buffers
                     next(batches)
-                return clock.rate(batches, batch_size, seconds)
+                return timing.rate(batches, batch_size, seconds)
 
         return run
 
     contenders = {key: contender(make) for key, make in makers.items()}
     if importlib.util.find_spec("torch"):
         contenders["torch"] = lambda: _torch_rate(name, paths, batch_size, workers, seconds)
-    found: dict[str, Any] = clock.medians(clock.in_turns(contenders, rounds))
+    found: dict[str, Any] = timing.medians(timing.in_turns(contenders, rounds))
     torch = found.setdefault("torch", None)
     best = max(found["threads"], found["processes"])
     return {**found, "ratio": best / torch if torch else None}
@@ -113,12 +113,12 @@ def _torch_rate(
 
 def augmented(name: str, batch_size: int, batches: Iterator) -> Iterator:
     """The batches as a training step gets them, one in the making while another is used."""
-    layout = distributed.create_layout(batch_size)
+    placement = distributed.data_parallel(batch_size)
     transform = jax.jit(create_transform({name: recipes.RECIPES[name]}, (name,)), static_argnums=1)
     with contextlib.closing(batches):
         previous = None
         for batch in batches:
-            made = transform(layout.shard(batch), True)
+            made = transform(placement.shard(batch), True)
             if previous is not None:
                 yield jax.block_until_ready(previous)
             previous = made

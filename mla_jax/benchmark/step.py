@@ -7,11 +7,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from mla_jax import command_line, configuration, train
-from mla_jax.benchmark import clock
+from mla_jax.benchmark import timing
+from mla_jax.config import fields, files
 from mla_jax.data import pipeline
 from mla_jax.datasets import load_dataset
-from mla_jax.state import Clock
+from mla_jax.functional.optimizers import StepInfo
+from mla_jax.program import Program, build_program, initial_state
 
 HEADER = ("method", "phases", "ms", "ratio", "examples/s", "compile s")
 CAPTION = (
@@ -30,10 +31,10 @@ def measure(
     contenders, rows = {}, []
     for name in methods:
         say(f"compiling {name} ...")
-        config = command_line.load_config(filename, {"method": name})
-        config = configuration.resolve(config)
+        config = files.load_config(filename, arguments={"method": name})
+        config = fields.resolve(config)
         dataset = load_dataset(config.dataset, config.modalities)
-        program = train.build_program(config, dataset)
+        program = build_program(config, dataset)
         contenders[name] = step = _step(config, dataset, program)
         step(), step()  # the first compiles
         dispatches = program.dispatches.values()
@@ -45,7 +46,7 @@ def measure(
                 "compile_seconds": sum(d.compile_seconds for d in dispatches),
             }
         )
-    found = clock.medians(clock.in_turns(contenders, rounds))
+    found = timing.medians(timing.in_turns(contenders, rounds))
     first = found[methods[0]]
     for row in rows:
         seconds = found[row["method"]]
@@ -54,16 +55,16 @@ def measure(
     return rows
 
 
-def _step(config: Any, dataset: Any, program: train.Program) -> Callable[[], float]:
+def _step(config: Any, dataset: Any, program: Program) -> Callable[[], float]:
     """Steps a state of its own through one batch and returns the seconds that took."""
     split = dataset.splits["train"]
     batches = pipeline.training_batches(split, config.batch_size, config.seed)
-    batch = program.layout.shard(next(batches))
+    batch = program.placement.shard(next(batches))
     batches.close()
     stage = program.method.stages[0]
     dispatch = program.dispatches[stage.name]
-    held = [train.initial_state(program, dataset, config.seed)]
-    at = Clock(*map(np.int32, (0, 0, pipeline.batches_per_epoch(split, config.batch_size))))
+    held = [initial_state(program, dataset, config.seed)]
+    at = StepInfo(*map(np.int32, (0, 0, pipeline.batches_per_epoch(split, config.batch_size))))
 
     def step() -> float:
         state, started = held.pop(), time.perf_counter()

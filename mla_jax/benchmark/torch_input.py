@@ -3,7 +3,7 @@
     python -m mla_jax.benchmark.torch_input RECIPE BATCH_SIZE WORKERS SECONDS < paths.json
 
 A process of its own, without JAX in it, so that its workers can be forked as PyTorch's users have
-them; it prints examples a second.  Torchvision is no part of this: its laws are written out here.
+them; it prints examples a second.  Torchvision is no part of this: its rules are written out here.
 """
 
 import json
@@ -14,7 +14,7 @@ import sys
 
 import numpy as np
 
-from mla_jax.benchmark import clock
+from mla_jax.benchmark import timing
 from mla_jax.benchmark.recipes import CROP, RECIPES, pillow
 from mla_jax.data.streams import IMAGENET_MEAN, IMAGENET_STD
 
@@ -110,7 +110,7 @@ def main() -> None:
     delivered = batches(recipe, paths, int(batch_size), int(workers))
     for _ in range(2 + int(workers)):
         next(delivered)
-    print(clock.rate(delivered, int(batch_size), seconds))
+    print(timing.rate(delivered, int(batch_size), seconds))
 
 
 if __name__ == "__main__":

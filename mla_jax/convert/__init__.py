@@ -18,11 +18,10 @@ from typing import Any
 from flax import traverse_util
 
 from mla_jax.convert import files, layouts
-from mla_jax.convert.initial import initialize_from
 from mla_jax.convert.names import flat
 from mla_jax.errors import UserError
 
-__all__ = ["convert", "initialize_from", "load_initial", "save_variables"]
+__all__ = ["convert", "load_initial", "save_variables"]
 
 
 def convert(

@@ -1,6 +1,6 @@
 """What happens to an image or a spectrogram on the device: pure functions of one example.
 
-The laws are those of torchvision 0.9 on Pillow images, which the references use, down to the
+The rules are those of torchvision 0.9 on Pillow images, which the references use, down to the
 rounding: images are grey levels in [0, 255] held as float32 until ``normalize``.  ``transform.py``
 puts them together and maps them over a batch.  Chance comes in as ``draws``, numbers uniform in
 [0, 1), rather than as keys: one call of the generator serves a whole picture, and every call costs

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import grain
 import numpy as np
 
-from mla_jax.datasets.base import Split
+from mla_jax.data.dataset import Split
 from mla_jax.errors import UserError
 from mla_jax.state import Batch
 

@@ -6,7 +6,7 @@ matrices come from the coordinates of a box, so that a batch of different boxes 
 matrix product: no gather, no shape that depends on the data.  That is for GPU and TPU.  On CPU, for
 which the zeros are not free, the few pixels that count are gathered instead: a third of the time.
 
-The law of the weights is Pillow's ``Image.resize``: with ``scale = box / outputs``, output pixel i
+The weights follow Pillow's ``Image.resize``: with ``scale = box / outputs``, output pixel i
 is centred on ``start + (i + 1/2) scale`` and weighs input pixel j by
 ``kernel((j + 1/2 - centre) / max(scale, 1))``, normalised over the pixels inside the limits.  The
 kernel is thus widened when shrinking ("antialias").  Torchvision's random crops cut first and

@@ -14,11 +14,11 @@ CHOICES = {
     "test_crop": ("squash", "center", "window"),
     "interpolation": ("bilinear", "bicubic"),
     "flip": ("none", "horizontal"),
-    "noise_law": ("fresh", "fixed"),
+    "noise_kind": ("fresh", "fixed"),
 }
 FLOW_FLIPS = ("none", "released", "corrected")
 
-NUMERIC = {"noise", "noise_law", "mean", "std", "test_mean", "test_std"}
+NUMERIC = {"noise", "noise_kind", "mean", "std", "test_mean", "test_std"}
 PICTORIAL = {"crop", "train_crop", "test_crop", "interpolation", "flip", "shared_draw"} | NUMERIC
 CONCERNED = {
     "image": PICTORIAL | {"jitter"},

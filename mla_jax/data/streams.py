@@ -30,7 +30,7 @@ class Stream(NamedTuple):
     crop: int = 0
     """Side of the square that the encoder sees; 0: the stored picture as it is."""
     train_crop: str = "random_resized"
-    """``random_resized`` (torchvision's law), ``random`` (a plain window of ``crop`` pixels)."""
+    """``random_resized`` (torchvision's rule), ``random`` (a plain window of ``crop`` pixels)."""
     test_crop: str = "squash"
     """``squash``: the whole picture, proportions ignored; ``center``: the square in the middle
     after the shorter side was brought to ``crop``; ``window``: ``crop`` pixels in the middle."""
@@ -52,7 +52,7 @@ class Stream(NamedTuple):
     test_mean: tuple[float, ...] = ()
     """For evaluation where it differs; (): as in training."""
     test_std: tuple[float, ...] = ()
-    noise_law: str = "fresh"
+    noise_kind: str = "fresh"
     """``fresh`` for each example, in training only; ``fixed``: one pattern for all examples, in
     evaluation too (DI-MML quirk 10)."""
     time_mask: int = 0

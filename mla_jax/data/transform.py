@@ -14,9 +14,9 @@ import jax
 import jax.numpy as jnp
 
 from mla_jax.data import augment, resample
+from mla_jax.data.dataset import Transform
 from mla_jax.data.stream_checks import PICTURES, check_shape, check_stream
 from mla_jax.data.streams import Stream
-from mla_jax.datasets.base import Transform
 from mla_jax.state import Batch
 
 PICTURE_DRAWS = resample.BOX_DRAWS + 1 + augment.JITTER_DRAWS
@@ -146,7 +146,7 @@ def _frames(
 
 def _noisy(stream: Stream, keys: jax.Array, x: jax.Array, train: bool) -> jax.Array:
     shape = x.shape[1:]
-    if stream.noise and stream.noise_law == "fixed":
+    if stream.noise and stream.noise_kind == "fixed":
         return x + stream.noise * augment.fixed_noise(shape)
     if stream.noise and train:
         keys = jax.vmap(lambda key: jax.random.fold_in(key, NOISE))(keys)

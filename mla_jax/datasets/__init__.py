@@ -4,6 +4,7 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
+from mla_jax.data.dataset import RESERVED_NAMES, ArraySplit, Dataset, Split
 from mla_jax.data.stream_checks import PICTURES
 from mla_jax.data.streams import Stream
 from mla_jax.datasets import (
@@ -20,7 +21,6 @@ from mla_jax.datasets import (
     prepared,
     ucf101,
 )
-from mla_jax.datasets.base import RESERVED_NAMES, ArraySplit, Dataset, Split
 from mla_jax.datasets.description import Description
 from mla_jax.errors import UserError, check_choice
 

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from mla_jax.data.dataset import ArraySplit, Dataset
 from mla_jax.data.streams import Stream
-from mla_jax.datasets.base import ArraySplit, Dataset
 from mla_jax.datasets.lists import read_lines
 from mla_jax.datasets.splits import PARTS
 from mla_jax.errors import UserError, nearest

@@ -1,7 +1,7 @@
 """A data set on disk, declared: its modalities, the enumeration of its raw files, its splits.
 
 One such description a data set is all that ``mla_jax.prepare`` (raw files to records), the loader
-(records to batches) and the synthetic twin need.
+(records to batches) and the synthetic data need.
 """
 
 import argparse
@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from mla_jax.data.streams import Stream
-from mla_jax.datasets.splits import Law
+from mla_jax.datasets.splits import SplitRule
 
 CLASSES = pathlib.Path(__file__).with_name("classes")
 
@@ -83,7 +83,7 @@ class Description(NamedTuple):
     """Lists what the flags of ``mla_jax.prepare`` name; opens lists, no media."""
     layout: str
     """How the raw folder must look; part of the sentences about missing things."""
-    splits: Mapping[str, Law]
+    splits: Mapping[str, SplitRule]
     default_split: Mapping[str, str]
     """By protocol: ``{"strict": ..., "paper": ...}``."""
     class_list: str = ""

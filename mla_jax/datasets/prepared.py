@@ -7,16 +7,16 @@ from typing import Any
 
 import numpy as np
 
+from mla_jax.data.dataset import Dataset
 from mla_jax.data.streams import Stream
 from mla_jax.datasets import records, synthetic
-from mla_jax.datasets.base import Dataset
 from mla_jax.datasets.description import Description
 from mla_jax.datasets.splits import Members
 from mla_jax.errors import UserError, check_choice
 
 
 def load(description: Description, config: Any, modalities: tuple[str, ...]) -> Dataset:
-    """The data set of ``config.dataset``: its records, or its synthetic twin.
+    """The data set of ``config.dataset``: its records, or synthetic examples of its shapes.
 
     Raises:
       UserError: nothing was prepared, an unknown split, variant, recipe or modality, or a split
@@ -42,9 +42,9 @@ def load(description: Description, config: Any, modalities: tuple[str, ...]) -> 
     present = np.array(index["present"], bool)[:, columns]
     aspect = np.array(index["aspect"], np.float32)[:, columns]
     label = np.array(index["label"], np.int32)
-    law = description.splits[split]
+    rule = description.splits[split]
     members = Members(index["ids"], index["groups"], index["lists"])
-    parts = law.draw(members, config.split_seed)
+    parts = rule.draw(members, config.split_seed)
     shards = len(index["shard_bytes"])
     paths = [
         str(folder / records.shard_name(index["name"], shard, shards)) for shard in range(shards)
@@ -77,7 +77,7 @@ def load(description: Description, config: Any, modalities: tuple[str, ...]) -> 
         tuple(index["classes"]),
         splits,
         fingerprint,
-        law.select_on_validation,
+        rule.select_on_validation,
         streams,
     )
 
@@ -104,9 +104,9 @@ def find(description: Description, data_dir: str, variant: str, recipe: str) -> 
         command += f" --recipe={recipe}"
     there = f" (there is: {', '.join(others)})" if others else ""
     remedy = f"run `{command} --data_dir={data_dir}` on the raw files"
-    if description.modalities:  # it has a twin
-        twin = f"python -m mla_jax.main --config=configs/{description.name}.py:synthetic"
-        remedy += f", or `{twin}` to try everything without them"
+    if description.modalities:  # it has synthetic data
+        trial = f"python -m mla_jax.main --config=configs/{description.name}.py:synthetic"
+        remedy += f", or `{trial}` to try everything without them"
     raise UserError(
         f"{folder} holds {'records that are not finished' if begun else 'no records'}{there}: "
         f"{remedy}"

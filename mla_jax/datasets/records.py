@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mla_jax.data.dataset import RESERVED_NAMES
 from mla_jax.data.streams import Stream
-from mla_jax.datasets.base import RESERVED_NAMES
 from mla_jax.errors import UserError
 
 if TYPE_CHECKING:  # preparing starts a process a core, and none of them needs JAX

@@ -1,4 +1,4 @@
-"""Named laws that cut a data set into train, validation and test."""
+"""Named rules that cut a data set into train, validation and test."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
@@ -11,7 +11,7 @@ PARTS = ("train", "validation", "test")
 
 
 class Members(NamedTuple):
-    """What a law may look at."""
+    """What a rule may look at."""
 
     ids: Sequence[str]
     groups: Mapping[str, Sequence[str]]
@@ -24,7 +24,7 @@ Rows = dict[str, np.ndarray]
 """``{part: rows}`` with the parts in the order of ``PARTS``; ``validation`` may be absent."""
 
 
-class Law(NamedTuple):
+class SplitRule(NamedTuple):
     """A way to split, and whether its validation part resembles its test part."""
 
     draw: Callable[[Members, int], Rows]
@@ -32,7 +32,7 @@ class Law(NamedTuple):
     select_on_validation: bool = True
 
 
-def listed(name: str, files: str) -> Law:
+def listed(name: str, files: str) -> SplitRule:
     """The parts of a list that the user supplied, in the list's order; ``files`` says which.
 
     Ids of the list whose media were not there are left out.
@@ -53,10 +53,10 @@ def listed(name: str, files: str) -> Law:
             if part in parts
         }
 
-    return Law(draw)
+    return SplitRule(draw)
 
 
-def random_parts(rest: str = "train", **fractions: float) -> Law:
+def random_parts(rest: str = "train", **fractions: float) -> SplitRule:
     """Parts of these fractions, floored, drawn from all examples; ``rest`` takes what is left.
 
     Recordings of one person or one scene land on both sides (quirk Q26).
@@ -66,10 +66,10 @@ def random_parts(rest: str = "train", **fractions: float) -> Law:
         order = np.random.default_rng(seed).permutation(len(members.ids))
         return _cut(order, fractions, rest)
 
-    return Law(draw)
+    return SplitRule(draw)
 
 
-def disjoint_parts(group: str, **fractions: float) -> Law:
+def disjoint_parts(group: str, **fractions: float) -> SplitRule:
     """As ``random_parts``, but of whole groups: no speaker is in two parts."""
 
     def draw(members: Members, seed: int) -> Rows:
@@ -78,10 +78,10 @@ def disjoint_parts(group: str, **fractions: float) -> Law:
         drawn = _cut(np.random.default_rng(seed).permutation(len(unique)), fractions, "train")
         return {part: np.flatnonzero(np.isin(names, unique[g])) for part, g in drawn.items()}
 
-    return Law(draw)
+    return SplitRule(draw)
 
 
-def leave_one_out(group: str, test: str, validation: str) -> Law:
+def leave_one_out(group: str, test: str, validation: str) -> SplitRule:
     """Tests on one named group and validates on another."""
 
     def draw(members: Members, seed: int) -> Rows:
@@ -94,7 +94,7 @@ def leave_one_out(group: str, test: str, validation: str) -> Law:
             "test": np.flatnonzero(names == test),
         }
 
-    return Law(draw)
+    return SplitRule(draw)
 
 
 def _cut(order: np.ndarray, fractions: Mapping[str, float], rest: str) -> Rows:

@@ -1,4 +1,4 @@
-"""The synthetic twin of a data set: its shapes, types and classes, and nothing real.
+"""Synthetic data for a data set: its shapes, types and classes, and nothing real.
 
 The first modality is strong and each later one weaker, so that joint training starves it: an
 example is its class's pattern times the modality's strength plus noise.  Everything follows from
@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mla_jax.data import audio
+from mla_jax.data.dataset import Dataset
 from mla_jax.data.streams import Stream
-from mla_jax.datasets.base import Dataset
 from mla_jax.datasets.description import Description, class_names
 from mla_jax.errors import UserError, check_choice
 
@@ -37,11 +37,11 @@ def load(
     """Splits of ``config.synthetic_sizes`` examples: train, validation, test.
 
     Raises:
-      UserError: the data set has no twin, an unknown modality, or sizes that are no three.
+      UserError: no synthetic data for it, an unknown modality, or not three sizes.
     """
     if not description.modalities:
         raise UserError(
-            f"dataset '{description.name}' is what its owner makes it and has no synthetic twin: "
+            f"dataset '{description.name}' is what its owner makes it and has no synthetic data: "
             "choose another dataset to try the program"
         )
     sizes = tuple(config.synthetic_sizes)

@@ -5,6 +5,7 @@ from typing import Any
 
 from mla_jax.encoders import Encoders
 from mla_jax.errors import UserError, check_choice
+from mla_jax.functional.optimizers import Optimizer
 from mla_jax.methods import (
     concat,
     dimml,
@@ -20,8 +21,7 @@ from mla_jax.methods import (
     sum,
     unimodal,
 )
-from mla_jax.methods.base import Method, Problem
-from mla_jax.optim import Optimizer
+from mla_jax.methods.base import Method, Task
 
 REGISTRY: dict[str, ModuleType] = {
     "unimodal": unimodal,
@@ -59,13 +59,11 @@ def get(name: str) -> ModuleType:
     return REGISTRY[name]
 
 
-def solitary(name: str) -> bool:
+def trains_one_modality(name: str) -> bool:
     """Whether a method trains one modality only, so that several need a run each."""
-    return getattr(get(name), "SOLITARY", False)
+    return getattr(get(name), "TRAINS_ONE_MODALITY", False)
 
 
-def create_method(
-    switches: Any, encoders: Encoders, optimizer: Optimizer, problem: Problem
-) -> Method:
+def create_method(switches: Any, encoders: Encoders, optimizer: Optimizer, task: Task) -> Method:
     """Builds the method of ``config.method``, its switches resolved (``configuration.resolve``)."""
-    return get(switches.name).build(switches, encoders, optimizer, problem)
+    return get(switches.name).build(switches, encoders, optimizer, task)

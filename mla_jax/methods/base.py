@@ -5,35 +5,51 @@ from typing import Any, NamedTuple
 
 import jax
 
-from mla_jax.state import Batch, Clock, Metrics, Prediction, TrainState
+from mla_jax.functional import fusion
+from mla_jax.functional.optimizers import StepInfo
+from mla_jax.state import Batch, Metrics, Prediction, TrainState
 
 
 class Phase(NamedTuple):
     """One jitted step on one batch; MLA has one per modality, joint methods have one."""
 
     name: str
-    update: Callable[[TrainState, Batch, Clock], tuple[TrainState, Metrics]]
+    update: Callable[[TrainState, Batch, StepInfo], tuple[TrainState, Metrics]]
 
 
-Fold = Callable[[dict[str, Any], Any, Batch], Any]
+Accumulate = Callable[[dict[str, Any], Any, Batch], Any]
 """``(variables, carry, batch) -> carry``: pure; ``batch["valid"]`` is False on padding."""
 
-Visit = Callable[[Fold, dict[str, Any], Any], Any]
-"""``visit(fold, variables, carry) -> carry``: folds over every training example exactly once."""
+ReduceTraining = Callable[[Accumulate, dict[str, Any], Any], Any]
+"""``reduce_training(accumulate, variables, carry) -> carry``: every training example once."""
+
+
+Weigh = Callable[[Prediction, jax.Array, Any], jax.Array]
+"""``(prediction, present: bool[B, M], method_state) -> float32[B, M]``: how much each modality's
+logits count; ``[B, M + 1]``, with the joint logits last, for a method that weighs them too."""
+
+
+def weighted_sum(weigh: Weigh) -> Callable[[Prediction, jax.Array, Any], jax.Array]:
+    """``Method.fuse`` as the sum of the modalities' logits times their weights."""
+
+    def fuse(prediction: Prediction, present: jax.Array, method_state: Any) -> jax.Array:
+        return fusion.combine(weigh(prediction, present, method_state), prediction.unimodal)
+
+    return fuse
 
 
 class Stage(NamedTuple):
     """A run of epochs through the same phases; most methods have one stage.
 
-    The clock's epoch starts from 0 in every stage, and so does the learning rate's schedule.  The
+    ``StepInfo.epoch`` starts from 0 in every stage, and so does the learning rate's schedule.  The
     result of a run is an epoch of its last stage.
     """
 
     name: str
     epochs: int
     phases: tuple[Phase, ...]
-    on_epoch: Callable[[TrainState, int, Visit], TrainState] | None = None
-    """``(state, epoch, visit) -> state``, on the host before each epoch of the stage."""
+    on_epoch: Callable[[TrainState, int, ReduceTraining], TrainState] | None = None
+    """``(state, epoch, reduce_training) -> state``, on the host before each epoch of the stage."""
 
 
 class Method(NamedTuple):
@@ -52,9 +68,12 @@ class Method(NamedTuple):
     weighs modalities at test time."""
     describe: Callable[[TrainState], Sequence[str]] = lambda state: ()
     """Lines a run prints at its start, about what this method does to which parameters."""
+    weigh: Weigh | None = None
+    """The weights behind ``fuse``, for a method that fuses predictions; None where it fuses
+    features."""
 
 
-class Problem(NamedTuple):
+class Task(NamedTuple):
     """What a method needs to know about the task beyond its encoders and its optimiser."""
 
     classes: int

@@ -14,23 +14,23 @@ import jax
 import jax.numpy as jnp
 
 from mla_jax.encoders import Encoders
-from mla_jax.heads import apply_head, block, init_head
-from mla_jax.methods.base import Method, Problem
+from mla_jax.functional.heads import apply_head, block, init_head
+from mla_jax.functional.optimizers import Optimizer
+from mla_jax.methods.base import Method, Task
 from mla_jax.methods.joint import JointRule, joint_fusion, joint_loss, joint_method, visible
-from mla_jax.optim import Optimizer
 from mla_jax.state import Prediction
 
 FIDELITY: dict[str, dict[str, Any]] = {"paper": {}, "released": {}}
 CHOICES: dict[str, tuple] = {}
 
 
-def rule(switches: Any, encoders: Encoders, problem: Problem) -> JointRule:
+def rule(switches: Any, encoders: Encoders, task: Task) -> JointRule:
     """The head and the loss, for the methods that build on them."""
     del switches
     modalities, D, M = encoders.modalities, encoders.feature_dim, len(encoders.modalities)
 
     def init_heads(rng: jax.Array):
-        return {"joint": init_head(rng, M * D, problem.classes)}
+        return {"joint": init_head(rng, M * D, task.classes)}
 
     def classify(heads, features, present, train: bool) -> Prediction:
         del train
@@ -42,6 +42,6 @@ def rule(switches: Any, encoders: Encoders, problem: Problem) -> JointRule:
     return JointRule(init_heads, classify, joint_loss, joint_fusion)
 
 
-def build(switches: Any, encoders: Encoders, optimizer: Optimizer, problem: Problem) -> Method:
+def build(switches: Any, encoders: Encoders, optimizer: Optimizer, task: Task) -> Method:
     """Concatenation of any number of modalities, in the order of ``encoders.modalities``."""
-    return joint_method("concat", rule(switches, encoders, problem), encoders, optimizer, problem)
+    return joint_method("concat", rule(switches, encoders, task), encoders, optimizer, task)

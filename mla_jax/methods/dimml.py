@@ -21,7 +21,7 @@ The published code has two modalities; for more, every ordered pair has its DUC 
 modality adds no loss and no logits, and zero features to the fused head.
 
 ``split_epoch`` and ``fusion_epochs`` 0 mean the published share of the epochs, 20 of 150.
-``released`` draws the heads of stage 1 from PyTorch's default law (``main_CFT.py`` calls no
+``released`` gives the heads of stage 1 PyTorch's default initialisation (``main_CFT.py`` calls no
 ``weight_init``); ``released_<dataset>`` adds the temperatures published for a dataset.
 What the paper says beyond the abstract could not be read, so ``paper`` is the code's rule too.
 """
@@ -33,22 +33,22 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from mla_jax import fusion
-from mla_jax.dimensions import effective_dimensions
 from mla_jax.encoders import Encoders
 from mla_jax.errors import UserError
-from mla_jax.heads import INITIALIZATIONS, apply_head, init_head
-from mla_jax.losses import (
+from mla_jax.functional import fusion
+from mla_jax.functional.heads import INITIALIZATIONS, apply_head, init_head
+from mla_jax.functional.losses import (
     accuracy,
     cross_entropy,
     dimension_contrastive,
     unimodal_cross_entropy,
 )
+from mla_jax.functional.optimizers import Optimizer, StepInfo
 from mla_jax.methods import concat, film, gated, sum
-from mla_jax.methods.base import Method, Phase, Problem, Stage, Visit
+from mla_jax.methods.base import Method, Phase, ReduceTraining, Stage, Task
+from mla_jax.methods.dimml_dimensions import effective_dimensions
 from mla_jax.methods.joint import JointRule, Step, joint_method
-from mla_jax.optim import Optimizer
-from mla_jax.state import Batch, Clock, Metrics, Prediction, TrainState
+from mla_jax.state import Batch, Metrics, Prediction, TrainState
 
 FUSED = {"concat": concat, "sum": sum, "film": film, "gated": gated}
 PLAIN = types.SimpleNamespace(unimodal_bias="full", condition_on="", gate="")
@@ -69,16 +69,17 @@ FIDELITY: dict[str, dict[str, Any]] = {
     "released_ucf101": {"heads": "torch", "temperature": 10.0, "certainty_temperature": 1.0},
     "released_modelnet40": {"heads": "torch", "temperature": 50.0, "certainty_temperature": 3.0},
 }
+DEPENDS_ON_EPOCHS = "dimml trains its fused head after the last epoch of its first stage"
 CHOICES = {"heads": INITIALIZATIONS, "fused_head": tuple(FUSED)}
 
 
-def build(switches: Any, encoders: Encoders, optimizer: Optimizer, problem: Problem) -> Method:
+def build(switches: Any, encoders: Encoders, optimizer: Optimizer, task: Task) -> Method:
     """DI-MML over any number of modalities; with one there is no DUC term."""
-    modalities, D, C = encoders.modalities, encoders.feature_dim, problem.classes
+    modalities, D, C = encoders.modalities, encoders.feature_dim, task.classes
     pairs = list(itertools.permutations(range(len(modalities)), 2))
-    split_epoch, fusion_epochs = _epochs(switches, problem)
+    split_epoch, fusion_epochs = _epochs(switches, task)
     find_effective = effective_dimensions(encoders, C)
-    fused_rule = FUSED[switches.fused_head].rule(PLAIN, encoders, problem)
+    fused_rule = FUSED[switches.fused_head].rule(PLAIN, encoders, task)
     weights = fusion.certainty_weights(switches.certainty_temperature)
 
     def init_heads(rng: jax.Array) -> dict[str, Any]:
@@ -113,15 +114,15 @@ def build(switches: Any, encoders: Encoders, optimizer: Optimizer, problem: Prob
                 present=present[:, t] & present[:, s],
                 temperature=switches.temperature,
             )
-        return losses + jnp.where(jnp.asarray(step.clock.epoch) >= split_epoch, duc, 0)
+        return losses + jnp.where(jnp.asarray(step.info.epoch) >= split_epoch, duc, 0)
 
-    def split(state: TrainState, epoch: int, visit: Visit) -> TrainState:
+    def split(state: TrainState, epoch: int, reduce_training: ReduceTraining) -> TrainState:
         if epoch != split_epoch or not pairs:
             return state
-        effective = find_effective(state.variables, visit)
+        effective = find_effective(state.variables, reduce_training)
         return state.replace(method_state={**state.method_state, "effective": effective})
 
-    def learn_fused(state: TrainState, batch: Batch, clock: Clock) -> tuple[TrainState, Metrics]:
+    def learn_fused(state: TrainState, batch: Batch, info: StepInfo) -> tuple[TrainState, Metrics]:
         frozen = state.params["encoder"], state.batch_stats
         z, _ = encoders.features(*frozen, batch, train=False)
 
@@ -132,7 +133,7 @@ def build(switches: Any, encoders: Encoders, optimizer: Optimizer, problem: Prob
 
         head = state.params["head"]["fused"]
         (loss, (losses, logits)), gradient = jax.value_and_grad(objective, has_aux=True)(head)
-        head, opt_state = optimizer.step(gradient, state.opt_state["head"]["fused"], head, clock)
+        head, opt_state = optimizer.step(gradient, state.opt_state["head"]["fused"], head, info)
         right = accuracy(logits, batch["label"], jnp.ones(len(logits), bool))
         state = state.replace(
             params=_with_fused(state.params, head),
@@ -141,18 +142,25 @@ def build(switches: Any, encoders: Encoders, optimizer: Optimizer, problem: Prob
         )
         return state, {"loss": loss, "accuracy": right, "example_loss": losses}
 
-    def fuse(prediction: Prediction, present: jax.Array, method_state: Any) -> jax.Array:
-        logits = jnp.concatenate([prediction.unimodal, prediction.joint[None]])
-        learnt = present.any(1, keepdims=True) & method_state["fused"]
-        return fusion.combine(weights(logits, jnp.concatenate([present, learnt], 1)), logits)
+    def all_logits(prediction: Prediction) -> jax.Array:
+        return jnp.concatenate([prediction.unimodal, prediction.joint[None]])
 
-    rule = JointRule(init_heads, classify, detached_loss, fuse, init_state, idle_heads=("fused",))
-    method = joint_method("dimml", rule, encoders, optimizer, problem)
+    def weigh(prediction: Prediction, present: jax.Array, method_state: Any) -> jax.Array:
+        learnt = present.any(1, keepdims=True) & method_state["fused"]
+        return weights(all_logits(prediction), jnp.concatenate([present, learnt], 1))
+
+    def fuse(prediction: Prediction, present: jax.Array, method_state: Any) -> jax.Array:
+        return fusion.combine(weigh(prediction, present, method_state), all_logits(prediction))
+
+    rule = JointRule(
+        init_heads, classify, detached_loss, fuse, init_state, idle_heads=("fused",), weigh=weigh
+    )
+    method = joint_method("dimml", rule, encoders, optimizer, task)
     (detached,) = method.stages
     phases = (Phase("detached", detached.phases[0].update),)
     detached = detached._replace(name="detached", phases=phases, on_epoch=split)
     return method._replace(
-        describe=lambda state: _description(split_epoch, problem.epochs),
+        describe=lambda state: _description(split_epoch, task.epochs),
         stages=(detached, Stage("fusion", fusion_epochs, (Phase("fused", learn_fused),))),
     )
 
@@ -161,12 +169,12 @@ def _with_fused(tree: dict[str, Any], fused: Any) -> dict[str, Any]:
     return {**tree, "head": {**tree["head"], "fused": fused}}
 
 
-def _epochs(switches: Any, problem: Problem) -> tuple[int, int]:
+def _epochs(switches: Any, task: Task) -> tuple[int, int]:
     """The epoch before which the dimensions are split, and the length of stage 2."""
-    share = max(1, round(problem.epochs * 20 / 150))
-    if not 0 <= switches.split_epoch < problem.epochs:
+    share = max(1, round(task.epochs * 20 / 150))
+    if not 0 <= switches.split_epoch < task.epochs:
         raise UserError(
-            f"method.split_epoch={switches.split_epoch} must be one of the {problem.epochs} "
+            f"method.split_epoch={switches.split_epoch} must be one of the {task.epochs} "
             "epochs after the first, or 0 for the published share"
         )
     if switches.fusion_epochs < 0:

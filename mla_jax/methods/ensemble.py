@@ -16,25 +16,25 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from mla_jax import fusion
 from mla_jax.encoders import Encoders
-from mla_jax.heads import apply_head
-from mla_jax.losses import accuracy, cross_entropy, masked_mean
+from mla_jax.functional import fusion
+from mla_jax.functional.heads import apply_head
+from mla_jax.functional.losses import accuracy, cross_entropy, masked_mean
+from mla_jax.functional.optimizers import Optimizer, StepInfo
 from mla_jax.methods import late_fusion
-from mla_jax.methods.base import Method, Phase, Problem
+from mla_jax.methods.base import Method, Phase, Task
 from mla_jax.methods.joint import joint_method
-from mla_jax.optim import Optimizer
-from mla_jax.state import Batch, Clock, Metrics, Prediction, TrainState
+from mla_jax.state import Batch, Metrics, Prediction, TrainState
 
 FIDELITY: dict[str, dict[str, Any]] = {"paper": {"average": "logits"}, "released": {}}
 CHOICES = {"average": ("logits", "probabilities")}
 
 
-def build(switches: Any, encoders: Encoders, optimizer: Optimizer, problem: Problem) -> Method:
+def build(switches: Any, encoders: Encoders, optimizer: Optimizer, task: Task) -> Method:
     """An ensemble of one model a modality."""
     modalities = encoders.modalities
 
-    def learn(position: int, state: TrainState, batch: Batch, clock: Clock):
+    def learn(position: int, state: TrainState, batch: Batch, info: StepInfo):
         """One unimodal step."""
         m, present = modalities[position], batch["present"][:, position]
 
@@ -52,7 +52,7 @@ def build(switches: Any, encoders: Encoders, optimizer: Optimizer, problem: Prob
         opt_state = {group: dict(states) for group, states in state.opt_state.items()}
         for group in params:
             params[group][m], opt_state[group][m] = optimizer.step(
-                gradients[group], opt_state[group][m], old[group], clock
+                gradients[group], opt_state[group][m], old[group], info
             )
         batch_stats = {**state.batch_stats, m: stats}
         metrics: Metrics = {
@@ -62,15 +62,21 @@ def build(switches: Any, encoders: Encoders, optimizer: Optimizer, problem: Prob
         }
         return TrainState(params, batch_stats, opt_state, state.method_state), metrics
 
-    def fuse(prediction: Prediction, present: jax.Array, method_state: Any) -> jax.Array:
+    def weigh(prediction: Prediction, present: jax.Array, method_state: Any) -> jax.Array:
         del method_state
-        outputs = prediction.unimodal
-        if switches.average == "probabilities":
-            outputs = jax.nn.softmax(outputs)
-        return fusion.combine(fusion.equal_weights(outputs, present), outputs)
+        return fusion.equal_weights(prediction.unimodal, present)
 
-    rule = late_fusion.rule(encoders, problem, fuse)
-    method = joint_method("ensemble", rule, encoders, optimizer, problem)
+    def fuse_probabilities(
+        prediction: Prediction, present: jax.Array, method_state: Any
+    ) -> jax.Array:
+        weights = weigh(prediction, present, method_state)
+        mean = fusion.combine(weights, jax.nn.softmax(prediction.unimodal))
+        return jnp.log(jnp.maximum(mean, jnp.finfo(mean.dtype).tiny))
+
+    rule = late_fusion.rule(encoders, task, weigh)
+    if switches.average == "probabilities":
+        rule = rule._replace(fuse=fuse_probabilities)
+    method = joint_method("ensemble", rule, encoders, optimizer, task)
     phases = tuple(Phase(m, functools.partial(learn, i)) for i, m in enumerate(modalities))
     (stage,) = method.stages
     return method._replace(stages=(stage._replace(name="apart", phases=phases),))

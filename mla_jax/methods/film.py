@@ -19,8 +19,9 @@ import jax.numpy as jnp
 
 from mla_jax.encoders import Encoders
 from mla_jax.errors import check_choice
-from mla_jax.heads import apply_head, init_head
-from mla_jax.methods.base import Method, Problem
+from mla_jax.functional.heads import apply_head, init_head
+from mla_jax.functional.optimizers import Optimizer
+from mla_jax.methods.base import Method, Task
 from mla_jax.methods.joint import (
     JointRule,
     alone_and_together,
@@ -28,13 +29,12 @@ from mla_jax.methods.joint import (
     joint_loss,
     joint_method,
 )
-from mla_jax.optim import Optimizer
 
 FIDELITY: dict[str, dict[str, Any]] = {"paper": {"condition_on": ""}, "released": {}}
 CHOICES: dict[str, tuple] = {}
 
 
-def rule(switches: Any, encoders: Encoders, problem: Problem) -> JointRule:
+def rule(switches: Any, encoders: Encoders, task: Task) -> JointRule:
     """The heads and the loss, for the methods that build on them."""
     modalities, D = encoders.modalities, encoders.feature_dim
     conditioner = switches.condition_on or modalities[0]
@@ -43,7 +43,7 @@ def rule(switches: Any, encoders: Encoders, problem: Problem) -> JointRule:
 
     def init_heads(rng: jax.Array):
         generators = {f"film_{m}": init_head(encoders.key(rng, m), D, 2 * D) for m in others}
-        return {**generators, "joint": init_head(rng, D, problem.classes)}
+        return {**generators, "joint": init_head(rng, D, task.classes)}
 
     def joint(heads, z) -> jax.Array:
         if not others:
@@ -57,6 +57,6 @@ def rule(switches: Any, encoders: Encoders, problem: Problem) -> JointRule:
     return JointRule(init_heads, alone_and_together(joint, modalities), joint_loss, joint_fusion)
 
 
-def build(switches: Any, encoders: Encoders, optimizer: Optimizer, problem: Problem) -> Method:
+def build(switches: Any, encoders: Encoders, optimizer: Optimizer, task: Task) -> Method:
     """FiLM of any number of modalities; ``UserError`` if ``condition_on`` is none of them."""
-    return joint_method("film", rule(switches, encoders, problem), encoders, optimizer, problem)
+    return joint_method("film", rule(switches, encoders, task), encoders, optimizer, task)

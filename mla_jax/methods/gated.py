@@ -18,8 +18,9 @@ import jax
 
 from mla_jax.encoders import Encoders
 from mla_jax.errors import check_choice
-from mla_jax.heads import apply_head, init_head
-from mla_jax.methods.base import Method, Problem
+from mla_jax.functional.heads import apply_head, init_head
+from mla_jax.functional.optimizers import Optimizer
+from mla_jax.methods.base import Method, Task
 from mla_jax.methods.joint import (
     JointRule,
     alone_and_together,
@@ -27,13 +28,12 @@ from mla_jax.methods.joint import (
     joint_loss,
     joint_method,
 )
-from mla_jax.optim import Optimizer
 
 FIDELITY: dict[str, dict[str, Any]] = {"paper": {"gate": ""}, "released": {}}
 CHOICES: dict[str, tuple] = {}
 
 
-def rule(switches: Any, encoders: Encoders, problem: Problem) -> JointRule:
+def rule(switches: Any, encoders: Encoders, task: Task) -> JointRule:
     """The heads and the loss, for the methods that build on them."""
     modalities, D = encoders.modalities, encoders.feature_dim
     gated = switches.gate or modalities[-1]
@@ -41,7 +41,7 @@ def rule(switches: Any, encoders: Encoders, problem: Problem) -> JointRule:
 
     def init_heads(rng: jax.Array):
         layers = {f"gate_{m}": init_head(encoders.key(rng, m), D, D) for m in modalities}
-        return {**layers, "joint": init_head(rng, D, problem.classes)}
+        return {**layers, "joint": init_head(rng, D, task.classes)}
 
     def joint(heads, z) -> jax.Array:
         h = apply_head(heads[f"gate_{gated}"], z[gated])
@@ -53,6 +53,6 @@ def rule(switches: Any, encoders: Encoders, problem: Problem) -> JointRule:
     return JointRule(init_heads, alone_and_together(joint, modalities), joint_loss, joint_fusion)
 
 
-def build(switches: Any, encoders: Encoders, optimizer: Optimizer, problem: Problem) -> Method:
+def build(switches: Any, encoders: Encoders, optimizer: Optimizer, task: Task) -> Method:
     """BiGated fusion of any number of modalities; ``UserError`` if ``gate`` is none of them."""
-    return joint_method("gated", rule(switches, encoders, problem), encoders, optimizer, problem)
+    return joint_method("gated", rule(switches, encoders, task), encoders, optimizer, task)

@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 
 from mla_jax.encoders import Encoders
-from mla_jax.losses import accuracy, cross_entropy
-from mla_jax.methods.base import Method, Phase, Problem, Stage
-from mla_jax.optim import Optimizer
-from mla_jax.state import Batch, Clock, Metrics, Prediction, TrainState
+from mla_jax.functional.losses import accuracy, cross_entropy
+from mla_jax.functional.optimizers import Optimizer, StepInfo
+from mla_jax.methods.base import Method, Phase, Stage, Task, Weigh
+from mla_jax.state import Batch, Metrics, Prediction, TrainState
 
 Features = Mapping[str, jax.Array]
 """``{modality: float32[B, D]}``."""
@@ -20,7 +20,7 @@ class Step(NamedTuple):
     """All that a rule may look at in one training step."""
 
     batch: Batch
-    clock: Clock
+    info: StepInfo
     features: Features
     heads: Mapping[str, Any]
     prediction: Prediction
@@ -42,12 +42,14 @@ class JointRule(NamedTuple):
     """``(rng) -> method_state``."""
     next_state: Callable[[Step], Any] = lambda step: step.method_state
     """The new ``method_state``, made before the loss, which sees it; no gradient passes."""
-    show: Callable[[Batch, Clock, Any], jax.Array] = lambda batch, clock, state: batch["present"]
-    """``(batch, clock, method_state) -> bool[B, M]``: which modalities the heads get to see."""
+    show: Callable[[Batch, StepInfo, Any], jax.Array] = lambda batch, info, state: batch["present"]
+    """``(batch, info, method_state) -> bool[B, M]``: which modalities the heads get to see."""
     modulate: Callable[[Step], dict[str, dict[str, Any]]] = lambda step: {}
     """``{modality: extra arguments of its encoder's optimiser}``; no gradient passes."""
     idle_heads: tuple[str, ...] = ()
     """Heads that this phase leaves alone."""
+    weigh: Weigh | None = None
+    """``Method.weigh``."""
 
 
 def joint_loss(step: Step) -> jax.Array:
@@ -90,7 +92,7 @@ def joint_method(
     rule: JointRule,
     encoders: Encoders,
     optimizer: Optimizer,
-    problem: Problem,
+    task: Task,
     encoder_optimizer: Optimizer | None = None,
 ) -> Method:
     """A method whose encoders and heads all follow the gradient of one mean loss.
@@ -111,13 +113,13 @@ def joint_method(
         method_state = rule.init_state(jax.random.fold_in(rng, 2))  # split gave 0 and 1
         return TrainState(params, batch_stats, opt_state, method_state)
 
-    def update(state: TrainState, batch: Batch, clock: Clock) -> tuple[TrainState, Metrics]:
-        shown = rule.show(batch, clock, state.method_state)
+    def update(state: TrainState, batch: Batch, info: StepInfo) -> tuple[TrainState, Metrics]:
+        shown = rule.show(batch, info, state.method_state)
 
         def objective(params):
             z, stats = encoders.features(params["encoder"], state.batch_stats, batch, train=True)
             prediction = rule.classify(params["head"], z, shown, True)
-            step = Step(batch, clock, z, params["head"], prediction, state.method_state)
+            step = Step(batch, info, z, params["head"], prediction, state.method_state)
             step = step._replace(method_state=jax.lax.stop_gradient(rule.next_state(step)))
             losses = rule.loss(step)
             return losses.mean(), (losses, step, stats)
@@ -135,7 +137,7 @@ def joint_method(
                     gradients[group][key],
                     state.opt_state[group][key],
                     module,
-                    clock,
+                    info,
                     **(extra.get(key, {}) if group == "encoder" else {}),
                 )
         fused = rule.fuse(step.prediction, batch["present"], step.method_state)
@@ -151,5 +153,7 @@ def joint_method(
         z, _ = encoders.features(params["encoder"], batch_stats, batch, train=False)
         return rule.classify(params["head"], z, batch["present"], False)
 
-    stages = (Stage("joint", problem.epochs, (Phase("joint", update),)),)
-    return Method(name, modalities, problem.classes, init, stages, predict, rule.fuse)
+    stages = (Stage("joint", task.epochs, (Phase("joint", update),)),)
+    return Method(
+        name, modalities, task.classes, init, stages, predict, rule.fuse, weigh=rule.weigh
+    )

@@ -8,34 +8,32 @@ shows in its column without gradient modification and without dynamic fusion; th
 holds no code for it (quirk Q41).
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from mla_jax import fusion
 from mla_jax.encoders import Encoders
-from mla_jax.heads import apply_head, init_head
-from mla_jax.losses import unimodal_cross_entropy
-from mla_jax.methods.base import Method, Problem
+from mla_jax.functional import fusion
+from mla_jax.functional.heads import apply_head, init_head
+from mla_jax.functional.losses import unimodal_cross_entropy
+from mla_jax.functional.optimizers import Optimizer
+from mla_jax.methods.base import Method, Task, Weigh, weighted_sum
 from mla_jax.methods.joint import JointRule, Step, joint_method
-from mla_jax.optim import Optimizer
 from mla_jax.state import Prediction
 
 FIDELITY: dict[str, dict[str, Any]] = {"paper": {"fusion": "equal"}, "released": {}}
 CHOICES = {"fusion": ("equal", "entropy")}
 
-Fuse = Callable[[Prediction, jax.Array, Any], jax.Array]
 RULES = {"equal": fusion.equal_weights, "entropy": fusion.entropy_weights}
 
 
-def rule(encoders: Encoders, problem: Problem, fuse: Fuse) -> JointRule:
+def rule(encoders: Encoders, task: Task, weigh: Weigh) -> JointRule:
     """A head and a loss for each modality, for the methods that build on them."""
     modalities, D = encoders.modalities, encoders.feature_dim
 
     def init_heads(rng: jax.Array):
-        return {m: init_head(encoders.key(rng, m), D, problem.classes) for m in modalities}
+        return {m: init_head(encoders.key(rng, m), D, task.classes) for m in modalities}
 
     def classify(heads, features, present, train: bool) -> Prediction:
         del present, train
@@ -45,16 +43,15 @@ def rule(encoders: Encoders, problem: Problem, fuse: Fuse) -> JointRule:
         batch = step.batch
         return unimodal_cross_entropy(step.prediction.unimodal, batch["label"], batch["present"])
 
-    return JointRule(init_heads, classify, loss, fuse)
+    return JointRule(init_heads, classify, loss, weighted_sum(weigh), weigh=weigh)
 
 
-def build(switches: Any, encoders: Encoders, optimizer: Optimizer, problem: Problem) -> Method:
+def build(switches: Any, encoders: Encoders, optimizer: Optimizer, task: Task) -> Method:
     """Late fusion of any number of modalities; with one modality, plain unimodal training."""
 
-    def fuse(prediction: Prediction, present: jax.Array, method_state: Any) -> jax.Array:
+    def weigh(prediction: Prediction, present: jax.Array, method_state: Any) -> jax.Array:
         del method_state
-        weights = RULES[switches.fusion](prediction.unimodal, present)
-        return fusion.combine(weights, prediction.unimodal)
+        return RULES[switches.fusion](prediction.unimodal, present)
 
-    chosen = rule(encoders, problem, fuse)
-    return joint_method("late_fusion", chosen, encoders, optimizer, problem)
+    chosen = rule(encoders, task, weigh)
+    return joint_method("late_fusion", chosen, encoders, optimizer, task)

@@ -27,14 +27,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from mla_jax import fusion
 from mla_jax.encoders import Encoders
 from mla_jax.errors import UserError
-from mla_jax.heads import apply_head, init_head
-from mla_jax.losses import accuracy, cross_entropy, masked_mean
-from mla_jax.methods.base import Method, Phase, Problem, Stage
-from mla_jax.optim import Optimizer
-from mla_jax.projection import (
+from mla_jax.functional import fusion
+from mla_jax.functional.heads import apply_head, init_head
+from mla_jax.functional.losses import accuracy, cross_entropy, masked_mean
+from mla_jax.functional.optimizers import Optimizer, StepInfo
+from mla_jax.functional.projection import (
     APPLICATIONS,
     DENOMINATORS,
     NORMALIZATIONS,
@@ -42,7 +41,8 @@ from mla_jax.projection import (
     alpha_schedule,
     orthogonal_projection,
 )
-from mla_jax.state import Batch, Clock, Metrics, Prediction, TrainState
+from mla_jax.methods.base import Method, Phase, Stage, Task, weighted_sum
+from mla_jax.state import Batch, Metrics, Prediction, TrainState
 
 FIDELITY = {
     "paper": {
@@ -90,7 +90,7 @@ CHOICES = {
 }
 
 
-def build(switches: Any, encoders: Encoders, optimizer: Optimizer, problem: Problem) -> Method:
+def build(switches: Any, encoders: Encoders, optimizer: Optimizer, task: Task) -> Method:
     """MLA over any number of modalities, visited in the order of ``encoders.modalities``."""
     modalities = encoders.modalities
     options = dict(switches.projection)
@@ -106,7 +106,7 @@ def build(switches: Any, encoders: Encoders, optimizer: Optimizer, problem: Prob
     def init(rng: jax.Array, batch: Batch) -> TrainState:
         encoder_rng, head_rng = jax.random.split(rng)
         params, batch_stats = encoders.init(encoder_rng, batch["inputs"])
-        head = init_head(head_rng, encoders.feature_dim, problem.classes)
+        head = init_head(head_rng, encoders.feature_dim, task.classes)
         return TrainState(
             params={"encoder": params, "head": {"shared": head}},
             batch_stats=batch_stats,
@@ -117,7 +117,7 @@ def build(switches: Any, encoders: Encoders, optimizer: Optimizer, problem: Prob
         )
 
     def adapt(
-        position: int, state: TrainState, batch: Batch, clock: Clock
+        position: int, state: TrainState, batch: Batch, info: StepInfo
     ) -> tuple[TrainState, Metrics]:
         """One sub-step: the encoder at ``position`` and the shared head learn, nothing else."""
         m = modalities[position]
@@ -137,20 +137,20 @@ def build(switches: Any, encoders: Encoders, optimizer: Optimizer, problem: Prob
             dict(state.params["encoder"]),
             dict(state.opt_state["encoder"]),
         )
-        encoder_params[m], encoder_opt[m] = optimizer.step(g_theta, encoder_opt[m], theta, clock)
+        encoder_params[m], encoder_opt[m] = optimizer.step(g_theta, encoder_opt[m], theta, info)
         phi, head_opt = head_optimizer.step(
             g_phi,
             state.opt_state["head"]["shared"],
             phi,
-            clock,
+            info,
             feature_mean=h_mean,
-            alpha=alpha or alpha_schedule(clock.batch_index, clock.batches_per_epoch),
+            alpha=alpha or alpha_schedule(info.batch_index, info.batches_per_epoch),
         )
         if switches.zero_grad_drift:  # PyTorch < 2: momentum and decay act on zero gradients (Q7)
             for k in modalities[:position]:
                 zeros = jax.tree.map(jnp.zeros_like, encoder_params[k])
                 encoder_params[k], encoder_opt[k] = optimizer.step(
-                    zeros, encoder_opt[k], encoder_params[k], clock
+                    zeros, encoder_opt[k], encoder_params[k], info
                 )
         state = state.replace(
             params={"encoder": encoder_params, "head": {"shared": phi}},
@@ -173,13 +173,14 @@ def build(switches: Any, encoders: Encoders, optimizer: Optimizer, problem: Prob
 
     rule = _fusion_rule(switches, len(modalities))
 
-    def fuse(prediction: Prediction, present: jax.Array, method_state: Any) -> jax.Array:
+    def weigh(prediction: Prediction, present: jax.Array, method_state: Any) -> jax.Array:
         del method_state
-        return fusion.combine(rule(prediction.unimodal, present), prediction.unimodal)
+        return rule(prediction.unimodal, present)
 
     phases = tuple(Phase(m, functools.partial(adapt, i)) for i, m in enumerate(modalities))
-    stages = (Stage("alternate", problem.epochs, phases),)
-    return Method("mla", modalities, problem.classes, init, stages, predict, fuse)
+    stages = (Stage("alternate", task.epochs, phases),)
+    fuse = weighted_sum(weigh)
+    return Method("mla", modalities, task.classes, init, stages, predict, fuse, weigh=weigh)
 
 
 def _fusion_rule(switches: Any, count: int) -> fusion.Weights:

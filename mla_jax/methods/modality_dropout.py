@@ -18,17 +18,17 @@ import jax.numpy as jnp
 
 from mla_jax.encoders import Encoders
 from mla_jax.errors import UserError
+from mla_jax.functional.optimizers import Optimizer, StepInfo
 from mla_jax.methods import concat
-from mla_jax.methods.base import Method, Problem
+from mla_jax.methods.base import Method, Task
 from mla_jax.methods.joint import joint_method
-from mla_jax.optim import Optimizer
-from mla_jax.state import Batch, Clock
+from mla_jax.state import Batch
 
 FIDELITY: dict[str, dict[str, Any]] = {"paper": {"rate": 0.5}, "released": {}}
 CHOICES: dict[str, tuple] = {}
 
 
-def build(switches: Any, encoders: Encoders, optimizer: Optimizer, problem: Problem) -> Method:
+def build(switches: Any, encoders: Encoders, optimizer: Optimizer, task: Task) -> Method:
     """Modality dropout over any number of modalities; with one it never hides anything."""
     if not 0 <= switches.rate < 1:
         raise UserError(f"method.rate must be at least 0 and less than 1, not {switches.rate}")
@@ -36,13 +36,13 @@ def build(switches: Any, encoders: Encoders, optimizer: Optimizer, problem: Prob
     def init_state(rng: jax.Array) -> dict[str, jax.Array]:
         return {"hide": jax.random.key_data(rng)}
 
-    def show(batch: Batch, clock: Clock, method_state: Any) -> jax.Array:
+    def show(batch: Batch, info: StepInfo, method_state: Any) -> jax.Array:
         present = batch["present"]
         key = jax.random.wrap_key_data(method_state["hide"])
-        epoch = jnp.asarray(clock.epoch)
-        key = jax.random.fold_in(key, epoch * clock.batches_per_epoch + clock.batch_index)
+        epoch = jnp.asarray(info.epoch)
+        key = jax.random.fold_in(key, epoch * info.batches_per_epoch + info.batch_index)
         kept = present & jax.random.bernoulli(key, 1 - switches.rate, present.shape)
         return jnp.where(kept.any(1, keepdims=True), kept, present)
 
-    rule = concat.rule(switches, encoders, problem)._replace(init_state=init_state, show=show)
-    return joint_method("modality_dropout", rule, encoders, optimizer, problem)
+    rule = concat.rule(switches, encoders, task)._replace(init_state=init_state, show=show)
+    return joint_method("modality_dropout", rule, encoders, optimizer, task)

@@ -21,13 +21,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from mla_jax import modulation
 from mla_jax.encoders import Encoders
 from mla_jax.errors import UserError
+from mla_jax.functional import modulation
+from mla_jax.functional.optimizers import Optimizer
 from mla_jax.methods import concat, sum
-from mla_jax.methods.base import Method, Problem
+from mla_jax.methods.base import Method, Task
 from mla_jax.methods.joint import Step, joint_method
-from mla_jax.optim import Optimizer
 
 JOINT = {"concat": concat, "sum": sum}
 
@@ -63,7 +63,7 @@ def build(
     switches: Any,
     encoders: Encoders,
     optimizer: Optimizer,
-    problem: Problem,
+    task: Task,
     name: str = "ogm",
     noise: bool = False,
 ) -> Method:
@@ -81,21 +81,21 @@ def build(
         return {"noise": jax.random.key_data(rng)} if noise else {}
 
     def modulate(step: Step) -> dict[str, dict[str, Any]]:
-        logits, batch, clock = step.prediction.unimodal, step.batch, step.clock
+        logits, batch, info = step.prediction.unimodal, step.batch, step.info
         scores = modulation.true_class_scores(logits, batch["label"], batch["present"])
         k = modulation.RATIOS[switches.ratio](scores, switches.alpha)
-        epoch = jnp.asarray(clock.epoch)
+        epoch = jnp.asarray(info.epoch)
         active = (switches.first_epoch <= epoch) & (epoch <= switches.last_epoch)
         key = jax.random.wrap_key_data(step.method_state["noise"]) if noise else jax.random.key(0)
-        key = jax.random.fold_in(key, epoch * clock.batches_per_epoch + clock.batch_index)
+        key = jax.random.fold_in(key, epoch * info.batches_per_epoch + info.batch_index)
         return {
             m: {"coefficient": k[i], "active": active, "key": encoders.key(key, m)}
             for i, m in enumerate(modalities)
         }
 
-    rule = JOINT[switches.joint].rule(switches, encoders, problem)
+    rule = JOINT[switches.joint].rule(switches, encoders, task)
     rule = rule._replace(init_state=init_state, modulate=modulate)
     modulated = optimizer.after(modulation.gradient_modulation(switches.tensors, noise))
-    method = joint_method(name, rule, encoders, optimizer, problem, encoder_optimizer=modulated)
+    method = joint_method(name, rule, encoders, optimizer, task, encoder_optimizer=modulated)
     describe = functools.partial(modulation.modulation_table, tensors=switches.tensors)
     return method._replace(describe=lambda state: describe(state.params["encoder"]))

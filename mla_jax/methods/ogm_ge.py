@@ -13,14 +13,14 @@ resumed run draws the same.
 from typing import Any
 
 from mla_jax.encoders import Encoders
+from mla_jax.functional.optimizers import Optimizer
 from mla_jax.methods import ogm
-from mla_jax.methods.base import Method, Problem
-from mla_jax.optim import Optimizer
+from mla_jax.methods.base import Method, Task
 
 FIDELITY = ogm.FIDELITY
 CHOICES = ogm.CHOICES
 
 
-def build(switches: Any, encoders: Encoders, optimizer: Optimizer, problem: Problem) -> Method:
+def build(switches: Any, encoders: Encoders, optimizer: Optimizer, task: Task) -> Method:
     """OGM-GE of any number of modalities."""
-    return ogm.build(switches, encoders, optimizer, problem, name="ogm_ge", noise=True)
+    return ogm.build(switches, encoders, optimizer, task, name="ogm_ge", noise=True)

@@ -25,14 +25,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from mla_jax import fusion
 from mla_jax.encoders import Encoders
 from mla_jax.errors import UserError
-from mla_jax.losses import confidence_ranking, cross_entropy
+from mla_jax.functional import fusion
+from mla_jax.functional.losses import confidence_ranking, cross_entropy
+from mla_jax.functional.optimizers import Optimizer
 from mla_jax.methods import late_fusion
-from mla_jax.methods.base import Method, Problem
+from mla_jax.methods.base import Method, Task
 from mla_jax.methods.joint import Step, joint_method
-from mla_jax.optim import Optimizer
 from mla_jax.state import Prediction
 
 FIDELITY: dict[str, dict[str, Any]] = {
@@ -43,18 +43,17 @@ FIDELITY: dict[str, dict[str, Any]] = {
 CHOICES = {"margin": ("enforced", "tolerance")}
 
 
-def build(switches: Any, encoders: Encoders, optimizer: Optimizer, problem: Problem) -> Method:
+def build(switches: Any, encoders: Encoders, optimizer: Optimizer, task: Task) -> Method:
     """QMF of any number of modalities."""
     if switches.ranking_weight < 0:
         raise UserError(f"method.ranking_weight must be at least 0, not {switches.ranking_weight}")
-    M, N = len(encoders.modalities), problem.examples
+    M, N = len(encoders.modalities), task.examples
 
-    def fuse(prediction: Prediction, present: jax.Array, method_state: Any) -> jax.Array:
+    def weigh(prediction: Prediction, present: jax.Array, method_state: Any) -> jax.Array:
         del method_state
-        weights = fusion.energy_weights(prediction.unimodal, present)
-        return fusion.combine(jax.lax.stop_gradient(weights), prediction.unimodal)
+        return jax.lax.stop_gradient(fusion.energy_weights(prediction.unimodal, present))
 
-    unimodal = late_fusion.rule(encoders, problem, fuse)
+    unimodal = late_fusion.rule(encoders, task, weigh)
 
     def init_state(rng: jax.Array) -> dict[str, jax.Array]:
         del rng
@@ -70,7 +69,8 @@ def build(switches: Any, encoders: Encoders, optimizer: Optimizer, problem: Prob
         batch, present = step.batch, step.batch["present"]
         losses = unimodal.loss(step)
         if switches.fused_loss:
-            losses += cross_entropy(fuse(step.prediction, present, None), batch["label"])
+            fused = unimodal.fuse(step.prediction, present, None)
+            losses += cross_entropy(fused, batch["label"])
         history = step.method_state["history"]
         low, high = history.min(1, keepdims=True), history.max(1, keepdims=True)
         badness = (history[:, batch["index"]] - low) / jnp.maximum(high - low, 1e-12)
@@ -82,4 +82,4 @@ def build(switches: Any, encoders: Encoders, optimizer: Optimizer, problem: Prob
         return losses
 
     rule = unimodal._replace(loss=loss, init_state=init_state, next_state=next_state)
-    return joint_method("qmf", rule, encoders, optimizer, problem)
+    return joint_method("qmf", rule, encoders, optimizer, task)

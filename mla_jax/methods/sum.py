@@ -18,10 +18,10 @@ import jax
 import jax.numpy as jnp
 
 from mla_jax.encoders import Encoders
-from mla_jax.heads import apply_head, init_head
-from mla_jax.methods.base import Method, Problem
+from mla_jax.functional.heads import apply_head, init_head
+from mla_jax.functional.optimizers import Optimizer
+from mla_jax.methods.base import Method, Task
 from mla_jax.methods.joint import JointRule, joint_fusion, joint_loss, joint_method, visible
-from mla_jax.optim import Optimizer
 from mla_jax.state import Prediction
 
 FIDELITY: dict[str, dict[str, Any]] = {
@@ -31,12 +31,12 @@ FIDELITY: dict[str, dict[str, Any]] = {
 CHOICES = {"unimodal_bias": ("full", "shared_in_evaluation")}
 
 
-def rule(switches: Any, encoders: Encoders, problem: Problem) -> JointRule:
+def rule(switches: Any, encoders: Encoders, task: Task) -> JointRule:
     """The heads and the loss, for the methods that build on them."""
     modalities, D, M = encoders.modalities, encoders.feature_dim, len(encoders.modalities)
 
     def init_heads(rng: jax.Array):
-        return {m: init_head(encoders.key(rng, m), D, problem.classes) for m in modalities}
+        return {m: init_head(encoders.key(rng, m), D, task.classes) for m in modalities}
 
     def classify(heads, features, present, train: bool) -> Prediction:
         z = visible(features, present, modalities)
@@ -50,6 +50,6 @@ def rule(switches: Any, encoders: Encoders, problem: Problem) -> JointRule:
     return JointRule(init_heads, classify, joint_loss, joint_fusion)
 
 
-def build(switches: Any, encoders: Encoders, optimizer: Optimizer, problem: Problem) -> Method:
+def build(switches: Any, encoders: Encoders, optimizer: Optimizer, task: Task) -> Method:
     """The sum over any number of modalities."""
-    return joint_method("sum", rule(switches, encoders, problem), encoders, optimizer, problem)
+    return joint_method("sum", rule(switches, encoders, task), encoders, optimizer, task)

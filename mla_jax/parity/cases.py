@@ -9,7 +9,7 @@ import numpy as np
 from flax import traverse_util
 from ml_collections import ConfigDict
 
-from mla_jax import configuration
+from mla_jax.config import fields
 from mla_jax.convert.names import Tensors
 from mla_jax.encoders import Encoders
 from mla_jax.encoders.resnet import ResNet18
@@ -61,7 +61,7 @@ class Case(NamedTuple):
 
     def optimizer_config(self) -> ConfigDict:
         """The reference's optimiser, which is our default (``main.py:749,760``)."""
-        config = configuration.base_config().optimizer
+        config = fields.base_config().optimizer
         config.learning_rate = self.learning_rate
         return config
 
@@ -182,7 +182,7 @@ def switches(mode: Mode, broken: str = "", **changes: Any) -> ConfigDict:
     """The resolved ``config.method`` of a mode; ``broken`` sets one switch wrong on purpose."""
     drift = mode.drift != (broken == "zero_grad_drift")
     block = {"name": "mla", "fidelity": mode.fidelity, "zero_grad_drift": drift, **changes}
-    chosen = ConfigDict(configuration.resolve_switches(block))
+    chosen = ConfigDict(fields.resolve_switches(block))
     if broken == "projection_order":
         orders = ["project_then_update", "update_then_project"]
         orders.remove(chosen.projection.order)

@@ -9,11 +9,12 @@ import numpy as np
 from flax import traverse_util
 from ml_collections import ConfigDict
 
-from mla_jax import configuration, methods
+from mla_jax import methods
+from mla_jax.config import fields
 from mla_jax.convert.names import Tensors
 from mla_jax.encoders import Encoders
 from mla_jax.encoders.small import Conv2D
-from mla_jax.methods import Method, Problem
+from mla_jax.methods import Method, Task
 from mla_jax.methods.joint import JointRule
 from mla_jax.parity import formula
 from mla_jax.parity.cases import CLASSES, MODALITIES, MODES, SMALL, Case
@@ -116,7 +117,7 @@ def fusion_rule(name: str) -> tuple[Encoders, JointRule]:
     """Our FiLM or gated fusion of the toy case's features."""
     encoders = toy_case().encoders
     switches = resolved(name, "released", {})
-    return encoders, methods.get(name).rule(switches, encoders, Problem(CLASSES, 1, EXAMPLES))
+    return encoders, methods.get(name).rule(switches, encoders, Task(CLASSES, 1, EXAMPLES))
 
 
 def fusion_inputs(name: str, dtype: Any) -> tuple[Tensors, np.ndarray, Tensors]:
@@ -140,7 +141,7 @@ def fusion_inputs(name: str, dtype: Any) -> tuple[Tensors, np.ndarray, Tensors]:
 def resolved(name: str, fidelity: str, switches: Mapping[str, Any]) -> ConfigDict:
     """``config.method`` with every switch set."""
     block = {"name": name, "fidelity": fidelity, **switches}
-    return ConfigDict(configuration.resolve_switches(block))
+    return ConfigDict(fields.resolve_switches(block))
 
 
 def weights(

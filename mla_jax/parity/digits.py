@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from mla_jax import configuration, train
+from mla_jax import train
+from mla_jax.config import fields
 from mla_jax.errors import UserError
 
 HEADING = "## Measured on digits"
@@ -76,9 +77,9 @@ def measure(
     found = []
     for seed in SEEDS:
         config = runpy.run_path(source)["get_config"](argument)
-        configuration.override(config, {f"method.{k}": v for k, v in switches.items()})
+        fields.override(config, {f"method.{k}": v for k, v in switches.items()})
         config.seed = seed
-        result = train.run(config, pathlib.Path(workdir) / folder / f"seed{seed}", say=say)
+        result = train.train(config, pathlib.Path(workdir) / folder / f"seed{seed}", say=say)
         scores = {m: result["test"][m] for m in result["modalities"]}
         found.append({"fused": result["test"]["fused"], **scores})
         print(f"{name}, seed {seed}: fused {found[-1]['fused']:.3f}", file=sys.stderr)

@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
-from mla_jax import fusion, losses
 from mla_jax.convert.names import Tensors
-from mla_jax.heads import apply_head
-from mla_jax.optim import learning_rate_schedule
+from mla_jax.functional import fusion, losses
+from mla_jax.functional.heads import apply_head
+from mla_jax.functional.optimizers import StepInfo, learning_rate_schedule
 from mla_jax.parity.cases import Case
 from mla_jax.parity.columns import (
     CERTAINTY_TEMPERATURE,
@@ -27,7 +27,7 @@ from mla_jax.parity.joint_ours import (
     record_gradients,
     record_step,
 )
-from mla_jax.state import Batch, Clock, TrainState
+from mla_jax.state import Batch, TrainState
 
 EPOCHS = 150
 """Of the published command (``main_CFT.py``)."""
@@ -47,13 +47,13 @@ def split(chosen: Program, state: TrainState, epoch: int, dtype: Any) -> TrainSt
     """What the method does on the host before an epoch of stage 1."""
     batches = [training_batch(chosen.case, i, dtype) for i in range(chosen.case.batches)]
 
-    def visit(fold: Any, variables: Any, carry: Any) -> Any:
-        folded = jax.jit(fold)
+    def reduce_training(accumulate: Any, variables: Any, carry: Any) -> Any:
+        folded = jax.jit(accumulate)
         for batch in batches:
             carry = folded(variables, carry, batch)
         return carry
 
-    return chosen.method.stages[0].on_epoch(state, epoch, visit)
+    return chosen.method.stages[0].on_epoch(state, epoch, reduce_training)
 
 
 def detached(
@@ -97,8 +97,8 @@ def detached(
         found |= shown if number == 1 else {}
         if epoch >= 20:
             found[f"DUC loss{later}/batch {number}"] = contrast_loss
-        clock = Clock(*map(np.int32, (epoch, number - 1, case.batches)))
-        state, metrics = phase(state, batch, clock)
+        info = StepInfo(*map(np.int32, (epoch, number - 1, case.batches)))
+        state, metrics = phase(state, batch, info)
         found[f"loss{later}/batch {number} total"] = metrics["loss"]
         if number == 1:
             record_gradients(found, state, case, (*case.modalities, "shared"))
@@ -131,8 +131,8 @@ def fused(chosen: Program, tensors: Tensors, trained: Tensors, dtype: Any) -> Te
         batch = jax.tree.map(jnp.asarray, training_batch(case, number - 1, dtype))
         if number == 1:
             found["logits/joint"] = predict(state.variables, batch).joint
-        clock = Clock(*map(np.int32, (0, number - 1, case.batches)))
-        state, metrics = phase(state, batch, clock)
+        info = StepInfo(*map(np.int32, (0, number - 1, case.batches)))
+        state, metrics = phase(state, batch, info)
         found[f"loss{later}/batch {number} total"] = metrics["loss"]
         if number == 1:
             for name, value in gradients(state, "head", "fused", "applied").items():
@@ -177,14 +177,14 @@ def calendar(chosen: Program) -> Tensors:
     splits: list[int] = []
     for epoch in range(stages[0].epochs):
 
-        def visit(fold: Any, variables: Any, carry: Any, epoch: int = epoch) -> Any:
-            del fold, variables
+        def reduce_training(accumulate: Any, variables: Any, carry: Any, epoch: int = epoch) -> Any:
+            del accumulate, variables
             splits.append(epoch)
             return carry
 
-        stages[0].on_epoch(state, epoch, visit)
+        stages[0].on_epoch(state, epoch, reduce_training)
     rate = learning_rate_schedule(chosen.case.optimizer_config(), EPOCHS)
-    rates = jax.vmap(lambda epoch: rate(Clock(epoch, 5, 10)))(np.arange(stages[0].epochs))
+    rates = jax.vmap(lambda epoch: rate(StepInfo(epoch, 5, 10)))(np.arange(stages[0].epochs))
     return {
         f"StepLR over {len(rates)} epochs/": np.array(rates),
         "epoch of the split/": np.array(sorted(set(splits))),

@@ -15,11 +15,11 @@ import numpy as np
 from flax import traverse_util
 from ml_collections import ConfigDict
 
-from mla_jax import configuration
+from mla_jax.config import fields
 from mla_jax.convert.names import Tensors
-from mla_jax.heads import apply_head
-from mla_jax.losses import cross_entropy
-from mla_jax.optim import create_optimizer
+from mla_jax.functional.heads import apply_head
+from mla_jax.functional.losses import cross_entropy
+from mla_jax.functional.optimizers import StepInfo, create_optimizer
 from mla_jax.parity import columns, compare, formula, others, ours
 from mla_jax.parity.cases import (
     MODALITIES,
@@ -31,7 +31,6 @@ from mla_jax.parity.cases import (
     resnet_case,
     toy_case,
 )
-from mla_jax.state import Clock
 
 LIMIT = 200_000  # bytes a file
 STEPS, KEEP_EVERY, BATCHES_PER_EPOCH, DECAY_EVERY = 60, 10, 4, 5
@@ -199,15 +198,15 @@ def theirs_optimizer(torch: Any, name: str) -> np.ndarray:
 
 def ours_optimizer(name: str) -> np.ndarray:
     """The same trajectory from ``optim.py``."""
-    config = ConfigDict(configuration.base_config().optimizer)
+    config = ConfigDict(fields.base_config().optimizer)
     config.update({"name": name.split("_")[0], "learning_rate": 0.05, "decay_every": DECAY_EVERY})
     config.update(OPTIMIZERS[name])
     optimizer = create_optimizer(config, 100)
     weight = _start()
     state, kept = optimizer.init(weight), []
     for step in range(STEPS):
-        clock = Clock(*divmod(step, BATCHES_PER_EPOCH), BATCHES_PER_EPOCH)
-        weight, state = optimizer.step(_gradient(step) + weight / 4, state, weight, clock)
+        info = StepInfo(*divmod(step, BATCHES_PER_EPOCH), BATCHES_PER_EPOCH)
+        weight, state = optimizer.step(_gradient(step) + weight / 4, state, weight, info)
         if (step + 1) % KEEP_EVERY == 0:
             kept.append(np.asarray(weight))
     return np.stack(kept)

@@ -11,15 +11,16 @@ import numpy as np
 import optax
 from flax import traverse_util
 
-from mla_jax import fusion, losses, methods
+from mla_jax import methods
 from mla_jax.convert.names import Tensors
 from mla_jax.evaluate import accuracy, confusion_counts
-from mla_jax.methods import Problem, create_method, late_fusion
-from mla_jax.optim import create_optimizer
+from mla_jax.functional import fusion, losses
+from mla_jax.functional.optimizers import StepInfo, create_optimizer
+from mla_jax.methods import Task, create_method, late_fusion
 from mla_jax.parity.cases import CLASSES, Case, nested, padded
 from mla_jax.parity.columns import EXAMPLES, Column, resolved, training_batch
 from mla_jax.parity.ours import EPOCHS, Applied, RecordingOptimizer, recording
-from mla_jax.state import Clock, Prediction, TrainState
+from mla_jax.state import Prediction, TrainState
 
 
 class Program:
@@ -29,9 +30,9 @@ class Program:
         self.case = case
         optimizer = create_optimizer(case.optimizer_config(), epochs).after(recording(Applied))
         self.switches = resolved(method, fidelity, switches)
-        self.problem = Problem(CLASSES, epochs, examples=EXAMPLES)
+        self.task = Task(CLASSES, epochs, examples=EXAMPLES)
         self.method = create_method(
-            self.switches, case.encoders, RecordingOptimizer(*optimizer), self.problem
+            self.switches, case.encoders, RecordingOptimizer(*optimizer), self.task
         )
         self.training_forward = jax.jit(self._training_forward)
         self.ranking = jax.jit(self._ranking)
@@ -59,10 +60,10 @@ class Program:
         encoders, params = self.case.encoders, state.params
         z, _ = encoders.features(params["encoder"], state.batch_stats, batch, True)
         if self.switches.name == "qmf":
-            rule = late_fusion.rule(encoders, self.problem, self.method.fuse)
+            rule = late_fusion.rule(encoders, self.task, self.method.fuse)
         else:
             module = methods.get(self.switches.get("joint", self.switches.name))
-            rule = module.rule(self.switches, encoders, self.problem)
+            rule = module.rule(self.switches, encoders, self.task)
         logits = rule.classify(params["head"], z, batch["present"], True)
         named = dict(zip(encoders.modalities, logits.unimodal, strict=True))
         if self.switches.fidelity != "released_m3ae":  # whose loss has no fused logits
@@ -138,13 +139,13 @@ def train(program: Program, tensors: Tensors, column: Column, dtype: Any) -> Ten
     for number in range(1, case.batches + 1):
         later = "" if number == 1 else ", later batches"
         batch = jax.tree.map(jnp.asarray, training_batch(case, number - 1, dtype))
-        clock = Clock(*map(np.int32, (column.epoch, number - 1, case.batches)))
+        info = StepInfo(*map(np.int32, (column.epoch, number - 1, case.batches)))
         if number == 1 or column.method == "qmf":
             shown, logits = program.training_forward(state, batch)
         if number == 1:
             found |= shown
         with unit_noise():
-            state, metrics = phase(state, batch, clock)
+            state, metrics = phase(state, batch, info)
         found[f"loss{later}/batch {number} total"] = metrics["loss"]
         if number == 1:
             record_gradients(found, state, case, state.params["head"])

@@ -11,12 +11,17 @@ from ml_collections import ConfigDict
 
 from mla_jax.convert.names import Tensors
 from mla_jax.evaluate import accuracy, confusion_counts
-from mla_jax.heads import apply_head
-from mla_jax.methods import Method, Problem, create_method
-from mla_jax.optim import Optimizer, create_optimizer, learning_rate_schedule
+from mla_jax.functional.heads import apply_head
+from mla_jax.functional.optimizers import (
+    Optimizer,
+    StepInfo,
+    create_optimizer,
+    learning_rate_schedule,
+)
+from mla_jax.functional.projection import alpha_schedule, orthogonal_projection
+from mla_jax.methods import Method, Task, create_method
 from mla_jax.parity.cases import CLASSES, MODALITIES, Case, Mode, nested, padded, switches
-from mla_jax.projection import alpha_schedule, orthogonal_projection
-from mla_jax.state import Clock, TrainState
+from mla_jax.state import TrainState
 
 EPOCHS = 100
 EXAMPLES = 1000
@@ -62,11 +67,11 @@ class Program:
         optimizer = create_optimizer(case.optimizer_config(), EPOCHS).after(recording(Applied))
         optimizer = RecordingOptimizer(*optimizer)
         self.optimizer = optimizer
-        problem = Problem(CLASSES, EPOCHS, examples=EXAMPLES)
+        task = Task(CLASSES, EPOCHS, examples=EXAMPLES)
 
         def method(**changes: Any) -> Method:
             chosen = switches(mode, broken, **changes)
-            return create_method(chosen, case.encoders, optimizer, problem)
+            return create_method(chosen, case.encoders, optimizer, task)
 
         self.method = method()
         self.rules = {"fixed": method(fusion="fixed"), "dynamic": self.method}
@@ -101,7 +106,7 @@ def train(program: Program, tensors: Tensors, dtype: Any) -> Tensors:
     identity = np.eye(case.encoders.feature_dim)
     for number in range(1, case.batches + 1):
         batch = jax.tree.map(jnp.asarray, case.batch(number - 1, dtype=dtype))
-        clock = Clock(*map(np.int32, (0, number - 1, case.batches)))
+        info = StepInfo(*map(np.int32, (0, number - 1, case.batches)))
         if number == 1:
             for m in MODALITIES:
                 z = program.features[True](
@@ -112,7 +117,7 @@ def train(program: Program, tensors: Tensors, dtype: Any) -> Tensors:
             if number == 1:
                 head = state.params["head"]["shared"]
                 found[f"logits/{m}"] = apply_head(head, found[f"features, training/{m}"])
-            state, metrics = phase(state, batch, clock)
+            state, metrics = phase(state, batch, info)
             when = "loss" if number == 1 else "loss, later batches"
             found[f"{when}/batch {number} {m}"] = metrics["loss"]
             head = state.params["head"]["shared"]
@@ -210,4 +215,4 @@ def projection_updates(
 def step_lr(case: Case, epochs: int) -> np.ndarray:
     """The learning rate in each epoch, in the middle of it."""
     rate = learning_rate_schedule(case.optimizer_config(), epochs)
-    return np.array([rate(Clock(epoch, 5, 10)) for epoch in range(epochs)])
+    return np.array([rate(StepInfo(epoch, 5, 10)) for epoch in range(epochs)])

@@ -227,9 +227,9 @@ def _report(plan: Plan, notes: list[dict[str, Any]], index: dict[str, Any]) -> d
         if absent := len({id for ids in parts.values() for id in ids} - known):
             left_out[f"in list '{name}', but not among the examples"] = absent
     counts = {}
-    for split, law in plan.description.splits.items():
+    for split, rule in plan.description.splits.items():
         try:
-            parts = law.draw(members, 0)
+            parts = rule.draw(members, 0)
         except UserError:  # its list files were not given
             continue
         counts[split] = {

@@ -1,17 +1,17 @@
 """The digits through perceptrons, six epochs: every path of the trainer in seconds."""
 
-from mla_jax import configuration
+from mla_jax.config import fields
 
 
 def get_config(argument=None):
     """``method=``, ``modalities=``, ``fidelity=``, ``path=`` (another digits file)."""
-    chosen = configuration.parse_arguments(
+    chosen = fields.parse_arguments(
         argument, method="mla", fidelity="paper", modalities=("audio", "text"), path=""
     )
-    config = configuration.base_config()
+    config = fields.base_config()
     config.dataset.path = chosen.path
     config.modalities = chosen.modalities
-    config.method = configuration.method_block(chosen.method, chosen.fidelity)
+    config.method = fields.method_block(chosen.method, chosen.fidelity)
     config.encoders = {
         "image": {"name": "mlp", "hidden": 16},
         "audio": {"name": "mlp", "hidden": 16},

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from mla_jax.datasets.base import ArraySplit, Dataset
+from mla_jax.data.dataset import ArraySplit, Dataset
 from mla_jax.errors import UserError, check_choice
 
 FILE = pathlib.Path(__file__).with_name("digits.npz")

@@ -12,27 +12,8 @@ from unittest import mock
 import jax
 import numpy as np
 
-from mla_jax.errors import UserError
+from mla_jax.errors import NonFiniteLossError, UserError
 from mla_jax.state import Batch, Metrics
-
-
-class NonFiniteLossError(Exception):
-    """A phase's loss is not finite; ``report`` says where, as JSON values."""
-
-    def __init__(self, report: dict[str, Any]):
-        self.report = report
-        examples = report["examples"]
-        shown = ", ".join(map(str, examples[:8])) + (", ..." if len(examples) > 8 else "")
-        remedy = "lower optimizer.learning_rate, or look at these examples"
-        if report["step"] == 1:
-            remedy = "it is the first batch, so look at the encoder's fields and at these examples"
-        if report["inputs"]:
-            shown += f" (their {' and '.join(report['inputs'])} holds NaN or infinity)"
-            remedy = "mend or remove these examples"
-        super().__init__(
-            f"the loss of '{report['phase']}' is {report['loss']} at batch {report['step']} (epoch "
-            f"{report['epoch']}), on training examples {shown}: {remedy}"
-        )
 
 
 class _Pending(NamedTuple):

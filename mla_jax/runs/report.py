@@ -9,9 +9,9 @@ import jax
 import numpy as np
 from ml_collections import FrozenConfigDict
 
-from mla_jax import configuration
+from mla_jax.config import fields
 from mla_jax.datasets import Dataset
-from mla_jax.metrics import read_lines
+from mla_jax.runs.metrics import read_lines
 
 
 def run_header(config: FrozenConfigDict, dataset: Dataset) -> str:
@@ -96,7 +96,7 @@ def write_report(
     plot_confusion(path / "confusion.png", confusion)
     test = result["test"]
     rows = [(n, f"{test[n]:.4f}", f"{test['macro_f1'][n]:.4f}") for n in test["macro_f1"]]
-    fields = configuration.flatten(identity["config"])
+    settings = fields.flatten(identity["config"])
     text = [
         f"# {result['method']} on {result['dataset']}",
         result_table(result).splitlines()[0] + ".",
@@ -108,7 +108,7 @@ def write_report(
         f"jax {result['versions']['jax']}, Python {result['versions']['python']}, "
         f"{result['device']}; data `{identity['data']}`.",
         result_table(result).splitlines()[-1].strip() + ".",
-        markdown_table(("field", "value"), [(k, f"`{v}`") for k, v in fields.items()]),
+        markdown_table(("field", "value"), [(k, f"`{v}`") for k, v in settings.items()]),
     ]
     (path / "report.md").write_text("\n\n".join(text) + "\n")
 

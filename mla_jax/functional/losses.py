@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from mla_jax.heads import HIGHEST
+from mla_jax.functional.heads import HIGHEST
 
 
 def cross_entropy(logits: jax.Array, label: jax.Array) -> jax.Array:

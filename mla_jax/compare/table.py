@@ -7,11 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from mla_jax import methods, report
+from mla_jax import methods
+from mla_jax.runs import report
 
 Runs = Sequence[Sequence[Mapping[str, Any]]]
 """The ``result.json`` of a method's runs, ``[seed][part]``; one part but for a method that trains
-one modality at a time (``methods.solitary``)."""
+one modality at a time (``methods.trains_one_modality``)."""
 
 RESAMPLES = 10_000
 
@@ -23,8 +24,8 @@ def rows(results: Mapping[str, Runs]) -> list[dict[str, Any]]:
 
 
 def summarize_method(name: str, runs: Runs) -> dict[str, Any]:
-    """One row: per figure the values over the seeds; ``fused`` is absent for a solitary method."""
-    alone = methods.solitary(name)
+    """One row: per figure the values over the seeds; ``fused`` is absent for ``unimodal``."""
+    alone = methods.trains_one_modality(name)
     values: dict[str, list[float]] = {}
     for parts in runs:
         for result in parts:

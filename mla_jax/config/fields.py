@@ -11,12 +11,13 @@ from ml_collections import ConfigDict, FrozenConfigDict, config_dict
 
 from mla_jax import datasets, methods
 from mla_jax.errors import UserError, check_choice
+from mla_jax.functional.optimizers import depends_on_length
 
 PROTOCOLS = ("strict", "paper")
 SELECTIONS = ("auto", "validation", "last", "best_test")
 COMPUTE_DTYPES = ("auto", "float32", "bfloat16")
 
-NOT_COMPARED = ("checkpoint", "dataset.data_dir", "loader", "log_every_steps")
+NOT_COMPARED = ("check_loss_every", "checkpoint", "dataset.data_dir", "loader")
 """Fields that may differ between the two halves of a resumed run: no number depends on them."""
 
 
@@ -54,7 +55,7 @@ def base_config() -> ConfigDict:
             # Processes that load batches (0: threads of this one do); threads and waiting batches
             # in each.  The batches are the same whatever the numbers.
             "loader": ConfigDict({"workers": 0, "threads": 1, "prefetch": 4}),
-            "log_every_steps": 50,  # batches between looks at the loss (is it finite?)
+            "check_loss_every": 50,  # batches between looks at the loss (is it finite?)
         }
     )
 
@@ -71,7 +72,7 @@ def dataset_block(name: str) -> ConfigDict:
             "split": "auto",  # a name of the data set's splits; auto: the protocol's
             "split_seed": 0,  # of the splits that are drawn
             "crop": 0,  # side of the square that encoders see of pictures; 0: the data set's own
-            "synthetic": False,  # the twin: same shapes and classes, nothing real
+            "synthetic": False,  # same shapes and classes, nothing real
             "synthetic_sizes": (512, 128, 128),  # train, validation, test
         }
     )
@@ -136,7 +137,7 @@ def resolve(config: ConfigDict) -> FrozenConfigDict:
     check_choice("protocol", config.protocol, PROTOCOLS)
     check_choice("selection", config.selection, SELECTIONS)
     check_choice("compute_dtype", config.compute_dtype, COMPUTE_DTYPES)
-    for field in ("batch_size", "epochs", "feature_dim", "log_every_steps"):
+    for field in ("batch_size", "epochs", "feature_dim", "check_loss_every"):
         _require_positive(field, config[field])
     _require_positive("evaluation.batch_size", config.evaluation.batch_size)
     _require_positive("evaluation.every_epochs", config.evaluation.every_epochs)
@@ -229,6 +230,26 @@ def differing_fields(saved: Mapping[str, Any], current: Mapping[str, Any]) -> li
         for name in names
         if a.get(name) != b.get(name) and not name.startswith(NOT_COMPARED)
     ]
+
+
+def extension_problem(saved: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
+    """Why the epochs of ``saved`` are not the first ones of the longer run ``wanted``, if so.
+
+    Both are ``to_json`` configurations that differ in ``epochs`` only.
+    """
+    schedule = depends_on_length(ConfigDict(wanted["optimizer"]))
+    if schedule:
+        return schedule
+    reason = getattr(methods.get(wanted["method"]["name"]), "DEPENDS_ON_EPOCHS", "")
+    if reason:
+        return reason
+    every = wanted["evaluation"]["every_epochs"]
+    if saved["epochs"] % every and wanted["selection"] != "last":
+        return (
+            f"epoch {saved['epochs']} was evaluated as its last one, which "
+            f"evaluation.every_epochs={every} would skip, and may have been selected"
+        )
+    return ""
 
 
 def _require_positive(field: str, value: int) -> None:

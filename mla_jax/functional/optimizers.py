@@ -1,6 +1,6 @@
-"""Optimisers with PyTorch's order of operations, and learning rates read from the clock.
+"""Optimisers with PyTorch's order of operations, and learning rates that follow from the epoch.
 
-A transform here yields a direction; the learning rate is applied last, ``p - lr(clock) * u``, as
+A transform here yields a direction; the learning rate is applied last, ``p - lr(info) * u``, as
 ``torch.optim`` does: decay is added to the gradient, momentum accumulates the sum.
 """
 
@@ -12,25 +12,36 @@ import jax.numpy as jnp
 import optax
 
 from mla_jax.errors import check_choice
-from mla_jax.state import Clock
+
+
+class StepInfo(NamedTuple):
+    """Where training stands.  Learning rates and MLA's alpha are read from here and from nowhere
+    else: the shared head is stepped M times a batch, so an optimiser's own count would run ahead.
+    """
+
+    epoch: Any
+    """Epoch within the stage, from 0."""
+    batch_index: Any
+    """Batch within the epoch, from 0."""
+    batches_per_epoch: Any
 
 
 class Optimizer(NamedTuple):
     """A direction and a learning rate; one ``opt_state`` per encoder and one per head."""
 
     transform: optax.GradientTransformationExtraArgs
-    learning_rate: Callable[[Clock], jax.Array]
+    learning_rate: Callable[[StepInfo], jax.Array]
 
     def init(self, params: Any) -> Any:
         """The optimiser state of one encoder or one head."""
         return self.transform.init(params)
 
     def step(
-        self, gradients: Any, opt_state: Any, params: Any, clock: Clock, **extra: Any
+        self, gradients: Any, opt_state: Any, params: Any, info: StepInfo, **extra: Any
     ) -> tuple[Any, Any]:
         """One update: ``(params, opt_state)``.  ``extra`` reaches the transform (projection)."""
         updates, opt_state = self.transform.update(gradients, opt_state, params, **extra)
-        rate = self.learning_rate(clock)
+        rate = self.learning_rate(info)
         return jax.tree.map(lambda p, u: p - rate * u, params, updates), opt_state
 
     def after(self, transform: optax.GradientTransformation) -> "Optimizer":
@@ -67,7 +78,16 @@ def _adamw(config: Any) -> optax.GradientTransformation:
 TRANSFORMS = {"sgd": _sgd, "adam": _adam, "adamw": _adamw}
 
 
-def learning_rate_schedule(config: Any, epochs: int) -> Callable[[Clock], jax.Array]:
+def depends_on_length(config: Any) -> str:
+    """Why the learning rate of an epoch depends on how many epochs there are; empty if not."""
+    if config.schedule == "cosine":
+        return "optimizer.schedule=cosine ends with the last epoch"
+    if config.schedule == "step" and not config.decay_every:
+        return "optimizer.decay_every=0 lowers the learning rate at 70 % of the epochs"
+    return ""
+
+
+def learning_rate_schedule(config: Any, epochs: int) -> Callable[[StepInfo], jax.Array]:
     """``constant``, ``step`` (``torch.optim.lr_scheduler.StepLR``, per epoch) or ``cosine``.
 
     ``config.warmup_epochs`` scales the rate up linearly, batch by batch, before any of them.
@@ -75,16 +95,16 @@ def learning_rate_schedule(config: Any, epochs: int) -> Callable[[Clock], jax.Ar
     check_choice("optimizer.schedule", config.schedule, ("constant", "step", "cosine"))
     decay_every = config.decay_every or max(1, round(0.7 * epochs))
 
-    def rate(clock: Clock) -> jax.Array:
-        epoch = jnp.asarray(clock.epoch, float)
-        elapsed = epoch + jnp.asarray(clock.batch_index, float) / clock.batches_per_epoch
+    def rate(info: StepInfo) -> jax.Array:
+        epoch = jnp.asarray(info.epoch, float)
+        elapsed = epoch + jnp.asarray(info.batch_index, float) / info.batches_per_epoch
         value = jnp.asarray(config.learning_rate, float)
         if config.schedule == "step":
             value = value * config.decay_rate ** jnp.floor(epoch / decay_every)
         elif config.schedule == "cosine":
             value = value * 0.5 * (1 + jnp.cos(jnp.pi * jnp.minimum(elapsed / epochs, 1)))
         if config.warmup_epochs:
-            reached = elapsed + 1 / clock.batches_per_epoch  # the first batch is not lost on rate 0
+            reached = elapsed + 1 / info.batches_per_epoch  # the first batch is not lost on rate 0
             value = value * jnp.minimum(reached / config.warmup_epochs, 1)
         return value
 

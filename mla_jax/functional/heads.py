@@ -13,14 +13,14 @@ Head = dict[str, jax.Array]
 INITIALIZATIONS = ("xavier", "torch")
 
 
-def init_head(rng: jax.Array, features: int, classes: int, law: str = "xavier") -> Head:
+def init_head(rng: jax.Array, features: int, classes: int, initialization: str = "xavier") -> Head:
     """A linear layer ``D -> C``.
 
     ``xavier``: normal kernel, zero bias, the ``weight_init`` of the MLA and OGM-GE code
     (``utils/utils.py:106``).  ``torch``: kernel and bias uniform within ``1 / sqrt(D)``, PyTorch's
     default, which DI-MML's first stage keeps.
     """
-    if law == "torch":
+    if initialization == "torch":
         bound = 1 / math.sqrt(features)
         keys = jax.random.split(rng)
         kernel = jax.random.uniform(keys[0], (features, classes), jnp.float32, -bound, bound)

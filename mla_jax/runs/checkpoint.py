@@ -25,6 +25,9 @@ from mla_jax.errors import UserError
 from mla_jax.state import TrainState
 
 
+PROGRESS = {"progress": None}
+
+
 class ChecksumError(Exception):
     """The arrays of a checkpoint are not those that were saved."""
 
@@ -97,13 +100,8 @@ class Checkpoints:
 
     def _load(self, step: int, abstract: Any) -> tuple[TrainState, dict]:
         with _quiet():
-            loaded = self._checkpointer.load_checkpointables(
-                step, {"state": abstract, "progress": None}
-            )
-        progress = json.loads(np.asarray(loaded["progress"]["json"]).tobytes())
-        if checksum(loaded["state"]) != progress.pop("checksum"):
-            raise ChecksumError
-        return loaded["state"], progress
+            loaded = self._checkpointer.load_checkpointables(step, {"state": abstract, **PROGRESS})
+        return _checked(loaded)
 
     def _set_aside(self, step: int) -> pathlib.Path:
         source = self._directory / str(step)
@@ -121,6 +119,61 @@ class Checkpoints:
         """Waits for the save in flight."""
         with _quiet():
             self._checkpointer.close()
+
+
+def read_progress(directory: pathlib.Path, step: int) -> dict[str, Any]:
+    """The progress that was saved with checkpoint ``step``; touches nothing.
+
+    Raises:
+      UserError: there is no such checkpoint, or it is damaged.
+    """
+    return _decoded(_read(directory, step, PROGRESS))
+
+
+def read_state(directory: pathlib.Path, step: int, abstract: Any) -> TrainState:
+    """The state of checkpoint ``step``; touches nothing, so that a run in progress may go on.
+
+    ``abstract``: a ``TrainState`` of ``jax.ShapeDtypeStruct`` with shardings.
+
+    Raises:
+      UserError: there is no such checkpoint, it is damaged, or it is of another structure.
+    """
+    loaded = _read(directory, step, {"state": abstract, **PROGRESS})
+    try:
+        return _checked(loaded)[0]
+    except ChecksumError as error:
+        raise UserError(
+            f"checkpoint {step} of {directory} is damaged (bad checksum): run the training command "
+            "again, which goes on from the one before it"
+        ) from error
+
+
+def _read(directory: pathlib.Path, step: int, wanted: dict[str, Any]) -> dict[str, Any]:
+    path = directory.absolute() / str(step)
+    if not path.is_dir():
+        raise UserError(f"there is no checkpoint {path}: train the run again")
+    try:
+        with _quiet():
+            return ocp.load_checkpointables(path, wanted)
+    except Exception as error:  # orbax raises many kinds, none of them documented
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(
+            f"cannot read checkpoint {path} ({reason}): it is damaged, or it is of another run"
+        ) from error
+    finally:
+        with _quiet():
+            gc.collect()  # orbax leaves coroutines behind that complain when collected
+
+
+def _decoded(loaded: dict[str, Any]) -> dict[str, Any]:
+    return json.loads(np.asarray(loaded["progress"]["json"]).tobytes())
+
+
+def _checked(loaded: dict[str, Any]) -> tuple[TrainState, dict[str, Any]]:
+    progress = _decoded(loaded)
+    if checksum(loaded["state"]) != progress.pop("checksum"):
+        raise ChecksumError
+    return loaded["state"], progress
 
 
 class _Retention:

@@ -1,23 +1,20 @@
 """What the commands share: the ``--config`` flag, start-up, and errors of one sentence."""
 
-import importlib.machinery
-import importlib.util
 import os
 import pathlib
 import sys
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 from absl import app, flags, logging
-from ml_collections import ConfigDict, config_flags
+from ml_collections import config_flags
 
-from mla_jax import configuration, distributed
+from mla_jax import distributed
+from mla_jax.config import fields, files
 from mla_jax.datasets import DESCRIPTIONS
-from mla_jax.errors import UserError, check_choice
-from mla_jax.metrics import NonFiniteLossError
-from mla_jax.train import Interrupted
+from mla_jax.errors import Interrupted, NonFiniteLossError, UserError, check_choice
 
 USAGE_ERROR, NON_FINITE = 2, 3
 """Exit statuses; a run stopped by signal n exits with 128 + n, so that a scheduler restarts it."""
@@ -66,7 +63,7 @@ def run_command(main: Callable[[], None]) -> None:
             if flags.FLAGS.config is None:
                 raise UserError("give --config=FILE, for example --config=configs/digits.py")
             flags.FLAGS.config.to_dict()  # OSError if the file could not be loaded
-            configuration.override(flags.FLAGS.config, data_dir_override())
+            fields.override(flags.FLAGS.config, data_dir_override())
             return arguments
         except (flags.Error, AttributeError, OSError, SyntaxError, TypeError) as error:
             explain_config_flags(argv)
@@ -103,7 +100,7 @@ def explain_config_flags(argv: Sequence[str]) -> None:
     filename = next((a.split("=", 1)[1] for a in argv if a.startswith("--config=")), None)
     if filename is None:
         return
-    known = configuration.flatten(load_config(filename).to_dict())
+    known = fields.flatten(files.load_config(filename).to_dict())
     for argument in argv:
         if argument.startswith("--config."):
             field = argument.removeprefix("--config.").split("=", 1)[0]
@@ -142,37 +139,7 @@ def data_dir_override() -> dict[str, str]:
     if name not in DESCRIPTIONS:
         raise UserError(f"dataset '{name}' is not prepared and takes no --data_dir: leave it out")
     if F.config.dataset.synthetic:
-        raise UserError("--data_dir means nothing to the synthetic twin: leave out one of the two")
+        raise UserError("--data_dir means nothing to synthetic data: leave out one of the two")
     if field in config_flags.get_override_values(F["config"]):
         raise UserError(f"--data_dir and --config.{field} say the same: give one of them")
     return {field: F.data_dir}
-
-
-def load_config(
-    filename: str,
-    arguments: Mapping[str, str] | None = None,
-    overrides: Mapping[str, Any] | None = None,
-) -> ConfigDict:
-    """Calls ``get_config`` of ``FILE:ARGUMENT`` again, with other arguments and with overrides.
-
-    Raises:
-      UserError: there is no such file, or it has no ``get_config``.
-    """
-    path, _, text = filename.partition(":")
-    if not pathlib.Path(path).is_file():
-        folder = pathlib.Path(path).parent
-        there = ", ".join(sorted(p.name for p in folder.glob("*.py"))) or "nothing"
-        raise UserError(f"there is no configuration file {path} (in {folder}: {there})")
-    loader = importlib.machinery.SourceFileLoader("mla_jax_config", path)
-    module = importlib.util.module_from_spec(importlib.util.spec_from_loader(loader.name, loader))
-    try:
-        loader.exec_module(module)
-    except (SyntaxError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is no configuration file: it is not Python ({error})") from error
-    if not hasattr(module, "get_config"):
-        raise UserError(f"{path} is no configuration file: it has no function get_config")
-    items = dict(item.partition("=")[::2] for item in filter(None, text.split(",")))
-    items.update(arguments or {})
-    config = module.get_config(",".join(f"{k}={v}" if v else k for k, v in items.items()))
-    configuration.override(config, overrides or {})
-    return config

@@ -14,31 +14,31 @@ import jax
 import jax.numpy as jnp
 
 from mla_jax.encoders import Encoders
-from mla_jax.methods.base import Fold, Visit
+from mla_jax.methods.base import Accumulate, ReduceTraining
 from mla_jax.state import Batch
 
 
 def effective_dimensions(
     encoders: Encoders, classes: int
-) -> Callable[[dict[str, Any], Visit], jax.Array]:
-    """``(variables, visit) -> bool[M, D]``: the effective dimensions over the training set."""
+) -> Callable[[dict[str, Any], ReduceTraining], jax.Array]:
+    """``(variables, reduce_training) -> bool[M, D]``: effective over the training set."""
     M, D = len(encoders.modalities), encoders.feature_dim
     sum_up, count_hits = class_sums(encoders), own_centroid_hits(encoders)
 
-    def find(variables: dict[str, Any], visit: Visit) -> jax.Array:
+    def find(variables: dict[str, Any], reduce_training: ReduceTraining) -> jax.Array:
         nothing = jnp.zeros((M, classes, D)), jnp.zeros((M, classes))
-        total, count = visit(sum_up, variables, nothing)
+        total, count = reduce_training(sum_up, variables, nothing)
         centroids = total / count[..., None]  # NaN, never nearest, for a class without examples
-        _, hits = visit(count_hits, variables, (centroids, jnp.zeros((M, D))))
+        _, hits = reduce_training(count_hits, variables, (centroids, jnp.zeros((M, D))))
         return hits > hits.mean(1, keepdims=True)
 
     return find
 
 
-def class_sums(encoders: Encoders) -> Fold:
+def class_sums(encoders: Encoders) -> Accumulate:
     """Adds a batch to ``(sum of features [M, C, D], examples [M, C])``."""
 
-    def fold(variables: dict[str, Any], carry: Any, batch: Batch) -> Any:
+    def accumulate(variables: dict[str, Any], carry: Any, batch: Batch) -> Any:
         total, count = carry
         z = _features(encoders, variables, batch)
         one_hot = jax.nn.one_hot(batch["label"], total.shape[1])
@@ -49,13 +49,13 @@ def class_sums(encoders: Encoders) -> Fold:
         )  # fmt: skip
         return total, count + mine.sum(1)
 
-    return fold
+    return accumulate
 
 
-def own_centroid_hits(encoders: Encoders) -> Fold:
+def own_centroid_hits(encoders: Encoders) -> Accumulate:
     """Adds a batch to ``(centroids [M, C, D], hits [M, D])``; ties go to the smallest class."""
 
-    def fold(variables: dict[str, Any], carry: Any, batch: Batch) -> Any:
+    def accumulate(variables: dict[str, Any], carry: Any, batch: Batch) -> Any:
         centroids, hits = carry
         z = _features(encoders, variables, batch)
         distance = jnp.abs(z[:, :, None] - centroids[:, None])  # [M, B, C, D]
@@ -63,7 +63,7 @@ def own_centroid_hits(encoders: Encoders) -> Fold:
         hit = (nearest == batch["label"][None, :, None]) & _seen(batch)[..., None]
         return centroids, hits + hit.sum(1)
 
-    return fold
+    return accumulate
 
 
 def _features(encoders: Encoders, variables: dict[str, Any], batch: Batch) -> jax.Array:

@@ -1,4 +1,4 @@
-"""A run's first weights, from one checkpoint or several: ``config.init_from``."""
+"""A run's first weights, from checkpoints or other runs: ``config.init_from``."""
 
 import pathlib
 from collections.abc import Callable, Mapping
@@ -13,6 +13,7 @@ from mla_jax.convert.known_layouts import identify
 from mla_jax.convert.names import Tensors, check_names, flat
 from mla_jax.encoders.conventions import check_weights
 from mla_jax.errors import UserError
+from mla_jax.runs.run import is_run, open_run
 from mla_jax.state import TrainState
 
 
@@ -22,7 +23,9 @@ def initialize_from(
     say: Callable[[str], None] = print,
     conventions: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> TrainState:
-    """A fresh training state with the weights of checkpoints, raw or converted.
+    """A fresh training state with the weights of checkpoints, raw or converted, or of other runs.
+
+    A run gives the weights of its chosen epoch.
 
     Each encoder of a checkpoint replaces the encoder of that modality, with its running
     statistics, and must match it tensor by tensor.  A head is replaced by the head of its name if
@@ -79,6 +82,10 @@ def initialize_from(
 
 def _read(path: pathlib.Path, state: TrainState) -> tuple[Tensors, dict[str, Any]]:
     """A checkpoint's tensors and manifest; a raw one's encoders go where their like are."""
+    if is_run(path):
+        run = open_run(path)
+        conventions = run.program.encoders.conventions
+        return flat(run.load().variables), {"conventions": conventions}
     if path.is_dir():
         return files.read_directory(path)
     tensors = files.read_tensors(path)

@@ -5,10 +5,10 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from mla_jax import configuration
+from mla_jax.config import fields
 from mla_jax.errors import UserError
 
-TWIN_EPOCHS = 5
+SYNTHETIC_EPOCHS = 5
 """Of ``synthetic``: to see that everything works takes no hundred."""
 LOCAL_ENCODERS = {"m3ae_text": {"name": "ngram_bag", "vocabulary": 30522}}
 """By the encoder that they stand in for under ``runlocal``; others are perceptrons."""
@@ -19,14 +19,14 @@ def arguments(text: str | None, modalities: tuple[str, ...], **own: Any) -> Conf
     """The part after the colon of ``--config=FILE:...``, one argument a field.
 
     ``method``, ``fidelity``, ``modalities`` (``a+b``), ``split``, ``protocol``, ``seed``,
-    ``epochs`` (0: the recipe's), the flags ``synthetic`` (the twin: same shapes, planted imbalance)
+    ``epochs`` (0: the recipe's), the flags ``synthetic`` (same shapes, planted imbalance)
     and ``runlocal`` (small encoders, small crops, few epochs), and what a file has of its ``own``
     with its default.
 
     Raises:
       UserError: an unknown name, or a value of another type.
     """
-    return configuration.parse_arguments(
+    return fields.parse_arguments(
         text,
         method="mla",
         fidelity="paper",
@@ -42,16 +42,16 @@ def arguments(text: str | None, modalities: tuple[str, ...], **own: Any) -> Conf
 
 
 def start(dataset: str, chosen: ConfigDict) -> ConfigDict:
-    """``configuration.base_config`` with ``chosen`` filled in; the file goes on from there."""
-    config = configuration.base_config()
-    config.dataset = configuration.dataset_block(dataset)
+    """``fields.base_config`` with ``chosen`` filled in; the file goes on from there."""
+    config = fields.base_config()
+    config.dataset = fields.dataset_block(dataset)
     config.dataset.split = chosen.split
     config.dataset.synthetic = chosen.synthetic
     for field in ("recipe", "variant"):
         config.dataset[field] = chosen.get(field, "")
     config.seed = chosen.seed
     config.modalities = chosen.modalities
-    config.method = configuration.method_block(chosen.method, chosen.fidelity)
+    config.method = fields.method_block(chosen.method, chosen.fidelity)
     config.protocol = chosen.protocol
     return config
 
@@ -59,7 +59,7 @@ def start(dataset: str, chosen: ConfigDict) -> ConfigDict:
 def finish(config: ConfigDict, chosen: ConfigDict) -> ConfigDict:
     """What the arguments change of a recipe that is complete: its epochs, and ``runlocal``."""
     if chosen.synthetic:
-        config.epochs = TWIN_EPOCHS
+        config.epochs = SYNTHETIC_EPOCHS
     if chosen.runlocal:
         names = {modality: encoder["name"] for modality, encoder in config.encoders.items()}
         config.encoders = {m: LOCAL_ENCODERS.get(name, PERCEPTRON) for m, name in names.items()}

@@ -5,7 +5,7 @@
 Every method gets the same data, encoders, optimiser, epochs and protocol (DI-MML has a second
 stage, which the caption names).  ``unimodal`` trains
 each modality alone: the ceiling that the others' unimodal accuracies are held against.  Writes
-comparison.md, comparison.png and comparison.json into --workdir, and each run beside them; runs
+table.md, table.png and table.json into --workdir, and each run beside them; runs
 that are finished are not repeated.
 """
 
@@ -19,9 +19,13 @@ from typing import NamedTuple
 from absl import flags
 from ml_collections import ConfigDict
 
-from mla_jax import command_line, comparison, configuration, distributed, methods, report, train
+from mla_jax import distributed, methods, train
+from mla_jax.compare import table
+from mla_jax.config import command_line, fields, files
 from mla_jax.datasets import load_dataset
 from mla_jax.errors import UserError
+from mla_jax.program import Program, build_program
+from mla_jax.runs import report
 
 
 def main() -> None:
@@ -46,10 +50,10 @@ def main() -> None:
             "command": shlex.join(["python", "-m", "mla_jax.compare", *sys.argv[1:]]),
             "date": datetime.date.today().isoformat(),
             "seeds": seeds,
-            "rows": comparison.rows(dict(zip(names, results, strict=True))),
-            "about": comparison.about(results[0][0][0]),
+            "rows": table.rows(dict(zip(names, results, strict=True))),
+            "about": table.about(results[0][0][0]),
         }
-        print("\n" + comparison.write(workdir, found))
+        print("\n" + table.write(workdir, found))
 
 
 class Part(NamedTuple):
@@ -57,7 +61,7 @@ class Part(NamedTuple):
 
     folder: str
     config: ConfigDict
-    program: train.Program
+    program: Program
 
 
 def compare_method(
@@ -69,26 +73,26 @@ def compare_method(
         for row, seed in zip(results, seeds, strict=True):
             config.seed = seed
             path = workdir / part / f"seed{seed}"
-            result = train.run(config, path, program, say=lambda line: None)
+            result = train.train(config, path, program, say=lambda line: None).result
             row.append(result)
             if distributed.is_main():
                 figures = report.accuracies(result["test"])
-                spent = comparison.seconds(result)
+                spent = table.seconds(result)
                 print(f"{part} seed {seed}: test {figures}; {spent:.1f} s", flush=True)
     return results
 
 
 def parts_of(name: str) -> list[Part]:
-    """One part, or one a modality (``methods.solitary``); nothing is compiled yet."""
+    """One part, or one a modality (``methods.trains_one_modality``); nothing is compiled yet."""
     configs = {name: method_config(name)}
-    if methods.solitary(name):
-        modalities = configuration.resolve(configs[name]).modalities
+    if methods.trains_one_modality(name):
+        modalities = fields.resolve(configs[name]).modalities
         configs = {f"{name}-{m}": method_config(name, modalities=m) for m in modalities}
     parts = []
     for folder, config in configs.items():
-        resolved = configuration.resolve(config)
+        resolved = fields.resolve(config)
         dataset = load_dataset(resolved.dataset, resolved.modalities)
-        parts.append(Part(folder, config, train.build_program(resolved, dataset)))
+        parts.append(Part(folder, config, build_program(resolved, dataset)))
     return parts
 
 
@@ -99,8 +103,9 @@ def method_config(name: str, **arguments: str) -> ConfigDict:
     know it; the others stay at ``paper``.
     """
     filename = command_line.config_filename()
-    bare = command_line.load_config(filename, {"method": name, "fidelity": "paper", **arguments})
-    known = configuration.flatten(bare.to_dict())
+    chosen = {"method": name, "fidelity": "paper", **arguments}
+    bare = files.load_config(filename, arguments=chosen)
+    known = fields.flatten(bare.to_dict())
     overrides = {
         field: value
         for field, value in command_line.config_overrides().items()
@@ -110,9 +115,7 @@ def method_config(name: str, **arguments: str) -> ConfigDict:
     if fidelity in methods.get(name).FIDELITY:
         overrides["method.fidelity"] = fidelity
     overrides.setdefault("checkpoint.every_epochs", 0)  # short runs: only their end is kept
-    return command_line.load_config(
-        filename, {"method": name, "fidelity": "paper", **arguments}, overrides
-    )
+    return files.load_config(filename, overrides, chosen)
 
 
 if __name__ == "__main__":

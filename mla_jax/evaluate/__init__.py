@@ -5,20 +5,45 @@ from the sums, with one division at the end.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from mla_jax import distributed
+from mla_jax.data.dataset import Split
 from mla_jax.data.pipeline import evaluation_batches
-from mla_jax.datasets import ArraySplit
 from mla_jax.methods import Method
-from mla_jax.methods.base import Fold
+from mla_jax.methods.base import Accumulate
 from mla_jax.state import Batch, TrainState
 
+
+class Outputs(NamedTuple):
+    """What a method says of one batch."""
+
+    fused: jax.Array
+    """Logits ``float32[B, C]``."""
+    unimodal: jax.Array
+    """Logits ``float32[M, B, C]``."""
+    weights: jax.Array | None
+    """``Method.weigh``: ``float32[B, M]``, or None."""
+
+
 Counts = Callable[[dict[str, Any], Any, Batch], jax.Array]
+
+
+def outputs(method: Method) -> Callable[[dict[str, Any], Any, Batch], Outputs]:
+    """The pure function behind prediction: ``(variables, method_state, batch) -> Outputs``."""
+
+    def compute(variables: dict[str, Any], method_state: Any, batch: Batch) -> Outputs:
+        prediction = method.predict(variables, batch)
+        present = batch["present"] & batch["valid"][:, None]
+        fused = method.fuse(prediction, present, method_state)
+        weights = method.weigh(prediction, present, method_state) if method.weigh else None
+        return Outputs(fused, prediction.unimodal, weights)
+
+    return compute
 
 
 def confusion_counts(method: Method) -> Counts:
@@ -27,12 +52,12 @@ def confusion_counts(method: Method) -> Counts:
     ``counts: int32[1 + M, C, C]``, fused first, then each modality over the examples that have
     it; row = label, column = prediction.
     """
+    compute = outputs(method)
 
     def counts(variables: dict[str, Any], method_state: Any, batch: Batch) -> jax.Array:
-        prediction = method.predict(variables, batch)
+        found = compute(variables, method_state, batch)
         present = batch["present"] & batch["valid"][:, None]
-        fused = method.fuse(prediction, present, method_state)
-        predicted = jnp.concatenate([fused[None], prediction.unimodal]).argmax(-1)
+        predicted = jnp.concatenate([found.fused[None], found.unimodal]).argmax(-1)
         counted = jnp.concatenate([batch["valid"][None], present.T]).astype(jnp.int32)
         zeros = jnp.zeros((method.classes, method.classes), jnp.int32)
         return jax.vmap(lambda p, n: zeros.at[batch["label"], p].add(n))(predicted, counted)
@@ -55,7 +80,7 @@ class Evaluator:
             devices=devices,
         )
 
-    def __call__(self, state: TrainState, split: ArraySplit, batch_size: int) -> dict[str, Any]:
+    def __call__(self, state: TrainState, split: Split, batch_size: int) -> dict[str, Any]:
         """Accuracy, macro-F1 and confusion counts over a split; ``batch_size`` is per device."""
         total = 0
         where = distributed.process()
@@ -66,21 +91,21 @@ class Evaluator:
         return summarize(total, self.modalities)
 
 
-class TrainingVisit:
-    """Folds a function over every training example once, in evaluation mode: ``methods.Visit``.
+class TrainingReduction:
+    """Reduces over every training example once, in evaluation mode: ``methods.ReduceTraining``.
 
     The global batches are the same for any number of processes; the last one is padded.
     """
 
-    def __init__(self, split: ArraySplit, batch_size: int, layout: distributed.Layout):
-        self._split, self._batch_size, self._layout = split, batch_size, layout
+    def __init__(self, split: Split, batch_size: int, placement: distributed.DataParallel):
+        self._split, self._batch_size, self._placement = split, batch_size, placement
 
-    def __call__(self, fold: Fold, variables: dict[str, Any], carry: Any) -> Any:
+    def __call__(self, accumulate: Accumulate, variables: dict[str, Any], carry: Any) -> Any:
         where = distributed.process()
-        folded, carry = jax.jit(fold), self._layout.replicate(carry)
+        accumulate, carry = jax.jit(accumulate), self._placement.replicate(carry)
         for batch in evaluation_batches(self._split, self._batch_size // where[1], 1, *where):
             local = jax.tree.map(lambda array: array[0], batch)
-            carry = folded(variables, carry, self._layout.shard(local))
+            carry = accumulate(variables, carry, self._placement.shard(local))
         return carry
 
 

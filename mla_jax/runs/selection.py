@@ -4,21 +4,21 @@ from typing import Any
 
 from ml_collections import FrozenConfigDict
 
-from mla_jax.datasets import Dataset
+from mla_jax.data.dataset import DataSpec
 from mla_jax.errors import UserError
 
 
 class Selector:
     """Chooses the epoch whose test figures are the result, by the rule of the configuration."""
 
-    def __init__(self, config: FrozenConfigDict, dataset: Dataset):
+    def __init__(self, config: FrozenConfigDict, data: DataSpec):
         self.rule = config.selection
-        validated = "validation" in dataset.splits
+        validated = "validation" in data.examples
         if self.rule == "auto":
-            self.rule = "validation" if validated and dataset.select_on_validation else "last"
+            self.rule = "validation" if validated and data.select_on_validation else "last"
             self.rule = "best_test" if config.protocol == "paper" else self.rule
         if self.rule == "validation" and not validated:
-            raise UserError(f"dataset {dataset.name} has no validation split: set selection=last")
+            raise UserError(f"dataset {data.name} has no validation split: set selection=last")
         self.chosen: dict[str, Any] | None = None
         """``{"epoch", "step", "score", <split>: figures}`` of the best epoch so far."""
 

@@ -1,0 +1,1 @@
+"""Several methods or variants under one budget, in one table."""

@@ -1,0 +1,194 @@
+"""What a data set is to the rest of the program: named splits that yield batches by index."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+import numpy as np
+
+from mla_jax.data.streams import Stream
+
+if TYPE_CHECKING:  # preparing starts a process a core, and none of them needs JAX
+    from mla_jax.state import Batch
+
+RESERVED_NAMES = ("fused", "shared", "joint", "examples", "macro_f1", "confusion")
+"""No modality may be called so: results and heads have these names."""
+
+Transform = Callable[["Batch", bool], Mapping[str, Any]]
+"""``(batch, train) -> inputs``: augmentation and normalisation, pure, inside the jitted step."""
+
+
+class Split(Protocol):
+    """Examples by number: what the trainer needs of a split, wherever it lies."""
+
+    label: np.ndarray
+    """``int32[N]``."""
+    present: np.ndarray
+    """``bool[N, M]``."""
+
+    @property
+    def examples(self) -> int: ...
+
+    @property
+    def shapes(self) -> Mapping[str, tuple[int, ...]]: ...
+
+    def fetch(self, index: np.ndarray) -> "Batch":
+        """The batch of examples ``index: int[B]``, all valid."""
+
+
+class ArraySplit(NamedTuple):
+    """A split held in memory; row i of every array is example i."""
+
+    inputs: Mapping[str, np.ndarray]
+    """``{modality: [N, ...]}`` in the order of the configuration's modalities."""
+    label: np.ndarray
+    """``int32[N]``."""
+    present: np.ndarray
+    """``bool[N, M]``."""
+
+    @property
+    def examples(self) -> int:
+        return len(self.label)
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Of one example of each modality."""
+        return {modality: array.shape[1:] for modality, array in self.inputs.items()}
+
+    def fetch(self, index: np.ndarray) -> "Batch":
+        """The batch of examples ``index: int[B]``, all valid."""
+        index = np.asarray(index, np.int32)
+        return {
+            "inputs": {m: array[index] for m, array in self.inputs.items()},
+            "present": self.present[index],
+            "label": self.label[index],
+            "index": index,
+            "valid": np.ones(index.shape, bool),
+        }
+
+
+class Dataset(NamedTuple):
+    """Splits ``train``, ``test`` and, where there is one, ``validation``."""
+
+    name: str
+    modalities: tuple[str, ...]
+    class_names: Sequence[str]
+    splits: Mapping[str, Split]
+    fingerprint: str
+    """Names the data and the recipe; a checkpoint of another one is not resumed."""
+    select_on_validation: bool = True
+    """Whether the validation split resembles the test split enough to choose an epoch on it."""
+    streams: Mapping[str, Stream] = MappingProxyType({})
+    """What each modality's examples are; empty where they need no transform."""
+    input_notes: Mapping[str, str] = MappingProxyType({})
+    """By modality, one sentence on how its arrays were made, for whoever predicts on new ones."""
+
+    @property
+    def classes(self) -> int:
+        return len(self.class_names)
+
+    @property
+    def training_examples(self) -> int:
+        return self.splits["train"].examples
+
+    def spec(self) -> "DataSpec":
+        """What a run records of the data set; reads one training example."""
+        sample = self.splits["train"].fetch(np.arange(1))["inputs"]
+        return DataSpec(
+            self.name,
+            tuple(self.modalities),
+            tuple(self.class_names),
+            {name: split.examples for name, split in self.splits.items()},
+            bool(self.select_on_validation),
+            {m: tuple(x.shape[1:]) for m, x in sample.items()},
+            {m: str(x.dtype) for m, x in sample.items()},
+            dict(self.streams),
+            dict(self.input_notes),
+        )
+
+
+class DataSpec(NamedTuple):
+    """All that prediction needs of a data set beside the weights: ``data.json`` of a run."""
+
+    name: str
+    modalities: tuple[str, ...]
+    class_names: tuple[str, ...]
+    examples: Mapping[str, int]
+    """``{split: examples}``."""
+    select_on_validation: bool
+    shapes: Mapping[str, tuple[int, ...]]
+    """Of one example of each modality, as the encoders' transform takes it."""
+    dtypes: Mapping[str, str]
+    streams: Mapping[str, Stream]
+    input_notes: Mapping[str, str]
+
+    @property
+    def classes(self) -> int:
+        return len(self.class_names)
+
+    @property
+    def training_examples(self) -> int:
+        return self.examples["train"]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        streams = {m: stream._asdict() for m, stream in self.streams.items()}
+        return json.loads(json.dumps({**self._asdict(), "streams": streams}))
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> "DataSpec":
+        """The inverse of ``to_json``.
+
+        Raises:
+          KeyError, TypeError: the content is not that of ``to_json``.
+        """
+        found = {field: content[field] for field in cls._fields}
+        for field in ("modalities", "class_names"):
+            found[field] = tuple(found[field])
+        found["shapes"] = {m: tuple(shape) for m, shape in found["shapes"].items()}
+        found["streams"] = {m: _stream(stream) for m, stream in found["streams"].items()}
+        return cls(**found)
+
+    def batch(self, size: int = 1) -> "Batch":
+        """A batch of zeros, for its shapes."""
+        return {
+            "inputs": {m: np.zeros((size, *self.shapes[m]), self.dtypes[m]) for m in self.shapes},
+            "present": np.ones((size, len(self.modalities)), bool),
+            "label": np.zeros(size, np.int32),
+            "index": np.arange(size, dtype=np.int32),
+            "valid": np.ones(size, bool),
+        }
+
+
+def _stream(fields: Mapping[str, Any]) -> Stream:
+    return Stream(**{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()})
+
+
+class SubsetOfModalities:
+    """A split in which all modalities but some are missing, whatever it holds of them.
+
+    The arrays of a hidden modality are zeros, as they are where it is missing.
+    """
+
+    def __init__(self, split: Split, shown: Sequence[bool]):
+        """``shown: bool[M]``, in the order of the data set's modalities."""
+        self._split, self._shown = split, np.asarray(shown, bool)
+        self.label, self.present = split.label, split.present & self._shown
+
+    @property
+    def examples(self) -> int:
+        return self._split.examples
+
+    @property
+    def shapes(self) -> Mapping[str, tuple[int, ...]]:
+        return self._split.shapes
+
+    def fetch(self, index: np.ndarray) -> "Batch":
+        """The batch of examples ``index: int[B]``, all valid."""
+        batch = self._split.fetch(index)
+        inputs = {
+            m: array if shown else np.zeros_like(array)
+            for (m, array), shown in zip(batch["inputs"].items(), self._shown, strict=True)
+        }
+        return {**batch, "inputs": inputs, "present": self.present[batch["index"]]}

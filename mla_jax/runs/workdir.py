@@ -1,0 +1,188 @@
+"""A run's directory: what it holds, whether it may be used, and which run it belongs to."""
+
+import json
+import pathlib
+from typing import Any
+
+from mla_jax.config import fields
+from mla_jax.data.dataset import DataSpec
+from mla_jax.errors import UserError
+
+try:
+    import fcntl
+except ImportError:  # Windows: two runs in one directory are then not noticed
+    fcntl = None
+
+ELSEWHERE = "give another --workdir"
+
+
+class Workdir:
+    """``config.json data.json metrics.jsonl result.json report.md checkpoints/`` and plots."""
+
+    def __init__(self, path: str | pathlib.Path):
+        if "://" in str(path):
+            raise UserError(
+                f"--workdir={path} is no local path: mount the bucket (gcsfuse) or another file "
+                "system that all processes share, and name a directory there"
+            )
+        self.path = pathlib.Path(path)
+        self.metrics = self.path / "metrics.jsonl"
+        self.checkpoints = self.path / "checkpoints"
+        self._config = self.path / "config.json"
+        self._data = self.path / "data.json"
+        self._result = self.path / "result.json"
+        self._lock: Any = None
+
+    def identity(self) -> dict[str, Any] | None:
+        """The ``{"config": ..., "data": fingerprint}`` of the run that lives here, if one does."""
+        return self._read(self._config, {"config": dict, "data": str})
+
+    def is_run(self) -> bool:
+        """Whether a run lives here, to judge by what lies in the directory."""
+        return self._config.is_file() and self.checkpoints.is_dir()
+
+    def check(self, identity: dict[str, Any]) -> None:
+        """Refuses a directory that belongs to another run.
+
+        A run of fewer epochs is the same run where its epochs are the first ones of the longer run
+        (``fields.extension_problem``).
+
+        Raises:
+          UserError: the path is not a directory, or it holds a run of another configuration.
+        """
+        for path in (self.path, self.checkpoints):
+            if path.exists() and not path.is_dir():
+                raise UserError(f"--workdir={self.path}: {path} is a file: {ELSEWHERE}")
+        saved = self.identity()
+        if saved is not None:
+            self.require_same(saved, identity)
+            if self.is_shorter(saved, identity) and not self.newest_checkpoint():
+                raise UserError(
+                    f"{self.path} holds a run of {saved['config']['epochs']} epochs and no "
+                    f"checkpoint to go on from: {ELSEWHERE}"
+                )
+        elif self._result.exists() or self.newest_checkpoint():
+            raise UserError(
+                f"{self._config} is gone, so nothing says what was trained here: {ELSEWHERE}"
+            )
+
+    def is_shorter(self, saved: dict[str, Any], identity: dict[str, Any]) -> bool:
+        """Whether a run has fewer epochs than are wanted now."""
+        return saved["config"].get("epochs", 0) < identity["config"]["epochs"]
+
+    def require_same(self, saved: dict[str, Any], identity: dict[str, Any]) -> None:
+        """Raises ``UserError`` with the fields in which two identities differ, if they do."""
+        differing = fields.differing_fields(
+            {**saved["config"], "data": saved["data"]},
+            {**identity["config"], "data": identity["data"]},
+        )
+        if not differing:
+            return
+        only_epochs = all(field.startswith("epochs:") for field in differing)
+        if only_epochs and self.is_shorter(saved, identity):
+            problem = fields.extension_problem(saved["config"], identity["config"])
+            if problem:
+                epochs = saved["config"]["epochs"]
+                raise UserError(
+                    f"{self.path} holds a run of {epochs} epochs, which are not the first {epochs} "
+                    f"of {identity['config']['epochs']}, because {problem}: {ELSEWHERE}, with "
+                    f"--config.init_from={self.path} to start from its weights"
+                )
+            return
+        raise UserError(
+            f"{self.path} holds a run of another configuration ({'; '.join(differing)}): "
+            f"{ELSEWHERE}, or set these fields back to resume it"
+        )
+
+    def create(self, identity: dict[str, Any], data: DataSpec) -> None:
+        """Makes the directory, locks it, and writes ``config.json`` and ``data.json``.
+
+        The result of a run that is going on for more epochs is kept under another name.
+
+        Raises:
+          UserError: the directory cannot be written, or another process is at work in it.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._lock = (self.path / ".lock").open("w")
+            self._take_lock()
+            saved = self.identity()
+            if saved is not None and self.is_shorter(saved, identity):
+                if self._result.exists():  # first: a crash here leaves a run without a result
+                    epochs = saved["config"]["epochs"]
+                    self._result.replace(self.path / f"result-{epochs}-epochs.json")
+                saved = None
+            self._write(self._data, data.to_json())
+            if saved is None:
+                self._write(self._config, identity)
+        except OSError as error:
+            raise UserError(
+                f"cannot write to --workdir={self.path} ({error.strerror}): name a directory that "
+                "you may write to"
+            ) from error
+
+    def _take_lock(self) -> None:
+        if not fcntl:
+            return
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(
+                f"another process is at work in {self.path}: wait for it, or {ELSEWHERE}"
+            ) from error
+        except OSError:  # a file system without locks
+            pass
+
+    def data(self) -> DataSpec:
+        """What ``data.json`` holds.
+
+        Raises:
+          UserError: it is missing or damaged.
+        """
+        content = self._read(self._data, {"class_names": list, "shapes": dict, "streams": dict})
+        if content is None:
+            raise UserError(f"{self._data} is missing: train the run again to write it")
+        try:
+            return DataSpec.from_json(content)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise UserError(f"{self._data} is damaged ({error}): train the run again") from error
+
+    def release(self) -> None:
+        """Gives up the lock."""
+        if self._lock:
+            self._lock.close()
+
+    def steps(self) -> list[int]:
+        """The steps of all checkpoint directories, sound or not, newest first."""
+        return sorted(
+            (int(p.name) for p in self.checkpoints.glob("*") if p.name.isdigit()), reverse=True
+        )
+
+    def newest_checkpoint(self) -> int:
+        """The step of the newest checkpoint directory, sound or not; 0 if there is none."""
+        return next(iter(self.steps()), 0)
+
+    def result(self) -> dict[str, Any] | None:
+        """The result of a finished run, else None."""
+        return self._read(self._result, {"test": dict, "train": dict, "method": str})
+
+    def finish(self, result: dict[str, Any]) -> None:
+        """Writes ``result.json``, all of it or nothing."""
+        self._write(self._result, result)
+
+    def _read(self, path: pathlib.Path, expected: dict[str, type]) -> dict[str, Any] | None:
+        try:
+            content = json.loads(path.read_text())
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError) as error:
+            raise UserError(f"{path} is unreadable or damaged ({error}): {ELSEWHERE}") from error
+        sound = isinstance(content, dict)
+        if not sound or any(not isinstance(content.get(k), kind) for k, kind in expected.items()):
+            raise UserError(f"{path} is damaged ({', '.join(expected)} expected): {ELSEWHERE}")
+        return content
+
+    def _write(self, path: pathlib.Path, content: dict[str, Any]) -> None:
+        temporary = path.with_suffix(".tmp")
+        temporary.write_text(json.dumps(content, indent=1) + "\n")
+        temporary.replace(path)
