@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from mla_jax.errors import UserError
+from mla_jax.functional.shapes import check_axes
 
 Weights = Callable[[jax.Array, jax.Array], jax.Array]
 
@@ -19,6 +20,7 @@ def combine(weights: jax.Array, logits: jax.Array) -> jax.Array:
 
     A modality of weight 0 contributes nothing even where its logits are not finite.
     """
+    check_axes(weights=(weights, "B M"), logits=(logits, "M B C"))
     weights = weights.T[:, :, None]
     return jnp.where(weights == 0, 0, weights * logits).sum(0)
 
@@ -34,6 +36,7 @@ def entropy_weights(logits: jax.Array, present: jax.Array) -> jax.Array:
 
     The paper writes ``exp(max_k e_k - e_m)``; the maximum cancels.  Each example stands alone.
     """
+    check_axes(logits=(logits, "M B C"), present=(present, "B M"))
     score = jnp.where(present, -entropy(logits).T, -jnp.inf)
     best = jnp.max(score, axis=1, keepdims=True, initial=-jnp.log(logits.shape[-1]) - 1.0)
     raw = jnp.where(present, jnp.exp(score - best), 0)
@@ -44,6 +47,7 @@ def fixed_weights(weights: Sequence[float]) -> Weights:
     """Constant weights, one a modality; those of missing modalities go to the present ones."""
 
     def rule(logits: jax.Array, present: jax.Array) -> jax.Array:
+        check_axes(logits=(logits, "M B C"), present=(present, "B M"))
         if len(weights) != len(logits):
             raise UserError(f"{len(weights)} fusion weights for {len(logits)} modalities")
         constant = jnp.asarray(weights, float)
@@ -65,6 +69,7 @@ def energy_weights(logits: jax.Array, present: jax.Array) -> jax.Array:
     ``logsumexp(logits) / 10``, which need not sum to 1.  The published code takes the logarithm of
     a plain sum of exponentials, which overflows past 88.
     """
+    check_axes(logits=(logits, "M B C"), present=(present, "B M"))
     return jnp.where(present, jax.nn.logsumexp(logits, axis=-1).T / 10, 0)
 
 
@@ -72,6 +77,7 @@ def certainty_weights(temperature: float) -> Weights:
     """DI-MML's weighting: a softmax over the predictions of their highest class probability."""
 
     def rule(logits: jax.Array, present: jax.Array) -> jax.Array:
+        check_axes(logits=(logits, "M B C"), present=(present, "B M"))
         certainty = jax.nn.softmax(logits).max(-1).T / temperature
         raw = jnp.where(present, jnp.exp(certainty), 0)
         return raw / jnp.where(present.any(1, keepdims=True), raw.sum(1, keepdims=True), 1)
@@ -88,6 +94,7 @@ def batch_entropy_weights(logits: jax.Array, present: jax.Array) -> jax.Array:
     modality, padding among them, take no part in its softmax, and a modality that no example of
     the batch has takes none in the weights.
     """
+    check_axes(logits=(logits, "M B C"), present=(present, "B M"))
     mask = present.T[:, :, None]
     q = jax.nn.softmax(jnp.where(mask, logits, -jnp.inf), axis=1)
     entropies = -jnp.where(mask, q * jnp.log(q), 0).sum((1, 2))

@@ -5,6 +5,8 @@ import math
 import jax
 import jax.numpy as jnp
 
+from mla_jax.functional.shapes import check_axes
+
 HIGHEST = jax.lax.Precision.HIGHEST
 
 Head = dict[str, jax.Array]
@@ -35,6 +37,7 @@ def apply_head(head: Head, features: jax.Array) -> jax.Array:
 
     Products in the head's own precision, because its gradient is what the projection acts on.
     """
+    check_axes(features=(features, "B D"), kernel=(head["kernel"], "D C"), bias=(head["bias"], "C"))
     features = features.astype(head["kernel"].dtype)
     return jnp.matmul(features, head["kernel"], precision=HIGHEST) + head["bias"]
 

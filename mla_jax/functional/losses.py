@@ -5,10 +5,12 @@ import jax.numpy as jnp
 import optax
 
 from mla_jax.functional.heads import HIGHEST
+from mla_jax.functional.shapes import check_axes
 
 
 def cross_entropy(logits: jax.Array, label: jax.Array) -> jax.Array:
     """Cross-entropy in nats of ``logits: float[B, C]`` against ``label: int[B]``, as ``[B]``."""
+    check_axes(logits=(logits, "B C"), label=(label, "B"))
     return optax.softmax_cross_entropy_with_integer_labels(logits, label)
 
 

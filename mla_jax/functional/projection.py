@@ -11,13 +11,15 @@ orthogonally to the features the head has already seen.  It is the one-layer cas
 weight modification (Zeng et al., 2019).
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from mla_jax.errors import check_choice
+from mla_jax.errors import UserError, check_choice
+from mla_jax.functional.shapes import check_axes
 
 HIGHEST = jax.lax.Precision.HIGHEST
 
@@ -37,6 +39,23 @@ class ProjectionState(NamedTuple):
     count: jax.Array
 
 
+Mask = Any | Callable[[Any], Any]
+"""A tree of booleans like the parameters, or a function from the parameters to one; as in optax."""
+
+
+def kernels(dim: int) -> Callable[[Any], Any]:
+    """The default mask: leaves called ``kernel``, or a bare array, of two axes, the first ``dim``.
+
+    Those are the kernels of linear layers on features of width ``dim`` in Flax.
+    """
+
+    def choose(path: Any, leaf: Any) -> bool:
+        name = jax.tree_util.keystr(path[-1:], simple=True) if path else "kernel"
+        return name == "kernel" and jnp.ndim(leaf) == 2 and jnp.shape(leaf)[0] == dim
+
+    return lambda params: jax.tree_util.tree_map_with_path(choose, params)
+
+
 def orthogonal_projection(
     dim: int,
     denominator: str = "scalar",
@@ -44,13 +63,17 @@ def orthogonal_projection(
     order: str = "project_then_update",
     apply: str = "replace",
     skip_first: bool = False,
+    mask: Mask | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-    """Projects the ``kernel`` of a head's gradient; the bias passes unchanged.
+    """Projects the gradients of the kernels of a head; all other leaves pass unchanged.
 
     ``update`` takes two extra arguments: ``feature_mean: float[D]``, the mean encoder output of
     this batch and modality, through which no gradient flows, and ``alpha``, a positive scalar.
     Put it before weight decay and momentum.  Every product is full float32 (``HIGHEST``): with
     TF32 or bfloat16 operands, the defaults of GPU and TPU, P becomes indefinite.
+
+    It works on any tree of parameters, inside ``optax.chain``, ``optax.masked`` and
+    ``optax.multi_transform``.  All projected leaves share one P.
 
     The defaults are the paper's.  The published code's first version is ``elementwise``,
     ``frobenius``, ``update_then_project``, ``skip_first=True`` (quirks Q2, Q3, Q4, Q39).
@@ -63,14 +86,22 @@ def orthogonal_projection(
       order: ``update_then_project`` lets this batch's own mean feature act on its own gradient.
       apply: ``replace`` the gradient by the projected one, or ``add`` it (BalanceMM's variant).
       skip_first: leaves gradient and P alone in the very first call (``exp_count != 0``).
+      mask: which leaves are projected; default: ``kernels(dim)``.  A chosen leaf has D rows.
 
     Raises:
-      UserError: an option has an unknown value.
+      UserError: an option has an unknown value.  ``init`` raises it for a tree without a leaf to
+        project, ``update`` for a ``feature_mean`` of another shape.
+
+    >>> tx = optax.chain(orthogonal_projection(512), optax.sgd(1e-2))
+    >>> params = {"encoder": {"kernel": jnp.ones((64, 512))}, "head": {"kernel": jnp.eye(512, 6)}}
+    >>> state = tx.init(params)
+    >>> updates, state = tx.update(params, state, feature_mean=jnp.ones(512), alpha=0.1)
     """
     check_choice("projection denominator", denominator, DENOMINATORS)
     check_choice("projection normalize", normalize, NORMALIZATIONS)
     check_choice("projection order", order, ORDERS)
     check_choice("projection apply", apply, APPLICATIONS)
+    choose = kernels(dim) if mask is None else mask
 
     def updated(P: jax.Array, h: jax.Array, alpha: jax.Array) -> jax.Array:
         Ph = jnp.matmul(P, h, precision=HIGHEST)
@@ -82,7 +113,7 @@ def orthogonal_projection(
         return P / jnp.linalg.norm(P) if normalize == "frobenius" else P
 
     def init(params: Any) -> ProjectionState:
-        del params
+        _check_chosen(choose(params) if callable(choose) else choose, params, dim)
         return ProjectionState(jnp.eye(dim, dtype=float), jnp.zeros((), jnp.int32))
 
     def update(
@@ -95,18 +126,48 @@ def orthogonal_projection(
         **_: Any,
     ) -> tuple[Any, ProjectionState]:
         del params
+        check_axes(feature_mean=(feature_mean, str(dim)), alpha=(alpha, ""))
         h = jax.lax.stop_gradient(feature_mean).astype(state.P.dtype)
         active = (state.count > 0) if skip_first else jnp.array(True)
         P = jnp.where(active, updated(state.P, h, alpha), state.P)
-        gradient = updates["kernel"].astype(state.P.dtype)
         acting = P if order == "update_then_project" else state.P
-        projected = jnp.matmul(acting, gradient, precision=HIGHEST)
-        if apply == "add":
-            projected = gradient + projected
-        kernel = jnp.where(active, projected, gradient)
-        return {**updates, "kernel": kernel}, ProjectionState(P, state.count + 1)
+
+        def project(chosen: bool, leaf: jax.Array) -> jax.Array:
+            if not chosen:
+                return leaf
+            gradient = leaf.astype(state.P.dtype).reshape(dim, -1)
+            projected = jnp.matmul(acting, gradient, precision=HIGHEST)
+            if apply == "add":
+                projected = gradient + projected
+            return jnp.where(active, projected, gradient).reshape(leaf.shape)
+
+        chosen = choose(updates) if callable(choose) else choose
+        return jax.tree.map(project, chosen, updates), ProjectionState(P, state.count + 1)
 
     return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _check_chosen(chosen: Any, params: Any, dim: int) -> None:
+    """Raises ``UserError`` unless a leaf is chosen and every chosen leaf has ``dim`` rows."""
+    named = {
+        jax.tree_util.keystr(path, simple=True, separator="/") or "the array": leaf
+        for path, leaf in jax.tree_util.tree_leaves_with_path(params)
+    }
+    flags = dict(zip(named, jax.tree.leaves(chosen), strict=True))
+    wrong = [name for name, flag in flags.items() if flag and jnp.shape(named[name])[:1] != (dim,)]
+    if wrong:
+        raise UserError(
+            f"orthogonal_projection({dim}) cannot project {wrong[0]}, of shape "
+            f"{list(jnp.shape(named[wrong[0]]))}: its first axis must be {dim}"
+        )
+    if not any(flags.values()):
+        shown = [f"{name} {list(jnp.shape(leaf))}" for name, leaf in named.items()]
+        more = ", ..." if len(shown) > 8 else ""
+        raise UserError(
+            f"orthogonal_projection({dim}) finds nothing to project: by default a leaf called "
+            f"'kernel' of shape [{dim}, C], and the tree has {', '.join(shown[:8]) or 'no leaf'}"
+            f"{more}: give the width of that head, or mask="
+        )
 
 
 def alpha_schedule(batch_index: Any, batches_per_epoch: Any) -> jax.Array:

@@ -1,0 +1,28 @@
+"""Checks of shapes, so that a wrong width is named and not found by a matrix product."""
+
+from typing import Any
+
+import jax.numpy as jnp
+
+from mla_jax.errors import UserError
+
+
+def check_axes(**arrays: tuple[Any, str]) -> dict[str, int]:
+    """Raises ``UserError`` unless every array has the axes named for it; returns the sizes.
+
+    ``check_axes(logits=(logits, "M B C"), present=(present, "B M"))``: a letter is the same size
+    everywhere, a number is that size.  Works on tracers: it reads shapes only.
+    """
+    sizes: dict[str, int] = {}
+    for name, (array, axes) in arrays.items():
+        shape, letters = tuple(jnp.shape(array)), axes.split()
+        fits = len(shape) == len(letters) and all(
+            length == (int(axis) if axis.isdigit() else sizes.setdefault(axis, length))
+            for axis, length in zip(letters, shape, strict=True)
+        )
+        if not fits:
+            wanted = ", ".join(
+                f"{axis}={sizes[axis]}" if axis in sizes else axis for axis in letters
+            )
+            raise UserError(f"'{name}' must have the shape [{wanted}], not {list(shape)}")
+    return sizes
