@@ -87,6 +87,22 @@ def run_command(main: Callable[[], None]) -> None:
     _leave(status)
 
 
+def status_of(name: str, work: Callable[[], None]) -> int:
+    """Runs a command that has parsed its own options: the exit status, 2 for bad input.
+
+    ``name`` begins the sentence that bad input gets.
+    """
+    try:
+        work()
+    except UserError as error:
+        print(f"{name}: {error}", file=sys.stderr)
+        return USAGE_ERROR
+    except KeyboardInterrupt:
+        print("stopped; nothing was written", file=sys.stderr)
+        return 130
+    return 0
+
+
 def _leave(status: int) -> None:
     """Exits; with several processes at once, since the others may be waiting for this one."""
     sys.stdout.flush()

@@ -65,19 +65,27 @@ def _read(folder: pathlib.Path, part: str, digest: Any) -> dict[str, np.ndarray]
     files = [together] if together.is_file() else sorted(folder.glob(f"{part}_*.npy"))
     arrays = {}
     for path in files:
-        try:
-            digest.update(path.name.encode() + path.read_bytes())
-            found = np.load(path, allow_pickle=False)
-            if path.suffix == ".npz":
-                arrays |= {name: found[name] for name in found.files}
-            else:
-                arrays[path.stem.removeprefix(f"{part}_")] = found
-        except DAMAGED as error:
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise UserError(
-                f"{path} is damaged or no array file ({reason}): save it again"
-            ) from error
+        found = read_arrays(path, digest)
+        arrays |= {name.removeprefix(f"{part}_"): array for name, array in found.items()}
     return arrays
+
+
+def read_arrays(path: pathlib.Path, digest: Any = None) -> dict[str, np.ndarray]:
+    """``{name: array}`` of an ``.npz`` file, or of an ``.npy`` file under its own name.
+
+    Raises:
+      UserError: it is damaged, or no such file.
+    """
+    try:
+        if digest:
+            digest.update(path.name.encode() + path.read_bytes())
+        found = np.load(path, allow_pickle=False)
+        if path.suffix == ".npz":
+            return {name: found[name] for name in found.files}
+        return {path.stem: found}
+    except DAMAGED as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(f"{path} is damaged or no array file ({reason}): save it again") from error
 
 
 def _split(

@@ -56,6 +56,13 @@ def accuracies(figures: Mapping[str, Any]) -> str:
     return ", ".join(f"{name} {figures[name]:.4f}" for name in figures["macro_f1"])
 
 
+def figures_table(figures: Mapping[str, Any]) -> str:
+    """Accuracy and macro-F1 of one split as aligned lines."""
+    rows = [f"  {'':12}{'accuracy':>10}{'macro-F1':>10}"]
+    rows += [f"  {n:12}{figures[n]:10.4f}{f1:10.4f}" for n, f1 in figures["macro_f1"].items()]
+    return "\n".join(rows)
+
+
 def result_table(result: Mapping[str, Any]) -> str:
     """The result of a run as aligned lines."""
     test = result["test"]
@@ -68,9 +75,8 @@ def result_table(result: Mapping[str, Any]) -> str:
     rows = [
         f"{result['method']} ({result['fidelity']}) on {result['dataset']}, seed {result['seed']}: "
         f"{test['examples']} test examples, {how}",
-        f"  {'':12}{'accuracy':>10}{'macro-F1':>10}",
+        figures_table(test),
     ]
-    rows += [f"  {n:12}{test[n]:10.4f}{test['macro_f1'][n]:10.4f}" for n in test["macro_f1"]]
     rows.append(
         f"  {train['epochs']} epochs, {train['steps']} steps in {train['seconds']:.1f} s "
         f"({train['examples_per_second']:,.0f} examples/s) + {train['compile_seconds']:.1f} s "

@@ -1,0 +1,56 @@
+"""Evaluates a trained run again: any split, any subset of its modalities.
+
+python -m mla_jax.evaluate --run=runs/digits
+python -m mla_jax.evaluate --run=runs/digits --split=validation --modalities=image
+"""
+
+import argparse
+import json
+import pathlib
+import sys
+from collections.abc import Sequence
+
+from mla_jax.config.command_line import status_of
+from mla_jax.runs.report import figures_table
+from mla_jax.runs.run import EPOCHS, open_run
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Evaluates as the command line says; returns the exit status, 2 for bad input."""
+    parser = argparse.ArgumentParser(
+        prog="python -m mla_jax.evaluate",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--run", required=True, metavar="DIR", help="the --workdir of a training")
+    parser.add_argument("--split", default="test", help="train, validation or test (default: test)")
+    parser.add_argument(
+        "--modalities", default="", metavar="A+B",
+        help="those that are seen, the others count as missing (default: all)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--epoch", default="chosen", choices=EPOCHS, help="which checkpoint (default: chosen)"
+    )
+    parser.add_argument(
+        "--data_dir", default="", metavar="DIR",
+        help="where prepared data is now (default: where the run found it)",
+    )  # fmt: skip
+    parser.add_argument("--output", default="", metavar="FILE.json", help="writes the figures too")
+    chosen = parser.parse_args(arguments)
+    return status_of("mla_jax.evaluate", lambda: _evaluate(chosen))
+
+
+def _evaluate(chosen: argparse.Namespace) -> None:
+    run = open_run(chosen.run)
+    modalities = tuple(chosen.modalities.split("+")) if chosen.modalities else ()
+    found = run.evaluate(chosen.split, modalities, chosen.epoch, chosen.data_dir)
+    seen = f", seeing {' and '.join(modalities)}" if modalities else ""
+    print(f"{run.config.method.name} on {run.data.name}, {chosen.epoch} epoch: "
+          f"{found['examples']} {chosen.split} examples{seen}")  # fmt: skip
+    print(figures_table(found))
+    if chosen.output:
+        pathlib.Path(chosen.output).write_text(json.dumps(found) + "\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
