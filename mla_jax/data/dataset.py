@@ -82,7 +82,10 @@ class Dataset(NamedTuple):
     streams: Mapping[str, Stream] = MappingProxyType({})
     """What each modality's examples are; empty where they need no transform."""
     input_notes: Mapping[str, str] = MappingProxyType({})
-    """By modality, one sentence on how its arrays were made, for whoever predicts on new ones."""
+    """By modality, a few words on how its arrays were made, for whoever predicts on new ones."""
+    statistics: Mapping[str, Mapping[str, Any]] = MappingProxyType({})
+    """By modality, ``{"mean": [...], "std": [...]}`` of the training split, by which the arrays
+    were standardised before they came here; a stream's own are in ``streams``."""
 
     @property
     def classes(self) -> int:
@@ -105,6 +108,7 @@ class Dataset(NamedTuple):
             {m: str(x.dtype) for m, x in sample.items()},
             dict(self.streams),
             dict(self.input_notes),
+            {m: dict(values) for m, values in self.statistics.items()},
         )
 
 
@@ -122,6 +126,7 @@ class DataSpec(NamedTuple):
     dtypes: Mapping[str, str]
     streams: Mapping[str, Stream]
     input_notes: Mapping[str, str]
+    statistics: Mapping[str, Mapping[str, Any]]
 
     @property
     def classes(self) -> int:

@@ -29,6 +29,12 @@ NGRAMS, VOCABULARY = 24, 1024
 ZIP_ERRORS = (zipfile.BadZipFile, zlib.error)
 RECIPE = "image14-mfcc32-ngram24-speaker34-v1"
 
+NOTES = {
+    "image": "28x28 grey levels / 255, means of 2x2 pixels",
+    "audio": "32 frames of 13 MFCC, each recording standardised, then by statistics in data.json",
+    "text": "ids of ngram_ids(word)",
+}
+
 ARRAYS = {
     "image": (np.uint8, ("images", 28, 28)),
     "image_y": (np.uint8, ("images",)),
@@ -63,16 +69,22 @@ def load(config: Any, modalities: tuple[str, ...] = ("image", "audio")) -> Datas
         inputs = {m: features[m][chosen[m]] for m in modalities}
         present = np.ones((len(label), len(modalities)), bool)
         splits[split] = ArraySplit(inputs, label, present)
+    statistics = {}
     if "audio" in modalities:  # each coefficient to mean 0 and deviation 1 over the training split
         train = splits["train"].inputs["audio"]
         mean, deviation = train.mean((0, 1)), train.std((0, 1))
+        statistics["audio"] = {"mean": mean.tolist(), "std": deviation.tolist()}
         for split in splits.values():
             split.inputs["audio"][:] = (split.inputs["audio"] - mean) / deviation
     names = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
     fingerprint = f"digits-{digest}-{RECIPE}-seed{config.split_seed}"
     # The validation speakers are heard in training, the test speakers are not: an epoch chosen on
     # validation would be chosen for another task.
-    return Dataset("digits", modalities, names, splits, fingerprint, select_on_validation=False)
+    notes = {m: NOTES[m] for m in modalities}
+    return Dataset(
+        "digits", modalities, names, splits, fingerprint, select_on_validation=False,
+        input_notes=notes, statistics=statistics,
+    )  # fmt: skip
 
 
 def _read(path: pathlib.Path) -> tuple[dict[str, np.ndarray], str]:

@@ -1,0 +1,304 @@
+"""A run opened from its folder alone: prediction, evaluation, going on for more epochs."""
+
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+
+import mla_jax
+from mla_jax import methods, train
+from mla_jax.config import files
+from mla_jax.datasets import arrays
+from mla_jax.errors import Interrupted, UserError
+from mla_jax.runs import predictions
+from mla_jax.runs.checkpoint import Checkpoints, read_state
+from mla_jax.runs.run import is_run, open_run
+from tests.conftest import TINY, build_config, build_dataset, digits_program
+
+SAID = []
+
+
+def quietly(config, path, program=None):
+    return train.train(config, path, program, jax.devices()[:1], SAID.append)
+
+
+def config_of(method, **overrides):
+    modalities = "audio" if method == "unimodal" else "audio+text"
+    chosen = {"method": method, "modalities": modalities}
+    config = files.load_config(TINY, {"epochs": 3, **overrides}, chosen)
+    return config
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """``runs(method)``: the folder of a finished run on the digits, trained once per method."""
+    made = {}
+
+    def run(method):
+        if method not in made:
+            made[method] = tmp_path_factory.mktemp("runs") / method
+            quietly(config_of(method), made[method], digits_program(method)[0])
+        return made[method]
+
+    return run
+
+
+# ---- Prediction ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", methods.REGISTRY)
+def test_predictions_are_those_that_the_result_counts(method, runs):
+    run = open_run(runs(method))
+    test = digits_program(method)[1].splits["test"]
+    found, expected = run.predict(dict(test.inputs)), run.result["test"]
+    assert np.mean(found.classes == test.label) == expected["fused"]
+    for m in run.modalities:
+        assert np.mean(found.modalities[m].classes == test.label) == expected[m]
+    np.testing.assert_allclose(found.probabilities.sum(1), 1, rtol=1e-5)
+    np.testing.assert_array_equal(found.probabilities.argmax(1), found.classes)
+    again = run.evaluate("test")
+    assert {k: again[k] for k in expected} == expected
+    if found.weights is not None:  # the fused logits are what the weights make of the others
+        logits = [found.modalities[m].logits for m in run.modalities]
+        if found.weights.shape[1] == len(logits):
+            total = np.einsum("nm,mnc->nc", found.weights, np.stack(logits))
+            np.testing.assert_allclose(total, found.logits, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("method", sorted(set(methods.REGISTRY) - {"unimodal"}))
+@pytest.mark.parametrize("shown", ["audio", "text"])
+def test_a_modality_that_is_left_out_counts_as_missing(method, shown, runs):
+    run = open_run(runs(method))
+    test = digits_program(method)[1].splits["test"]
+    found, expected = run.predict({shown: test.inputs[shown]}), run.evaluate("test", [shown])
+    assert set(found.modalities) == {shown}
+    assert np.mean(found.classes == test.label) == expected["fused"]
+    assert np.mean(found.modalities[shown].classes == test.label) == expected[shown]
+
+
+def test_examples_may_lack_modalities_one_by_one(runs):
+    run, test = open_run(runs("mla")), digits_program("mla")[1].splits["test"]
+    present = np.random.default_rng(0).random((test.examples, 2)) < 0.5
+    present[~present.any(1), 0] = True
+    found = run.predict(dict(test.inputs), present)
+    assert (found.weights[~present] == 0).all()
+    for i, m in enumerate(("audio", "text")):
+        by = found.modalities[m]
+        assert (by.classes >= 0).tolist() == present[:, i].tolist()
+        assert np.isnan(by.probabilities[~present[:, i]]).all()
+        whole = run.predict({m: test.inputs[m]}).modalities[m].logits
+        np.testing.assert_allclose(by.logits[present[:, i]], whole[present[:, i]], rtol=1e-5)
+    garbage = {m: x.copy() for m, x in test.inputs.items()}
+    garbage["audio"][~present[:, 0]] = np.nan
+    np.testing.assert_array_equal(run.predict(garbage, present).logits, found.logits)
+
+
+def good_inputs():
+    return {m: x[:5] for m, x in digits_program("mla")[1].splits["test"].inputs.items()}
+
+
+@pytest.mark.parametrize(
+    ("change", "present", "sentence"),
+    [
+        (lambda x: x.clear(), None, "give at least one modality of audio, text"),
+        (lambda x: x.update(audoi=x.pop("audio")), None, "'audoi': did you mean 'audio'"),
+        (lambda x: x.update(audio=x["audio"][:3]), None, "equally many examples"),
+        (lambda x: x.update(audio=x["audio"][:, :7]), None, r"'audio' is float32\[5, 7, 13\].*32,"),
+        (lambda x: x.update(text=x["text"] / 2), None, r"'text' is float64.*int32\[N, 24\]"),
+        (lambda x: x.update(text=x["text"] + np.int64(2**40)), None, "values outside int32"),
+        (lambda x: x["audio"].__setitem__((2, 0, 0), np.inf), None, "infinity in example 2"),
+        (lambda x: None, np.ones((5, 3), bool), r"'present' is bool\[5, 3\]"),
+        (lambda x: None, np.ones((5, 2)), r"'present' is float64"),
+        (lambda x: None, np.eye(5, 2, dtype=bool), "example 2 has no modality"),
+        (lambda x: x.update(audio=np.array(["a"] * 5)), None, "'audio' is <U1"),
+    ],
+)
+def test_inputs_that_a_run_cannot_take(change, present, sentence, runs):
+    inputs = {m: x.copy() for m, x in good_inputs().items()}
+    change(inputs)
+    spec = digits_program("mla")[1].spec()
+    with pytest.raises(UserError, match=sentence):
+        predictions.split_of_arrays(spec, inputs, present)
+
+
+# ---- Opening ---------------------------------------------------------------------------------
+
+
+def test_neither_the_training_data_nor_the_configuration_file_is_needed(tmp_path):
+    dataset = build_dataset()
+    folder = tmp_path / "data"
+    folder.mkdir()
+    for name, split in dataset.splits.items():
+        np.savez(folder / f"{name}.npz", **split.inputs, label=split.label)
+    config = build_config(epochs=1)
+    config.dataset.name, config.dataset.path = "arrays", str(folder)
+    config.selection = "validation"
+    made = quietly(config, tmp_path / "run")
+    assert is_run(tmp_path / "run") and not is_run(folder) and not is_run(tmp_path / "nothing")
+    shutil.rmtree(folder)
+    shutil.move(tmp_path / "run", tmp_path / "elsewhere")
+    run = open_run(tmp_path / "elsewhere")
+    test = dataset.splits["test"]
+    assert (
+        np.mean(run.predict(dict(test.inputs)).classes == test.label)
+        == (made.selector.chosen["test"]["fused"])
+    )
+    assert run.class_names == ("0", "1", "2")
+    with pytest.raises(UserError, match="is no folder"):
+        run.evaluate()
+    changed = build_dataset(seed=1).splits
+    folder.mkdir()
+    for name, split in changed.items():
+        np.savez(folder / f"{name}.npz", **split.inputs, label=split.label)
+    with pytest.raises(UserError, match="the data has changed since"):
+        run.evaluate()
+    assert arrays.load(run.config.dataset, ("a", "b")).classes == 3
+
+
+def test_the_chosen_epoch_and_the_last_one(tmp_path, monkeypatch):
+    dataset = build_dataset()
+    monkeypatch.setattr(train, "load_dataset", lambda *arguments: dataset)
+    config = build_config(epochs=4, protocol="paper", **{"checkpoint.keep": 1})
+    config.optimizer.learning_rate = 0.3  # so that the best epoch need not be the last
+    run = quietly(config, tmp_path / "run")
+    scores = [line["test"]["fused"] for line in run.metrics]
+    test = dataset.splits["test"]
+    for epoch, expected in (("chosen", max(scores)), ("last", scores[-1])):
+        found = open_run(tmp_path / "run").predict(test, epoch=epoch)
+        assert np.mean(found.classes == test.label) == expected
+    with pytest.raises(UserError, match="unknown epoch of a run 'best'"):
+        run.predict(test, epoch="best")
+
+
+def test_an_unfinished_run_can_be_opened_and_is_left_alone(tmp_path, monkeypatch):
+    from mla_jax import distributed
+
+    class StopAtTen(distributed.StopSignal):
+        def __call__(self, step):
+            self.received = 15
+            return step == 10
+
+    monkeypatch.setattr(distributed, "StopSignal", StopAtTen)
+    with pytest.raises(Interrupted):
+        quietly(config_of("mla"), tmp_path / "run", digits_program("mla")[0])
+    before = sorted((p, p.stat().st_mtime_ns) for p in (tmp_path / "run").rglob("*"))
+    run = open_run(tmp_path / "run")
+    assert run.result is None and "10 batches saved" in repr(run)
+    assert len(run.predict(good_inputs()).classes) == 5
+    assert sorted((p, p.stat().st_mtime_ns) for p in (tmp_path / "run").rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("damage", "sentence"),
+    [
+        (lambda p: (p / "config.json").unlink(), "holds no run"),
+        (lambda p: (p / "data.json").unlink(), "data.json is missing"),
+        (lambda p: (p / "data.json").write_text("{}"), "data.json is damaged"),
+        (lambda p: shutil.rmtree(p / "checkpoints"), "has no checkpoint: train it first"),
+        (lambda p: [f.unlink() for f in (p / "checkpoints").rglob("*") if f.is_file()], "cannot"),
+    ],
+)
+def test_damaged_runs(damage, sentence, runs, tmp_path):
+    path = shutil.copytree(runs("concat"), tmp_path / "run")
+    damage(path)
+    with pytest.raises(UserError, match=sentence):
+        open_run(path).load()
+
+
+# ---- More epochs -----------------------------------------------------------------------------
+
+CONSTANT = {"optimizer.schedule": "constant"}
+
+
+@pytest.mark.parametrize("method", ["mla", "concat", "qmf"])
+def test_more_epochs_are_the_longer_run_bit_for_bit(method, tmp_path):
+    short, long = config_of(method, **CONSTANT), config_of(method, epochs=5, **CONSTANT)
+    quietly(short, tmp_path / "extended")
+    first = json.loads((tmp_path / "extended" / "result.json").read_text())
+    quietly(long, tmp_path / "extended")
+    quietly(long, tmp_path / "straight")
+    states, lines, results = [], [], []
+    for name in ("extended", "straight"):
+        run = open_run(tmp_path / name)
+        states.append(run.load())
+        lines.append([{k: v for k, v in line.items() if k != "time"} for line in run.metrics])
+        results.append({k: v for k, v in run.result.items() if k != "train"})
+    jax.tree.map(np.testing.assert_array_equal, *states)
+    assert lines[0] == lines[1] and results[0] == results[1]
+    kept = json.loads((tmp_path / "extended" / "result-3-epochs.json").read_text())
+    assert kept == first and open_run(tmp_path / "extended").config.epochs == 5
+    with pytest.raises(UserError, match="epochs: 5 -> 3"):
+        quietly(short, tmp_path / "extended")
+
+
+def test_a_longer_run_that_is_stopped_goes_on(tmp_path, monkeypatch):
+    from mla_jax import distributed
+
+    quietly(config_of("concat", **CONSTANT), tmp_path / "cut")
+    long = config_of("concat", epochs=5, **CONSTANT)
+
+    class Stop(distributed.StopSignal):
+        def __call__(self, step):
+            self.received = 15
+            return step == 90
+
+    with monkeypatch.context() as patch:
+        patch.setattr(distributed, "StopSignal", Stop)
+        with pytest.raises(Interrupted):
+            quietly(long, tmp_path / "cut")
+    run = quietly(long, tmp_path / "cut")
+    straight = quietly(long, tmp_path / "straight")
+    jax.tree.map(np.testing.assert_array_equal, run.load(), straight.load())
+
+
+@pytest.mark.parametrize(
+    ("method", "overrides", "reason"),
+    [
+        ("concat", {"optimizer.schedule": "cosine"}, "schedule=cosine ends with the last epoch"),
+        ("concat", {"optimizer.decay_every": 0}, "decay_every=0 lowers the learning rate at 70 %"),
+        ("dimml", CONSTANT, "dimml trains its fused head after the last epoch"),
+        (
+            "concat",
+            {**CONSTANT, "evaluation.every_epochs": 2, "selection": "validation"},
+            "evaluation.every_epochs=2 would skip",
+        ),
+    ],
+)
+def test_epochs_that_are_not_the_first_of_the_longer_run(method, overrides, reason, tmp_path):
+    short = config_of(method, **{**overrides, "epochs": 1})
+    quietly(short, tmp_path / "run")
+    files_before = {p: p.read_bytes() for p in (tmp_path / "run").rglob("*") if p.is_file()}
+    with pytest.raises(UserError, match=reason) as error:
+        quietly(config_of(method, **overrides), tmp_path / "run")
+    assert "--config.init_from=" in str(error.value)
+    assert {p: p.read_bytes() for p in (tmp_path / "run").rglob("*") if p.is_file()} == files_before
+
+
+def test_a_run_is_a_place_to_start_from(runs, tmp_path):
+    source = open_run(runs("mla"))
+    config = config_of("concat", init_from=str(runs("mla")), epochs=1)
+    config.optimizer.learning_rate = 0.0
+    run = quietly(config, tmp_path / "run")
+    theirs, ours = source.load(), run.load()
+    jax.tree.map(np.testing.assert_array_equal, theirs.params["encoder"], ours.params["encoder"])
+    assert "initialised from" in "".join(SAID)
+
+
+def test_the_public_names_make_a_run(tmp_path, monkeypatch):
+    monkeypatch.setattr(train, "load_dataset", lambda *arguments: build_dataset())
+    run = mla_jax.train(build_config(epochs=1), tmp_path / "run", say=SAID.append)
+    assert isinstance(run, mla_jax.Run) and run.result["test"]["fused"] > 0
+    assert repr(mla_jax.open_run(tmp_path / "run")).endswith("finished)")
+
+
+def test_reading_agrees_with_restoring(runs):
+    run = open_run(runs("concat"))
+    state = run.load()
+    checkpoints = Checkpoints(run.workdir.checkpoints)
+    restored, _ = checkpoints.restore(state)
+    checkpoints.close()
+    jax.tree.map(np.testing.assert_array_equal, restored, state)
+    with pytest.raises(UserError, match="there is no checkpoint"):
+        read_state(run.workdir.checkpoints, 7, state)
