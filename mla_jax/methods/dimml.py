@@ -7,13 +7,14 @@ by all.  No term sends a gradient into two encoders:
 
 DUC (dimension-decoupled unidirectional contrastive loss, ``losses.dimension_contrastive``) pulls
 modality s towards t, whose features get no gradient, on the dimensions that tell classes apart in
-t and not in s (``dimensions.py``).  They are determined once, before epoch ``split_epoch``, and
-DUC starts there.
+t and not in s (``dimml_dimensions.py``).  They are determined once, before epoch ``split_epoch``,
+and DUC starts there.
 
 Stage 2, ``fusion``.  Encoders, statistics and heads are frozen; a fused head learns on
 [z_1; ...; z_M].
 
-At test time the private and the fused logits o_k are weighed by their certainty (``fusion.py``):
+At test time the private and the fused logits o_k are weighed by their certainty
+(``functional/fusion.py``):
 
     w = softmax_k(max_c softmax(o_k)_c / tau_2),   logits = sum_k w_k o_k
 

@@ -8,8 +8,9 @@ head g(.; phi) that all modalities share, so that no modality can starve another
                     phi     <- phi     - eta P dL_m/dphi        (section 3.2, equations 2-3)
 
 (2) P, updated from the mean feature of the modality just visited, keeps the next modality's step
-from undoing it (``projection.py``).  (3) At test time each example weighs its modalities by the
-certainty of their predictions, lambda_m = softmax_m(-entropy_m) (section 3.3, ``fusion.py``).
+from undoing it (``functional/projection.py``).  (3) At test time each example weighs its modalities
+by the certainty of their predictions, lambda_m = softmax_m(-entropy_m) (section 3.3,
+``functional/fusion.py``).
 
 ``fidelity`` names three sets of switches; each switch can be set alone:
 

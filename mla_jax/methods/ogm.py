@@ -8,9 +8,9 @@ logits give, averaged over the batch:
     k_m   = 1 - tanh(alpha rho_m)  if rho_m > 1,  else 1        (equation 10)
     theta_m <- theta_m - eta k_m g_m                            (equation 11; + noise in ``ogm_ge``)
 
-The heads are never modulated.  ``modulation.py`` holds the optax transformation and the ratios;
-for more than two modalities ``ratio=one_to_others`` averages the pairwise ratios, as the authors
-suggest, and ``released`` is the chain of the MLA code's three-modality branch.  ``tensors`` says
+The heads are never modulated.  ``functional/modulation.py`` holds the optax transformation and the
+ratios; for more than two modalities ``ratio=one_to_others`` averages the pairwise ratios, as the
+authors suggest, and ``released`` is the chain of the MLA code's three-modality branch.  ``tensors`` says
 which tensors of an encoder are modulated: the paper's all, or the published four-axis kernels
 (``main.py:393``), which in M3AE are none at all (quirk Q28); a run lists them at its start.
 """
