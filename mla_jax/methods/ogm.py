@@ -10,9 +10,10 @@ logits give, averaged over the batch:
 
 The heads are never modulated.  ``functional/modulation.py`` holds the optax transformation and the
 ratios; for more than two modalities ``ratio=one_to_others`` averages the pairwise ratios, as the
-authors suggest, and ``released`` is the chain of the MLA code's three-modality branch.  ``tensors`` says
-which tensors of an encoder are modulated: the paper's all, or the published four-axis kernels
-(``main.py:393``), which in M3AE are none at all (quirk Q28); a run lists them at its start.
+authors suggest, and ``released`` is the chain of the MLA code's three-modality branch.
+``tensors`` says which tensors of an encoder are modulated: the paper's all, or the published
+four-axis kernels (``main.py:393``), which in M3AE are none at all (quirk Q28); a run lists them at
+its start.
 """
 
 import functools

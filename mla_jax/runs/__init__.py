@@ -1,0 +1,1 @@
+"""What a run is and leaves behind: its folder, checkpoints, figures, report, predictions."""

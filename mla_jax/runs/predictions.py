@@ -1,0 +1,140 @@
+"""What a run predicts, as numpy arrays, and the checks on what it is given."""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from mla_jax.data.dataset import ArraySplit, DataSpec, Split
+from mla_jax.errors import UserError, check_choice
+from mla_jax.evaluate import Outputs
+
+
+class ModalityPredictions(NamedTuple):
+    """What one modality says by itself; rows of examples that lack it are NaN and -1."""
+
+    logits: np.ndarray
+    """``float32[N, C]``."""
+    probabilities: np.ndarray
+    """``float32[N, C]``."""
+    classes: np.ndarray
+    """``int32[N]``: the most probable class."""
+
+
+class Predictions(NamedTuple):
+    """What a run says of N examples."""
+
+    logits: np.ndarray
+    """Fused logits ``float32[N, C]``."""
+    probabilities: np.ndarray
+    """Their softmax, ``float32[N, C]``."""
+    classes: np.ndarray
+    """``int32[N]``: the most probable class, a place in ``class_names``."""
+    weights: np.ndarray | None
+    """``float32[N, M]``: how much each modality's logits counted, 0 where it is missing; ``[N, M +
+    1]``, with the joint logits last, for DI-MML; None for methods that fuse features."""
+    modalities: Mapping[str, ModalityPredictions]
+    """Of those that were given."""
+    class_names: tuple[str, ...]
+
+
+def collect(parts: Sequence[Outputs], spec: DataSpec, present: np.ndarray) -> Predictions:
+    """Joins the outputs of batches; ``present: bool[N, M]``."""
+    fused = np.concatenate([part.fused for part in parts])
+    unimodal = np.concatenate([part.unimodal for part in parts], axis=1)
+    weights = None
+    if parts[0].weights is not None:
+        weights = np.concatenate([part.weights for part in parts])
+    modalities = {
+        m: _of_modality(unimodal[i], present[:, i])
+        for i, m in enumerate(spec.modalities)
+        if present[:, i].any()
+    }
+    classes = fused.argmax(-1).astype(np.int32)
+    return Predictions(fused, softmax(fused), classes, weights, modalities, spec.class_names)
+
+
+def _of_modality(logits: np.ndarray, present: np.ndarray) -> ModalityPredictions:
+    logits = np.where(present[:, None], logits, np.float32(np.nan))
+    classes = np.where(present, logits.argmax(-1), -1).astype(np.int32)
+    return ModalityPredictions(logits, softmax(logits), classes)
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """Over the last axis; NaN rows stay NaN."""
+    exponentials = np.exp(logits - logits.max(-1, keepdims=True))
+    return exponentials / exponentials.sum(-1, keepdims=True)
+
+
+def split_of_arrays(
+    spec: DataSpec, inputs: Mapping[str, np.ndarray], present: np.ndarray | None = None
+) -> Split:
+    """A split of the user's arrays, of which every example has at least one modality.
+
+    Args:
+      spec: of the run's data.
+      inputs: ``{modality: [N, ...]}``, any of the run's modalities.
+      present: ``bool[N, len(inputs)]`` in the order of ``inputs``; default: all there.
+
+    Raises:
+      UserError: an unknown modality, arrays of another length, shape or type, values that are not
+        finite, or an example without any modality.
+    """
+    arrays = {m: np.asarray(array) for m, array in inputs.items()}
+    for modality in arrays:
+        check_choice(f"modality of this run ({'+'.join(spec.modalities)})", modality, spec.shapes)
+    if not arrays:
+        raise UserError(f"give at least one modality of {', '.join(spec.modalities)}")
+    lengths = {m: len(array) if array.ndim else 0 for m, array in arrays.items()}
+    (count, *others) = set(lengths.values())
+    if others or not count:
+        raise UserError(f"inputs need equally many examples, at least one, not {lengths}")
+    if present is None:
+        present = np.ones((count, len(arrays)), bool)
+    present = np.asarray(present)
+    if present.shape != (count, len(arrays)) or present.dtype != bool:
+        raise UserError(
+            f"'present' is {present.dtype}{list(present.shape)}: it must be "
+            f"bool[{count}, {len(arrays)}], one column per given modality"
+        )
+    if not present.any(1).all():
+        row = int(np.flatnonzero(~present.any(1))[0])
+        raise UserError(f"example {row} has no modality: leave it out")
+    columns = np.zeros((count, len(spec.modalities)), bool)
+    complete = {}
+    for place, m in enumerate(spec.modalities):
+        if m not in arrays:
+            complete[m] = np.zeros((count, *spec.shapes[m]), spec.dtypes[m])
+            continue
+        columns[:, place] = there = present[:, list(arrays).index(m)]
+        array = _checked(m, arrays[m], spec, there)
+        complete[m] = np.where(there.reshape(-1, *[1] * (array.ndim - 1)), array, 0).astype(
+            array.dtype
+        )
+    return ArraySplit(complete, np.zeros(count, np.int32), columns)
+
+
+def _checked(modality: str, array: np.ndarray, spec: DataSpec, there: np.ndarray) -> np.ndarray:
+    """The array in the type that the run takes."""
+    shape, dtype = spec.shapes[modality], np.dtype(spec.dtypes[modality])
+    wanted = f"{dtype.name}[N, {', '.join(map(str, shape))}]".replace(", ]", "]")
+    note = spec.input_notes.get(modality, "")
+    wanted += f" ({note})" if note else ""
+    given = f"input '{modality}' is {array.dtype}{list(array.shape)}"
+    if array.shape[1:] != shape:
+        raise UserError(f"{given}, and this run takes {wanted}")
+    kinds = ("iu", "f")
+    alike = any(array.dtype.kind in kind and dtype.kind in kind for kind in kinds)
+    if not alike:
+        raise UserError(f"{given}, and this run takes {wanted}: convert it on purpose")
+    if dtype.kind in "iu":
+        limits = np.iinfo(dtype)
+        if array.size and not limits.min <= array.min() <= array.max() <= limits.max:
+            raise UserError(f"{given} with values outside {dtype.name}; this run takes {wanted}")
+    elif not np.isfinite(array[there]).all():
+        rows = ~np.isfinite(array.reshape(len(array), -1)).all(1) & there
+        raise UserError(
+            f"input '{modality}' holds NaN or infinity in example {int(np.flatnonzero(rows)[0])}: "
+            "mend it, or mark it missing"
+        )
+    return array.astype(dtype)

@@ -1,0 +1,306 @@
+"""A run: the folder of one training, which can be resumed, opened and used."""
+
+import functools
+import pathlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import FrozenConfigDict
+
+from mla_jax import distributed
+from mla_jax.config import fields
+from mla_jax.data.dataset import DataSpec, Split, SubsetOfModalities
+from mla_jax.data.pipeline import evaluation_batches
+from mla_jax.datasets import load_dataset
+from mla_jax.errors import UserError, check_choice
+from mla_jax.evaluate import Evaluator, outputs
+from mla_jax.program import Program, build_program
+from mla_jax.runs import checkpoint, metrics, predictions
+from mla_jax.runs.checkpoint import Checkpoints
+from mla_jax.runs.predictions import Predictions
+from mla_jax.runs.progress import ProgressBar, Stopwatch
+from mla_jax.runs.selection import Selector
+from mla_jax.runs.workdir import Workdir
+from mla_jax.state import TrainState
+
+EPOCHS = ("chosen", "last")
+
+
+def open_run(path: str | pathlib.Path, say: Callable[[str], None] = print) -> "Run":
+    """The run in a folder; neither its training data nor its configuration file must be at hand.
+
+    Args:
+      path: the ``--workdir`` of the run, finished or not.
+      say: takes each line meant for a person.
+
+    Raises:
+      UserError: no run lives there, or a file of it is damaged.
+
+    >>> run = open_run("runs/digits")                                       # doctest: +SKIP
+    >>> run.predict({"image": images}).classes                             # doctest: +SKIP
+    """
+    workdir = Workdir(path)
+    identity = workdir.identity()
+    if identity is None:
+        raise UserError(
+            f"{workdir.path} holds no run (no config.json): name the --workdir of a training"
+        )
+    config = FrozenConfigDict(identity["config"])
+    return Run(workdir, config, workdir.data(), identity["data"], say)
+
+
+def is_run(path: str | pathlib.Path) -> bool:
+    """Whether a run lives in a folder: whether it has a ``config.json`` and checkpoints."""
+    return "://" not in str(path) and Workdir(path).is_run()
+
+
+class Run:
+    """One training: its folder, its identity, its checkpoints, its choice of epoch, its figures.
+
+    ``train.train`` makes one and ``open_run`` opens one.
+    """
+
+    def __init__(
+        self,
+        workdir: Workdir,
+        config: FrozenConfigDict,
+        data: DataSpec,
+        fingerprint: str,
+        say: Callable[[str], None] = print,
+    ):
+        """``config`` is resolved; ``fingerprint`` is that of the data set."""
+        self.workdir = workdir
+        self.config = config
+        self.data = data
+        self.identity = {"config": fields.to_json(config), "data": fingerprint}
+        self.selector = Selector(config, data)
+        self.seconds = Stopwatch()
+        self.say = say
+        self._checkpoints: Checkpoints | None = None
+        self._metrics: metrics.MetricsFile | None = None
+        self._states: dict[int, TrainState] = {}
+
+    def __repr__(self) -> str:
+        state = "finished" if self.result else f"{self.workdir.newest_checkpoint()} batches saved"
+        return f"Run({str(self.path)!r}: {self.config.method.name} on {self.data.name}, {state})"
+
+    @property
+    def path(self) -> pathlib.Path:
+        return self.workdir.path
+
+    @property
+    def result(self) -> dict[str, Any] | None:
+        """The content of ``result.json``; None while the run is not finished."""
+        return self.workdir.result()
+
+    def is_finished(self) -> bool:
+        """Whether there is a result, and of no fewer epochs than are wanted."""
+        saved = self.workdir.identity()
+        return bool(self.result and saved and not self.workdir.is_shorter(saved, self.identity))
+
+    @property
+    def metrics(self) -> list[dict[str, Any]]:
+        """The lines of ``metrics.jsonl``, one per epoch."""
+        return metrics.read_lines(self.workdir.metrics)
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        return self.data.class_names
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        return self.data.modalities
+
+    # ---- Using it ------------------------------------------------------------------------------
+
+    @functools.cached_property
+    def program(self) -> Program:
+        """The method, for prediction: on the first local device; nothing is compiled yet."""
+        return build_program(self.config, self.data, jax.local_devices()[:1])
+
+    def load(self, epoch: str = "chosen") -> TrainState:
+        """The training state of the ``chosen`` epoch, whose test figures are the result.
+
+        ``last`` is the newest checkpoint, which is also what a run without a choice has.
+
+        Raises:
+          UserError: another ``epoch``, no checkpoint, or a damaged one.
+        """
+        check_choice("epoch of a run", epoch, EPOCHS)
+        step = self.workdir.newest_checkpoint()
+        if not step:
+            raise UserError(f"{self.path} has no checkpoint: train it first")
+        if epoch == "chosen" and self.selector.keeps_best:
+            chosen = checkpoint.read_progress(self.workdir.checkpoints, step)["chosen"]
+            step = chosen["step"] if chosen else step
+        if step not in self._states:
+            shapes = jax.eval_shape(self.program.method.init, jax.random.key(0), self.data.batch())
+            where = self._placement()
+            abstract = jax.tree.map(
+                lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), shapes
+            )
+            state = checkpoint.read_state(self.workdir.checkpoints, step, abstract)
+            self._states = {step: state}
+        return self._states[step]
+
+    def _placement(self) -> jax.sharding.Sharding:
+        if jax.process_count() > 1:  # orbax reads on all processes together
+            return distributed.data_parallel(jax.device_count()).replicated
+        return jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+
+    def predict(
+        self,
+        inputs: Mapping[str, np.ndarray] | Split,
+        present: np.ndarray | None = None,
+        epoch: str = "chosen",
+    ) -> Predictions:
+        """What the run says of new examples; numpy in, numpy out, batched inside.
+
+        Args:
+          inputs: ``{modality: array[N, ...]}``, any of the run's modalities, shaped and typed as in
+            ``data.json``; or a split of a data set.
+          present: ``bool[N, len(inputs)]``, False where an example lacks a modality.
+          epoch: ``chosen`` or ``last``, as in ``load``.
+
+        Raises:
+          UserError: inputs that this run cannot take, or no checkpoint.
+        """
+        split = inputs
+        if isinstance(inputs, Mapping):
+            split = predictions.split_of_arrays(self.data, inputs, present)
+        state, size = self.load(epoch), self.config.evaluation.batch_size
+        found = []
+        with ProgressBar(-(-split.examples // size), 0) as bar:
+            for batch in evaluation_batches(split, size, 1):
+                local = jax.tree.map(lambda array: array[0], batch)
+                part = self._outputs(state.variables, state.method_state, local)
+                n = int(local["valid"].sum())
+                weights = part.weights if part.weights is None else np.asarray(part.weights)[:n]
+                found.append(
+                    part._replace(
+                        fused=np.asarray(part.fused)[:n],
+                        unimodal=np.asarray(part.unimodal)[:, :n],
+                        weights=weights,
+                    )
+                )
+                bar.update(1)
+        return predictions.collect(found, self.data, split.present)
+
+    @functools.cached_property
+    def _outputs(self) -> Callable[..., Any]:
+        return jax.jit(outputs(self.program.method))
+
+    def evaluate(
+        self,
+        split: str | Split = "test",
+        modalities: Sequence[str] = (),
+        epoch: str = "chosen",
+        data_dir: str = "",
+    ) -> dict[str, Any]:
+        """Accuracy, macro-F1 and confusion counts over a split, as in ``result.json``.
+
+        Args:
+          split: a name, for which the data set is loaded again; or a split.
+          modalities: those that are seen, the others count as missing; (): all.
+          epoch: ``chosen`` or ``last``, as in ``load``.
+          data_dir: where the data is now, if not where the run found it.
+
+        Raises:
+          UserError: an unknown split or modality, or data that differs from the run's.
+        """
+        for modality in modalities:
+            check_choice(f"modality of this run ({'+'.join(self.modalities)})",
+                         modality, self.modalities)  # fmt: skip
+        if isinstance(split, str):
+            check_choice(f"split of {self.data.name}", split, self.data.examples)
+            split = self.dataset(data_dir).splits[split]
+        if modalities:
+            split = SubsetOfModalities(split, [m in modalities for m in self.modalities])
+        evaluator = Evaluator(self.program.method)
+        return evaluator(self.load(epoch), split, self.config.evaluation.batch_size)
+
+    def dataset(self, data_dir: str = "") -> Any:
+        """The data set that the run was trained on, loaded again.
+
+        Raises:
+          UserError: it is not at hand, or it has changed since.
+        """
+        config = self.config.dataset.to_dict()
+        config["data_dir"] = data_dir or config["data_dir"]
+        dataset = load_dataset(FrozenConfigDict(config), tuple(self.config.modalities))
+        if dataset.fingerprint != self.identity["data"]:
+            raise UserError(
+                f"the data has changed since {self.path} was trained ({self.identity['data']} -> "
+                f"{dataset.fingerprint}): name the original with --data_dir"
+            )
+        return dataset
+
+    # ---- Training it ---------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Takes the folder: creates and locks it, and opens the checkpoints.
+
+        Raises:
+          UserError: it cannot be written, or another process is at work in it.
+        """
+        if distributed.is_main():
+            self.workdir.create(self.identity, self.data)
+        distributed.barrier("workdir")
+        self._checkpoints = Checkpoints(self.workdir.checkpoints, self.config.checkpoint.keep)
+
+    def restore(self, state: TrainState) -> tuple[TrainState, int, dict[str, Any]] | None:
+        """The newest checkpoint, laid out like ``state``: state, batches done, sums of metrics.
+
+        None where there is none.  The choice of epoch and the stopwatch go on from it.
+        """
+        restored = self._checkpoints.restore(state, damaged=self.say)
+        if not restored:
+            return None
+        state, progress = restored
+        self.workdir.require_same(progress["identity"], self.identity)
+        self.selector.chosen = progress["chosen"]
+        self.seconds.continue_from(progress["seconds"])
+        if self.selector.keeps_best and self.selector.chosen:
+            self._checkpoints.pin(self.selector.chosen["step"])
+        return state, progress["batches"], progress["sums"]
+
+    def record_from(self, batches: int) -> None:
+        """Opens ``metrics.jsonl`` and drops its lines past ``batches``, which happen again."""
+        if distributed.is_main():
+            self._metrics = metrics.MetricsFile(self.workdir.metrics, batches)
+
+    def record(self, line: dict[str, Any]) -> None:
+        """Appends a line to ``metrics.jsonl``; on process 0 only."""
+        if self._metrics:
+            self._metrics.write(line)
+
+    def save(
+        self, done: int, state: TrainState, stage: str, sums: dict[str, Any], best: bool = False
+    ) -> None:
+        """Saves a checkpoint after ``done`` batches; ``best``: it is that of the chosen epoch."""
+        if best:
+            self._checkpoints.pin(done)
+        progress = {
+            "batches": done,
+            "stage": stage,
+            "sums": sums,
+            "chosen": self.selector.chosen,
+            "seconds": self.seconds.spent,
+            "identity": self.identity,
+        }
+        self._checkpoints.save(done, state, progress)
+
+    def flush(self) -> None:
+        """Waits for the save in flight and closes the files."""
+        if self._checkpoints:
+            self._checkpoints.close()
+        if self._metrics:
+            self._metrics.close()
+        self._checkpoints = self._metrics = None
+
+    def close(self) -> None:
+        """Closes the files and gives the folder back."""
+        self.flush()
+        self.workdir.release()
