@@ -24,7 +24,6 @@ from mla_jax import distributed
 from mla_jax.errors import UserError
 from mla_jax.state import TrainState
 
-
 PROGRESS = {"progress": None}
 
 
