@@ -42,7 +42,7 @@ def open_run(path: str | pathlib.Path, say: Callable[[str], None] = print) -> "R
     >>> run.predict({"image": images}).classes                             # doctest: +SKIP
     """
     workdir = Workdir(path)
-    identity = workdir.identity()
+    identity = workdir.identity() if workdir.path.is_dir() else None
     if identity is None:
         raise UserError(
             f"{workdir.path} holds no run (no config.json): name the --workdir of a training"
