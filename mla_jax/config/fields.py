@@ -17,7 +17,7 @@ PROTOCOLS = ("strict", "paper")
 SELECTIONS = ("auto", "validation", "last", "best_test")
 COMPUTE_DTYPES = ("auto", "float32", "bfloat16")
 
-NOT_COMPARED = ("check_loss_every", "checkpoint", "dataset.data_dir", "loader")
+NOT_COMPARED = ("check_loss_every", "checkpoint", "dataset.data_dir", "loader", "log_every_steps")
 """Fields that may differ between the two halves of a resumed run: no number depends on them."""
 
 

@@ -218,8 +218,11 @@ class Run:
             split = self.dataset(data_dir).splits[split]
         if modalities:
             split = SubsetOfModalities(split, [m in modalities for m in self.modalities])
-        evaluator = Evaluator(self.program.method)
-        return evaluator(self.load(epoch), split, self.config.evaluation.batch_size)
+        return self._evaluator(self.load(epoch), split, self.config.evaluation.batch_size)
+
+    @functools.cached_property
+    def _evaluator(self) -> Evaluator:
+        return Evaluator(self.program.method)
 
     def dataset(self, data_dir: str = "") -> Any:
         """The data set that the run was trained on, loaded again.
