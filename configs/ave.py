@@ -7,13 +7,13 @@
     python -m mla_jax.main --config=configs/ave.py:synthetic,runlocal
     python -m mla_jax.compare --config=configs/ave.py --data_dir=DATA --methods=all
 
-The annotated segment, as a spectrogram of 1004 x 257 and four frames.  ``strict`` drops the videos
-that two lists share (``protocol=paper``: the lists as shipped).
+Each example is the annotated segment: a spectrogram of 1004 x 257 and four frames.  ``strict``
+drops the videos that two lists share; ``protocol=paper`` keeps the lists as shipped.
 
-The MLA paper does not report on it.  The DI-MML paper (Fan et al., ACM MM 2024) does, for itself
-and its baselines, but its tables could not be read: no number is given here.
+The MLA paper does not report on it.  The DI-MML paper (Fan et al., ACM MM 2024) does, but its
+tables could not be read, so no number is given here.
 
-One GPU: 1 to 2 hours a run (estimated).
+One GPU: 1 to 2 hours per run (estimated).
 ``runlocal``: under a minute on two CPU cores (estimated).
 """
 
@@ -26,14 +26,5 @@ def get_config(argument: str | None = None):
     config = recipes.start("ave", chosen)
     config.encoders = {"audio": {"name": "resnet18"}, "video": {"name": "resnet18"}}
     config.feature_dim = 512
-    # The defaults of DI-MML's main_CFT.py and main_joint_training.py, the same for every data set.
-    config.batch_size = 16
-    config.epochs = 150
-    config.optimizer.name = "sgd"
-    config.optimizer.learning_rate = 1e-3
-    config.optimizer.momentum = 0.9
-    config.optimizer.weight_decay = 1e-4
-    config.optimizer.schedule = "step"
-    config.optimizer.decay_every = 70
-    config.optimizer.decay_rate = 0.1
+    recipes.dimml_reference(config)
     return recipes.finish(config, chosen)

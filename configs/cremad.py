@@ -6,7 +6,7 @@
     python -m mla_jax.compare --config=configs/cremad.py --data_dir=DATA --methods=all
 
 The numbers below are for a split with every speaker on both sides (``protocol=paper``, or
-``split=mla`` with MLA's lists); ``strict`` tests on speakers unheard in training.
+``split=mla`` with MLA's lists); ``strict`` tests on speakers that are not in training.
 
 Table 1 of the MLA paper, test accuracy in %, mean of three seeds:
 
@@ -15,10 +15,10 @@ Table 1 of the MLA paper, test accuracy in %, mean of three seeds:
     video     18.45  18.68  55.48  18.67  17.34  28.09  39.11  64.91
     fused     60.32  61.56  66.32  60.07  59.21  68.14  63.71  79.70
 
-DI-MML's numbers could not be read.  Its recipe (``main_CFT.py``): ``:method=dimml,fidelity=
+DI-MML's numbers could not be read.  Its recipe (``main_CFT.py``) is ``:method=dimml,fidelity=
 released_cremad,recipe=stft_10s,split=ogm,epochs=150 --config.batch_size=16``.
 
-One GPU or a TPU v4-8: 1 to 2 hours a run (estimated).
+One GPU or a TPU v4-8: 1 to 2 hours per run (estimated).
 ``runlocal``: under a minute on two CPU cores (estimated).
 """
 
@@ -31,14 +31,5 @@ def get_config(argument: str | None = None):
     config = recipes.start("cremad", chosen)
     config.encoders = {"audio": {"name": "resnet18"}, "video": {"name": "resnet18"}}
     config.feature_dim = 512
-    # main.py:18-63 and 749-760 of the MLA reference, the same for every data set.
-    config.batch_size = 64
-    config.epochs = 100
-    config.optimizer.name = "sgd"
-    config.optimizer.learning_rate = 1e-3
-    config.optimizer.momentum = 0.9
-    config.optimizer.weight_decay = 1e-4
-    config.optimizer.schedule = "step"
-    config.optimizer.decay_every = 70
-    config.optimizer.decay_rate = 0.1
+    recipes.mla_reference(config)
     return recipes.finish(config, chosen)

@@ -1,4 +1,4 @@
-"""Your own data, that a csv file describes (docs/datasets.md); encoders by argument.
+"""Your own data, described by a csv file (docs/datasets.md); you choose the encoders.
 
     python -m mla_jax.prepare --dataset=folder --raw=DIR --data_dir=DATA
     python -m mla_jax.main --config=configs/folder.py:modalities=image+sound --data_dir=DATA
@@ -7,8 +7,10 @@
 
 ``modalities=`` are columns of the csv file; MLA visits them in this order.  ``encoders=`` is one
 name for all, or one each: resnet18 for pictures, clips, flow and sound (D = 512), m3ae_image and
-m3ae_text (768), features for vectors.  The number of classes is the data's.  Nobody has published
-numbers for it; time and hardware follow from the encoders, see the other files.
+m3ae_text (768), features for vectors.  The data says how many classes there are.
+
+The recipe is the MLA reference's.  It is a start: choose the learning rate on your data.  Time and
+hardware depend on the encoders; see the other files.
 """
 
 from mla_jax.config import recipes
@@ -17,7 +19,7 @@ OPTIONS = {
     "features": {"projection": "linear"},
     "m3ae_text": {"text_length": 256, "differs_from_weights": ("text_length",)},
 }
-"""Of the encoders whose defaults do not suit what prepare stores."""
+"""Fields of the encoders whose defaults do not suit what prepare stores."""
 
 
 def get_config(argument: str | None = None):
@@ -35,14 +37,5 @@ def get_config(argument: str | None = None):
     names = recipes.encoder_of_each(chosen.modalities, chosen.encoders)
     config.encoders = {m: {"name": n, **OPTIONS.get(n, {})} for m, n in names.items()}
     config.feature_dim = chosen.feature_dim
-    # Those of the MLA reference (main.py:18-63), a start; weigh the rate against your data.
-    config.batch_size = 64
-    config.epochs = 100
-    config.optimizer.name = "sgd"
-    config.optimizer.learning_rate = 1e-3
-    config.optimizer.momentum = 0.9
-    config.optimizer.weight_decay = 1e-4
-    config.optimizer.schedule = "step"
-    config.optimizer.decay_every = 70
-    config.optimizer.decay_rate = 0.1
+    recipes.mla_reference(config)
     return recipes.finish(config, chosen)

@@ -10,7 +10,7 @@ With the weights that the paper starts from (docs/encoders.md), which decide mos
     python -m mla_jax.convert --from=model.pkl --to=m3ae
     python -m mla_jax.main --config=configs/food101.py --data_dir=DATA --config.init_from=m3ae
 
-256 tokens and pictures of 256 pixels.
+Texts have 256 tokens, pictures 256 pixels a side.
 
 Table 1 of the MLA paper, test accuracy in %, mean of three seeds:
 
@@ -21,7 +21,7 @@ Table 1 of the MLA paper, test accuracy in %, mean of three seeds:
 
 ``convention=released`` feeds the encoders as the published MLA code does (quirks Q19, Q20).
 
-Eight GPUs of 40 GB or a TPU v4-16: 3 to 6 hours a run (estimated); hopeless on CPU.
+Eight GPUs of 40 GB or a TPU v4-16: 3 to 6 hours per run (estimated); too slow on a CPU.
 ``runlocal``: under a minute on two CPU cores (estimated).
 """
 
@@ -32,21 +32,12 @@ def get_config(argument: str | None = None):
     """``argument``: see ``recipes.arguments``, and ``convention=``."""
     chosen = recipes.arguments(argument, modalities=("text", "image"), convention="pretraining")
     config = recipes.start("food101", chosen)
-    towers = {"convention": chosen.convention}
-    longer = {"text_length": 256, "differs_from_weights": ("text_length",)}  # 64 in pretraining
+    preprocessing = {"convention": chosen.convention}
+    long_text = {"text_length": 256, "differs_from_weights": ("text_length",)}  # 64 in pretraining
     config.encoders = {
-        "text": {"name": "m3ae_text", **towers, **longer},
-        "image": {"name": "m3ae_image", **towers},
+        "text": {"name": "m3ae_text", **preprocessing, **long_text},
+        "image": {"name": "m3ae_image", **preprocessing},
     }
     config.feature_dim = 768
-    # main.py:18-63 and 749-760 of the MLA reference, the same for every data set.
-    config.batch_size = 64
-    config.epochs = 100
-    config.optimizer.name = "sgd"
-    config.optimizer.learning_rate = 1e-3
-    config.optimizer.momentum = 0.9
-    config.optimizer.weight_decay = 1e-4
-    config.optimizer.schedule = "step"
-    config.optimizer.decay_every = 70
-    config.optimizer.decay_rate = 0.1
+    recipes.mla_reference(config)
     return recipes.finish(config, chosen)

@@ -1,4 +1,4 @@
-"""IEMOCAP: four emotions, a voice, a face and words; CAV-MAE and two M3AE-base.
+"""IEMOCAP: four emotions, as a voice, a face and words; CAV-MAE and two M3AE-base.
 
     python -m mla_jax.main --config=configs/iemocap.py --data_dir=DATA
     python -m mla_jax.main --config=configs/iemocap.py:synthetic
@@ -12,8 +12,8 @@ With the weights that the paper starts from (docs/encoders.md), which decide mos
     python -m mla_jax.main --config=configs/iemocap.py --data_dir=DATA \\
         --config.init_from=cavmae,m3ae
 
-The numbers are for a random split (``protocol=paper``; ``split=mla`` with MLA's lists), in which
-speakers and dialogues are on both sides; ``strict`` leaves a session out.
+The numbers below are for a random split, with speakers and dialogues on both sides
+(``protocol=paper``, or ``split=mla`` with MLA's lists); ``strict`` tests on a session of its own.
 
 Table 1 of the MLA paper, test accuracy in %, mean of three seeds:
 
@@ -25,7 +25,7 @@ Table 1 of the MLA paper, test accuracy in %, mean of three seeds:
 
 ``convention=released`` feeds the encoders as the published MLA code does (Q19, Q20, Q22).
 
-Four GPUs of 40 GB: 1 to 2 hours a run (estimated).
+Four GPUs of 40 GB: 1 to 2 hours per run (estimated).
 ``runlocal``: under a minute on two CPU cores (estimated).
 """
 
@@ -41,22 +41,13 @@ def get_config(argument: str | None = None):
         convention="pretraining",
     )
     config = recipes.start("iemocap", chosen)
-    towers = {"convention": chosen.convention}
-    longer = {"text_length": 256, "differs_from_weights": ("text_length",)}  # 64 in pretraining
+    preprocessing = {"convention": chosen.convention}
+    long_text = {"text_length": 256, "differs_from_weights": ("text_length",)}  # 64 in pretraining
     config.encoders = {
-        "audio": {"name": "cavmae_audio", **towers},
-        "image": {"name": "m3ae_image", **towers},
-        "text": {"name": "m3ae_text", **towers, **longer},
+        "audio": {"name": "cavmae_audio", **preprocessing},
+        "image": {"name": "m3ae_image", **preprocessing},
+        "text": {"name": "m3ae_text", **preprocessing, **long_text},
     }
     config.feature_dim = 768
-    # main.py:18-63 and 749-760 of the MLA reference, the same for every data set.
-    config.batch_size = 64
-    config.epochs = 100
-    config.optimizer.name = "sgd"
-    config.optimizer.learning_rate = 1e-3
-    config.optimizer.momentum = 0.9
-    config.optimizer.weight_decay = 1e-4
-    config.optimizer.schedule = "step"
-    config.optimizer.decay_every = 70
-    config.optimizer.decay_rate = 0.1
+    recipes.mla_reference(config)
     return recipes.finish(config, chosen)

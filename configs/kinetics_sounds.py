@@ -5,8 +5,8 @@
     python -m mla_jax.main --config=configs/kinetics_sounds.py:synthetic,runlocal
     python -m mla_jax.compare --config=configs/kinetics_sounds.py --data_dir=DATA --methods=all
 
-Filter banks of 1024 x 128 and three frames.  The classes (``variant=``) and the split need
-not be the MLA paper's, which were not published: expect other absolute numbers.
+Each example is a filter bank of 1024 x 128 and three frames.  The MLA paper did not publish its
+classes and its split.  Ours (``variant=``) may differ, so expect other absolute numbers.
 
 Table 1 of the MLA paper, test accuracy in %, mean of three seeds:
 
@@ -15,7 +15,7 @@ Table 1 of the MLA paper, test accuracy in %, mean of three seeds:
     video     24.53  24.67  46.76  23.15  23.77  29.73  32.19  51.03
     fused     64.72  64.84  65.53  63.33  63.72  65.74  65.78  71.35
 
-One GPU or a TPU v4-8: 2 to 4 hours a run (estimated).
+One GPU or a TPU v4-8: 2 to 4 hours per run (estimated).
 ``runlocal``: under a minute on two CPU cores (estimated).
 """
 
@@ -30,14 +30,5 @@ def get_config(argument: str | None = None):
     config = recipes.start("kinetics_sounds", chosen)
     config.encoders = {"audio": {"name": "resnet18"}, "video": {"name": "resnet18"}}
     config.feature_dim = 512
-    # main.py:18-63 and 749-760 of the MLA reference, the same for every data set.
-    config.batch_size = 64
-    config.epochs = 100
-    config.optimizer.name = "sgd"
-    config.optimizer.learning_rate = 1e-3
-    config.optimizer.momentum = 0.9
-    config.optimizer.weight_decay = 1e-4
-    config.optimizer.schedule = "step"
-    config.optimizer.decay_every = 70
-    config.optimizer.decay_rate = 0.1
+    recipes.mla_reference(config)
     return recipes.finish(config, chosen)

@@ -7,12 +7,12 @@
     python -m mla_jax.main --config=configs/modelnet40.py:synthetic,runlocal
     python -m mla_jax.compare --config=configs/modelnet40.py --data_dir=DATA --methods=all
 
-Views 1 and 7 of twelve shaded renderings.
+The pictures are views 1 and 7 of twelve shaded renderings.
 
-The MLA paper does not report on it.  The DI-MML paper (Fan et al., ACM MM 2024) does, for itself
-and its baselines, but its tables could not be read: no number is given here.
+The MLA paper does not report on it.  The DI-MML paper (Fan et al., ACM MM 2024) does, but its
+tables could not be read, so no number is given here.
 
-One GPU: about an hour a run (estimated).
+One GPU: about an hour per run (estimated).
 ``runlocal``: under a minute on two CPU cores (estimated).
 """
 
@@ -25,14 +25,5 @@ def get_config(argument: str | None = None):
     config = recipes.start("modelnet40", chosen)
     config.encoders = {"front": {"name": "resnet18"}, "rear": {"name": "resnet18"}}
     config.feature_dim = 512
-    # The defaults of DI-MML's main_CFT.py and main_joint_training.py, the same for every data set.
-    config.batch_size = 16
-    config.epochs = 150
-    config.optimizer.name = "sgd"
-    config.optimizer.learning_rate = 1e-3
-    config.optimizer.momentum = 0.9
-    config.optimizer.weight_decay = 1e-4
-    config.optimizer.schedule = "step"
-    config.optimizer.decay_every = 70
-    config.optimizer.decay_rate = 0.1
+    recipes.dimml_reference(config)
     return recipes.finish(config, chosen)

@@ -7,13 +7,14 @@
     python -m mla_jax.main --config=configs/ucf101.py:synthetic,runlocal
     python -m mla_jax.compare --config=configs/ucf101.py --data_dir=DATA --methods=all
 
-Ten frames of flow and one RGB frame, windows of 224 pixels.  ``variant=released`` flips the flow as
-the published code does (quirk 14 of DI-MML); ``split_1`` to ``split_3``.
+Each example is ten frames of flow and one RGB frame, in windows of 224 pixels.
+``variant=released`` flips the flow as the published code does (quirk 14 of DI-MML).  The official
+splits are ``split=split_1`` to ``split_3``.
 
-The MLA paper does not report on it.  The DI-MML paper (Fan et al., ACM MM 2024) does, for itself
-and its baselines, but its tables could not be read: no number is given here.
+The MLA paper does not report on it.  The DI-MML paper (Fan et al., ACM MM 2024) does, but its
+tables could not be read, so no number is given here.
 
-One GPU: 2 to 4 hours a run (estimated).
+One GPU: 2 to 4 hours per run (estimated).
 ``runlocal``: about a minute on two CPU cores (estimated).
 """
 
@@ -26,14 +27,5 @@ def get_config(argument: str | None = None):
     config = recipes.start("ucf101", chosen)
     config.encoders = {"flow": {"name": "resnet18"}, "rgb": {"name": "resnet18"}}
     config.feature_dim = 512
-    # The defaults of DI-MML's main_CFT.py and main_joint_training.py, the same for every data set.
-    config.batch_size = 16
-    config.epochs = 150
-    config.optimizer.name = "sgd"
-    config.optimizer.learning_rate = 1e-3
-    config.optimizer.momentum = 0.9
-    config.optimizer.weight_decay = 1e-4
-    config.optimizer.schedule = "step"
-    config.optimizer.decay_every = 70
-    config.optimizer.decay_rate = 0.1
+    recipes.dimml_reference(config)
     return recipes.finish(config, chosen)

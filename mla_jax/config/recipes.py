@@ -1,4 +1,4 @@
-"""What the files in ``configs/`` share: their arguments, and what ``runlocal`` makes of them."""
+"""What the files in ``configs/`` share: their arguments, published recipes, and ``runlocal``."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,46 +9,65 @@ from mla_jax.config import fields
 from mla_jax.errors import UserError
 
 SYNTHETIC_EPOCHS = 5
-"""Of ``synthetic``: to see that everything works takes no hundred."""
+"""Epochs under ``synthetic``: enough to see that everything works."""
 LOCAL_ENCODERS = {"m3ae_text": {"name": "ngram_bag", "vocabulary": 30522}}
-"""By the encoder that they stand in for under ``runlocal``; others are perceptrons."""
+"""``runlocal`` puts these in the place of the encoders that are the keys."""
 PERCEPTRON = {"name": "mlp", "hidden": 16}
+"""``runlocal`` puts it in the place of every other encoder."""
+NOT_FOR_EMBEDDED = {
+    "split": "has one split",
+    "synthetic": "has no synthetic form",
+    "runlocal": "is small already",
+}
+"""The arguments that embedded data does not take, and why."""
 
 
-def arguments(text: str | None, modalities: tuple[str, ...], **own: Any) -> ConfigDict:
-    """The part after the colon of ``--config=FILE:...``, one argument a field.
+def arguments(
+    text: str | None, modalities: tuple[str, ...], embedded: bool = False, **own: Any
+) -> ConfigDict:
+    """The part after the colon of ``--config=FILE:...``, with one field per argument.
 
-    ``method``, ``fidelity``, ``modalities`` (``a+b``), ``split``, ``protocol``, ``seed``,
-    ``epochs`` (0: the recipe's), the flags ``synthetic`` (same shapes, planted imbalance)
-    and ``runlocal`` (small encoders, small crops, few epochs), and what a file has of its ``own``
-    with its default.
+    All files take ``method``, ``fidelity``, ``modalities`` (``a+b``), ``protocol``, ``seed`` and
+    ``epochs`` (0: as many as the file says).  Files whose data is not embedded also take ``split``
+    and two flags: ``synthetic`` (data of the same shapes, with a planted imbalance) and
+    ``runlocal`` (small encoders, small crops, few epochs).
+
+    Args:
+      text: the arguments as the user wrote them; None if there were none.
+      modalities: the default of ``modalities``.
+      embedded: whether the data set is part of the package, as digits is.
+      own: the file's own arguments with their defaults.
 
     Raises:
       UserError: an unknown name, or a value of another type.
     """
-    return fields.parse_arguments(
-        text,
-        method="mla",
-        fidelity="paper",
-        modalities=modalities,
-        split="auto",
-        protocol="strict",
-        seed=0,
-        epochs=0,
-        synthetic=False,
-        runlocal=False,
+    defaults = {
+        "method": "mla",
+        "fidelity": "paper",
+        "modalities": modalities,
+        "protocol": "strict",
+        "seed": 0,
+        "epochs": 0,
         **own,
-    )
+    }
+    if not embedded:
+        defaults |= {"split": "auto", "synthetic": False, "runlocal": False}
+    for item in (text or "").split(","):
+        name = item.partition("=")[0]
+        if embedded and name in NOT_FOR_EMBEDDED:
+            raise UserError(
+                f"argument '{name}' of the configuration does not apply: embedded data "
+                f"{NOT_FOR_EMBEDDED[name]}"
+            )
+    return fields.parse_arguments(text, **defaults)
 
 
 def start(dataset: str, chosen: ConfigDict) -> ConfigDict:
-    """``fields.base_config`` with ``chosen`` filled in; the file goes on from there."""
+    """``fields.base_config`` with the arguments filled in; the file changes the rest."""
     config = fields.base_config()
     config.dataset = fields.dataset_block(dataset)
-    config.dataset.split = chosen.split
-    config.dataset.synthetic = chosen.synthetic
-    for field in ("recipe", "variant"):
-        config.dataset[field] = chosen.get(field, "")
+    for field in ("split", "synthetic", "recipe", "variant"):
+        config.dataset[field] = chosen.get(field, config.dataset[field])
     config.seed = chosen.seed
     config.modalities = chosen.modalities
     config.method = fields.method_block(chosen.method, chosen.fidelity)
@@ -56,11 +75,39 @@ def start(dataset: str, chosen: ConfigDict) -> ConfigDict:
     return config
 
 
+def mla_reference(config: ConfigDict) -> None:
+    """Sets how the MLA reference trains, the same on each of its data sets.
+
+    Source: ``main.py:18-63`` (defaults) and ``main.py:749-760`` (optimiser, schedule).
+    """
+    config.batch_size = 64
+    config.epochs = 100
+    config.optimizer.name = "sgd"
+    config.optimizer.learning_rate = 1e-3
+    config.optimizer.momentum = 0.9
+    config.optimizer.nesterov = False
+    config.optimizer.weight_decay = 1e-4
+    config.optimizer.schedule = "step"
+    config.optimizer.decay_every = 70
+    config.optimizer.decay_rate = 0.1
+
+
+def dimml_reference(config: ConfigDict) -> None:
+    """Sets how the DI-MML reference trains, the same on each of its data sets.
+
+    The optimiser and its schedule are those of the MLA reference.  Source: ``main_CFT.py:26-34``
+    (defaults) and ``main_CFT.py:250-251``; ``main_joint_training.py`` has the same.
+    """
+    mla_reference(config)
+    config.batch_size = 16
+    config.epochs = 150
+
+
 def finish(config: ConfigDict, chosen: ConfigDict) -> ConfigDict:
-    """What the arguments change of a recipe that is complete: its epochs, and ``runlocal``."""
-    if chosen.synthetic:
+    """What the arguments change in a complete configuration: ``epochs`` and ``runlocal``."""
+    if chosen.get("synthetic", False):
         config.epochs = SYNTHETIC_EPOCHS
-    if chosen.runlocal:
+    if chosen.get("runlocal", False):
         names = {modality: encoder["name"] for modality, encoder in config.encoders.items()}
         config.encoders = {m: LOCAL_ENCODERS.get(name, PERCEPTRON) for m, name in names.items()}
         config.feature_dim = 64
@@ -69,8 +116,8 @@ def finish(config: ConfigDict, chosen: ConfigDict) -> ConfigDict:
         config.batch_size = config.evaluation.batch_size = 32
         config.epochs = 6
         config.evaluation.every_epochs = 3
-        config.optimizer.learning_rate = 5e-2  # perceptrons, few epochs
-        config.optimizer.decay_every = 0  # once, at 70 % of them
+        config.optimizer.learning_rate = 5e-2  # suits perceptrons and few epochs
+        config.optimizer.decay_every = 0  # one decay, at 70 % of the epochs
         config.checkpoint.every_epochs = 3
         config.dataset.synthetic_sizes = (512, 64, 128)
     config.epochs = chosen.epochs or config.epochs
@@ -80,10 +127,10 @@ def finish(config: ConfigDict, chosen: ConfigDict) -> ConfigDict:
 def encoder_of_each(modalities: Sequence[str], names: Sequence[str]) -> dict[str, str]:
     """``{modality: encoder}`` of the arguments ``modalities=a+b`` and ``encoders=x+y``.
 
-    One encoder serves all modalities.
+    One encoder name serves all modalities.
 
     Raises:
-      UserError: no modality is named, or there are neither one nor as many encoders.
+      UserError: there are no modalities, or neither one encoder nor one per modality.
     """
     if not all(modalities) or not modalities:
         raise UserError(
