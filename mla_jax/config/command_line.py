@@ -9,7 +9,7 @@ from typing import Any
 
 import jax
 from absl import app, flags, logging
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 
 from mla_jax import distributed
 from mla_jax.config import fields, files
@@ -20,11 +20,22 @@ USAGE_ERROR, NON_FINITE = 2, 3
 """Exit statuses; a run stopped by signal n exits with 128 + n, so that a scheduler restarts it."""
 
 
+class ConfigFileParser(flags.ArgumentParser):
+    """Reads the value of ``--config`` by ``files.load_config``, which knows the packaged files."""
+
+    def parse(self, filename: str) -> ConfigDict:
+        return files.load_config(filename).lock()
+
+    def flag_type(self) -> str:
+        return "configuration file"
+
+
 def define_flags() -> None:
     """The flags of every command that trains."""
     config_flags.DEFINE_config_file(
         "config", None, "FILE or FILE:name=value,... of configs/; --config.a.b=v sets a field"
     )
+    flags.FLAGS["config"].parser = ConfigFileParser()
     flags.DEFINE_string("data_dir", None, "where python -m mla_jax.prepare wrote (default: data)")
     flags.DEFINE_string(
         "workdir", None, "directory of the run (default: runs/<config name and arguments>)"
@@ -62,10 +73,9 @@ def run_command(main: Callable[[], None]) -> None:
             arguments = flags.FLAGS(argv)
             if flags.FLAGS.config is None:
                 raise UserError("give --config=FILE, for example --config=configs/digits.py")
-            flags.FLAGS.config.to_dict()  # OSError if the file could not be loaded
             fields.override(flags.FLAGS.config, data_dir_override())
             return arguments
-        except (flags.Error, AttributeError, OSError, SyntaxError, TypeError) as error:
+        except (flags.Error, AttributeError, TypeError) as error:
             explain_config_flags(argv)
             raise UserError(f"{str(error).splitlines()[0]} (--help lists the options)") from error
 

@@ -1,8 +1,10 @@
-"""Configuration files: finding them, beside the user or inside the package, and calling them."""
+"""Configuration files: where they are, and how they are loaded."""
 
 import importlib.machinery
 import importlib.util
+import os
 import pathlib
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,7 +13,7 @@ from ml_collections import ConfigDict
 from mla_jax.config import fields
 from mla_jax.errors import UserError
 
-PACKAGED = "mla_jax.configs"
+FOLDER = "configs"
 
 
 def load_config(
@@ -22,60 +24,63 @@ def load_config(
     """The configuration of ``FILE`` or ``FILE:name=value,...``, as ``--config=`` takes it.
 
     Args:
-      filename: of ``configs/``, or of your own; see ``find``.
+      filename: of a file in ``configs/``, or of your own file; see ``find``.
       overrides: fields to set, ``{"optimizer.learning_rate": 0.02}``.
-      arguments: more of what may stand after the colon, ``{"method": "concat"}``.
+      arguments: more of what may follow the colon, ``{"method": "concat"}``.
 
     Raises:
-      UserError: there is no such file, it has no ``get_config``, or an unknown field.
+      UserError: there is no such file, it is not a configuration file, or a field is unknown.
 
     >>> load_config("configs/digits.py:method=concat", {"epochs": 5}).epochs
     5
     """
-    name, _, text = filename.partition(":")
+    name, colon, text = filename.partition(":")
     path = find(name)
     loader = importlib.machinery.SourceFileLoader("mla_jax_config", str(path))
     module = importlib.util.module_from_spec(importlib.util.spec_from_loader(loader.name, loader))
+    sys.modules[loader.name] = module  # dataclasses in a file of yours look their module up
     try:
-        loader.exec_module(module)
+        code = loader.get_code(loader.name)
     except (SyntaxError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not a configuration file: not Python ({error})") from error
+    except OSError as error:
+        raise UserError(f"cannot read the configuration file {path}: {error.strerror}") from error
+    exec(code, module.__dict__)
     if not hasattr(module, "get_config"):
         raise UserError(f"{path} is not a configuration file: it has no function get_config")
-    items = dict(item.partition("=")[::2] for item in filter(None, text.split(",")))
-    items.update(arguments or {})
-    config = module.get_config(",".join(f"{k}={v}" if v else k for k, v in items.items()))
+    items = {item.partition("=")[0]: item for item in filter(None, text.split(","))}
+    items |= {name: f"{name}={value}" for name, value in (arguments or {}).items()}
+    argument = ",".join(items.values())
+    config = module.get_config(argument) if argument or colon else module.get_config()
     fields.override(config, overrides or {})
     return config
 
 
 def find(name: str) -> pathlib.Path:
-    """The path of a configuration file: as given, else the package's own file of that name.
+    """The path of a configuration file.
 
-    So ``configs/digits.py`` is found where mla_jax was installed without its repository.
+    A path that exists is taken as it is.  Otherwise ``configs/NAME.py`` is the package's own file
+    of that name, so that ``configs/digits.py`` works wherever mla_jax is installed.
 
     Raises:
-      UserError: there is neither.
+      UserError: there is no such file.
     """
     path = pathlib.Path(name)
-    if path.is_file():
+    if os.path.isfile(path):
         return path
-    folder = packaged_folder()
-    if folder and len(path.parts) <= 2 and path.parent.name in ("", "configs"):
-        packaged = folder / path.name
-        if packaged.is_file():
-            return packaged
-    where = path.parent if path.parent.is_dir() else folder or path.parent
-    there = ", ".join(sorted(p.name for p in where.glob("*.py"))) or "nothing"
+    packaged = packaged_folder()
+    if path.parent == pathlib.Path(FOLDER) and os.path.isfile(packaged / path.name):
+        return packaged / path.name
+    where = path.parent if os.path.isdir(path.parent) else packaged
+    there = ", ".join(sorted(p.name for p in where.glob("*.py"))) or "no Python files"
     raise UserError(f"there is no configuration file {path} (in {where}: {there})")
 
 
-def packaged_folder() -> pathlib.Path | None:
-    """Where the package's own configuration files are; None where it has none.
+def packaged_folder() -> pathlib.Path:
+    """The folder of the package's own configuration files.
 
-    In an installed package they are ``mla_jax/configs``, in the repository ``configs``.
+    It is ``mla_jax/configs`` in an installed package and ``configs`` in a clone.
     """
-    spec = importlib.util.find_spec(PACKAGED)
-    places = list(spec.submodule_search_locations or ()) if spec else []
-    places.append(pathlib.Path(__file__).parents[2] / "configs")
-    return next((p for p in map(pathlib.Path, places) if (p / "digits.py").is_file()), None)
+    package = pathlib.Path(__file__).parents[1]
+    installed = package / FOLDER
+    return installed if installed.is_dir() else package.parent / FOLDER
