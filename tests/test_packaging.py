@@ -1,0 +1,149 @@
+"""What the wheel holds, and that the packaged configurations serve where there is no repository."""
+
+import configparser
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from mla_jax.config import files
+from mla_jax.errors import UserError
+
+ROOT = pathlib.Path(__file__).parents[1]
+SETUP = configparser.ConfigParser()
+SETUP.read(ROOT / "setup.cfg")
+REQUIRED = (
+    "jax",
+    "flax",
+    "optax",
+    "orbax-checkpoint",
+    "tensorflow-datasets",
+    "grain",
+    "numpy",
+    "ml-collections",
+)
+
+
+def lines(section: str, option: str) -> list[str]:
+    return SETUP[section][option].split()
+
+
+def libraries(section: str, option: str) -> set[str]:
+    """The names of the required libraries, without their versions."""
+    return {line.partition(">")[0] for line in lines(section, option)}
+
+
+def test_every_package_is_listed():
+    """The folders with an ``__init__.py``, as ``find_packages`` has them, and the configurations."""
+    found = [p.parent.relative_to(ROOT) for p in (ROOT / "mla_jax").rglob("__init__.py")]
+    names = [".".join(path.parts) for path in found]
+    assert lines("options", "packages") == sorted([*names, "mla_jax.configs"])
+
+
+def test_every_configuration_is_in_the_wheel():
+    """A package of ``package_dir`` has the Python files directly in its folder, and no others."""
+    assert SETUP["options"]["package_dir"].split() == ["mla_jax.configs", "=", files.FOLDER]
+    folder = ROOT / files.FOLDER
+    everything = [p for p in folder.rglob("*") if "__pycache__" not in p.parts]
+    assert sorted(everything) == sorted(folder.glob("*.py"))
+    assert folder / "digits.py" in everything
+    assert not (ROOT / "mla_jax" / "configs").exists(), "it would hide the files in configs/"
+
+
+def test_every_other_file_is_in_the_wheel():
+    package_data = SETUP["options.package_data"]
+    packed = set()
+    for package in package_data:
+        for pattern in package_data[package].replace(",", " ").split():
+            matches = set(ROOT.joinpath(*package.split(".")).glob(pattern))
+            assert matches, f"{pattern} of {package} is no file"
+            packed |= matches
+    files_there = {p for p in (ROOT / "mla_jax").rglob("*") if p.is_file()}
+    assert packed == {p for p in files_there if p.suffix not in (".py", ".pyc")}
+    assert ROOT / "mla_jax" / "py.typed" in packed
+    for name in lines("metadata", "license_files"):
+        assert (ROOT / name).is_file()
+
+
+def test_what_is_required():
+    assert libraries("options", "install_requires") >= set(REQUIRED)
+    media = libraries("options.extras_require", "media")
+    assert "array-record" in media and not media & libraries("options", "install_requires")
+    assert media <= libraries("options.extras_require", "test")
+
+
+def write_config(folder: pathlib.Path, seed: int) -> None:
+    folder.mkdir(parents=True)
+    (folder / "digits.py").write_text(
+        "from mla_jax.config import fields\n\n\ndef get_config():\n"
+        f"    config = fields.base_config()\n    config.seed = {seed}\n    return config\n"
+    )
+
+
+def test_a_packaged_file_is_found_from_any_folder(tmp_path, monkeypatch):
+    here = files.load_config(str(ROOT / "configs" / "digits.py"))
+    monkeypatch.chdir(tmp_path)
+    assert files.load_config("configs/digits.py") == here
+    assert files.load_config("./configs/digits.py:seed=4").seed == 4
+    write_config(tmp_path / "configs", seed=8)
+    assert files.load_config("configs/digits.py").seed == 8, "a file that is there comes first"
+
+
+def test_an_installed_package_has_its_own_files(tmp_path, monkeypatch):
+    write_config(tmp_path / "site" / "mla_jax" / "configs", seed=9)
+    write_config(tmp_path / "site" / "configs", seed=10)
+    monkeypatch.setattr(files, "__file__", str(tmp_path / "site/mla_jax/config/files.py"))
+    monkeypatch.chdir(tmp_path)
+    assert files.load_config("configs/digits.py").seed == 9
+
+
+@pytest.mark.parametrize(
+    ("name", "there"),
+    [
+        ("configs/digit.py", "digits.py"),
+        ("digits.py", "no Python files"),
+        ("other/digits.py", "digits.py"),
+        (".", "no Python files"),
+        (f"configs/{'x' * 300}.py", "digits.py"),
+    ],
+)
+def test_a_file_that_is_not_there(name, there, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=f"no configuration file .*{there}"):
+        files.load_config(name)
+
+
+def test_files_that_are_no_configuration(tmp_path):
+    path = tmp_path / "x.py"
+    for content, sentence in {
+        "a = 1": "it has no function get_config",
+        "a = ": "not Python",
+        "a = '\udcff'": "not Python",
+    }.items():
+        path.write_bytes(content.encode(errors="surrogateescape"))
+        with pytest.raises(UserError, match=f"x.py is not a configuration file: {sentence}"):
+            files.load_config(str(path))
+
+
+def test_a_run_in_an_empty_folder(tmp_path):
+    """The digits need neither a repository nor TFDS, and the run's folder has its usual name."""
+    lines = [
+        "import atexit, runpy, sys",
+        "atexit.register(lambda: print('tensorflow_datasets' in sys.modules))",
+        "sys.argv[0] = 'mla_jax.main'",
+        "runpy.run_module('mla_jax.main', run_name='__main__', alter_sys=True)",
+    ]
+    config = "--config=configs/digits.py:method=concat,modalities=image,epochs=1"
+    options = [config, "--config.checkpoint.every_epochs=0"]
+    done = subprocess.run(
+        [sys.executable, "-c", "\n".join(lines), *options],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "runs" / "digits-concat-image-1" / "result.json").is_file()
+    assert done.stdout.splitlines()[-1] == "False", "a run on digits imports tensorflow_datasets"
