@@ -36,7 +36,7 @@ def libraries(section: str, option: str) -> set[str]:
 
 
 def test_every_package_is_listed():
-    """The folders with an ``__init__.py``, as ``find_packages`` has them, and the configurations."""
+    """The folders with an ``__init__.py``, as ``find_packages`` lists them, and ``configs/``."""
     found = [p.parent.relative_to(ROOT) for p in (ROOT / "mla_jax").rglob("__init__.py")]
     names = [".".join(path.parts) for path in found]
     assert lines("options", "packages") == sorted([*names, "mla_jax.configs"])
@@ -129,7 +129,7 @@ def test_files_that_are_no_configuration(tmp_path):
 
 def test_a_run_in_an_empty_folder(tmp_path):
     """The digits need neither a repository nor TFDS, and the run's folder has its usual name."""
-    lines = [
+    code = [
         "import atexit, runpy, sys",
         "atexit.register(lambda: print('tensorflow_datasets' in sys.modules))",
         "sys.argv[0] = 'mla_jax.main'",
@@ -138,7 +138,7 @@ def test_a_run_in_an_empty_folder(tmp_path):
     config = "--config=configs/digits.py:method=concat,modalities=image,epochs=1"
     options = [config, "--config.checkpoint.every_epochs=0"]
     done = subprocess.run(
-        [sys.executable, "-c", "\n".join(lines), *options],
+        [sys.executable, "-c", "\n".join(code), *options],
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,

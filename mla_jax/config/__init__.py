@@ -1,1 +1,1 @@
-"""The configuration: its fields and checks, the recipes of `configs/`, the command line."""
+"""The configuration: fields and checks, files, recipes, and the command line."""

@@ -1,4 +1,4 @@
-"""What the commands share: the ``--config`` flag, start-up, and errors of one sentence."""
+"""What the commands share: flags, start-up, and errors that are one sentence."""
 
 import os
 import pathlib
@@ -17,7 +17,7 @@ from mla_jax.datasets import DESCRIPTIONS
 from mla_jax.errors import Interrupted, NonFiniteLossError, UserError, check_choice
 
 USAGE_ERROR, NON_FINITE = 2, 3
-"""Exit statuses; a run stopped by signal n exits with 128 + n, so that a scheduler restarts it."""
+"""Exit statuses.  A run that signal n stops exits with 128 + n, so that a scheduler restarts it."""
 
 
 class ConfigFileParser(flags.ArgumentParser):
@@ -54,7 +54,7 @@ def define_flags() -> None:
 
 
 def run_command(main: Callable[[], None]) -> None:
-    """Parses the flags, starts JAX and runs ``main``; the process ends here."""
+    """Parses the flags, starts JAX, runs ``main`` and ends the process."""
 
     def start(argv: Sequence[str]) -> None:
         if len(argv) > 1:
@@ -98,9 +98,9 @@ def run_command(main: Callable[[], None]) -> None:
 
 
 def status_of(name: str, work: Callable[[], None]) -> int:
-    """Runs a command that has parsed its own options: the exit status, 2 for bad input.
+    """Runs a command that has parsed its own options; returns the exit status, 2 for bad input.
 
-    ``name`` begins the sentence that bad input gets.
+    ``name`` stands before the sentence about bad input.
     """
     try:
         work()
@@ -114,7 +114,7 @@ def status_of(name: str, work: Callable[[], None]) -> int:
 
 
 def _leave(status: int) -> None:
-    """Exits; with several processes at once, since the others may be waiting for this one."""
+    """Ends the process.  One of several ends at once, since the others may be waiting for it."""
     sys.stdout.flush()
     if jax.distributed.is_initialized() and status < 128:
         os._exit(status)
@@ -122,7 +122,7 @@ def _leave(status: int) -> None:
 
 
 def explain_config_flags(argv: Sequence[str]) -> None:
-    """Raises the ``UserError`` that says what is wrong with the ``--config`` flags, if it can."""
+    """Raises ``UserError`` if a ``--config.FIELD`` flag names no field, or a group of fields."""
     filename = next((a.split("=", 1)[1] for a in argv if a.startswith("--config=")), None)
     if filename is None:
         return
@@ -143,7 +143,7 @@ def config_name() -> str:
 
 
 def config_filename() -> str:
-    """The value of ``--config``, argument included."""
+    """The value of ``--config`` as the user wrote it, with its arguments."""
     return config_flags.get_config_filename(flags.FLAGS["config"])
 
 
@@ -153,10 +153,10 @@ def config_overrides() -> dict[str, Any]:
 
 
 def data_dir_override() -> dict[str, str]:
-    """What ``--data_dir`` stands for; empty where it was not given.
+    """The field that ``--data_dir`` sets, with its value; empty if there is no such flag.
 
     Raises:
-      UserError: the data set has nothing there, or the field was given otherwise as well.
+      UserError: the data set is not read from a folder, or the field is set in another way too.
     """
     F = flags.FLAGS
     if F.data_dir is None:

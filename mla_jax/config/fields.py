@@ -1,4 +1,4 @@
-"""The configuration: its fields, its arguments, and the checks that turn it into a fixed one."""
+"""The fields of a configuration, its arguments, and the checks that resolve it."""
 
 import copy
 import json
@@ -18,11 +18,11 @@ SELECTIONS = ("auto", "validation", "last", "best_test")
 COMPUTE_DTYPES = ("auto", "float32", "bfloat16")
 
 NOT_COMPARED = ("check_loss_every", "checkpoint", "dataset.data_dir", "loader", "log_every_steps")
-"""Fields that may differ between the two halves of a resumed run: no number depends on them."""
+"""Fields that a resumed run may change, because no result depends on them."""
 
 
 def base_config() -> ConfigDict:
-    """Every field with its type and default; a file in ``configs/`` changes what it must."""
+    """Every field with its type and default.  A file in ``configs/`` changes what it needs."""
     return ConfigDict(
         {
             "seed": 0,
@@ -32,56 +32,57 @@ def base_config() -> ConfigDict:
             "feature_dim": 64,  # D, shared by all encoders
             "compute_dtype": "auto",  # float32 on CPU, bfloat16 on TPU and GPU
             "method": method_block("mla"),
-            "init_from": "",  # checkpoints to start from, raw or converted, a,b: mla_jax/convert
+            "init_from": "",  # checkpoints to start from, raw or converted, as a,b
             "optimizer": ConfigDict(
                 {
-                    "name": "sgd",  # sgd, adam, adamw, each as torch.optim does it
+                    "name": "sgd",  # sgd, adam, adamw, as in torch.optim
                     "learning_rate": 1e-3,
                     "momentum": 0.9,
                     "nesterov": False,
-                    "weight_decay": 1e-4,  # on every parameter, as the reference does
+                    "weight_decay": 1e-4,  # on every parameter, as in the reference
                     "schedule": "step",  # constant, step, cosine
-                    "decay_every": 70,  # epochs between steps of schedule=step; 0: 70 % of epochs
+                    "decay_every": 70,  # epochs per step of schedule=step; 0: 70 % of epochs
                     "decay_rate": 0.1,
                     "warmup_epochs": 0,
                 }
             ),
-            "batch_size": 64,  # examples a batch over all devices
+            "batch_size": 64,  # examples per batch, over all devices
             "epochs": 100,
             "protocol": "strict",  # strict: never select on test.  paper: best test epoch
             "selection": "auto",  # auto, validation, last, best_test
             "evaluation": ConfigDict({"batch_size": 64, "every_epochs": 1}),
             "checkpoint": ConfigDict({"every_epochs": 1, "every_steps": 0, "keep": 2}),
-            # Processes that load batches (0: threads of this one do); threads and waiting batches
-            # in each.  The batches are the same whatever the numbers.
+            # The number of processes that load batches (0: this process does), and for each
+            # of them the number of threads and of batches held ready.  The batches do not depend
+            # on these numbers.
             "loader": ConfigDict({"workers": 0, "threads": 1, "prefetch": 4}),
-            "check_loss_every": 50,  # batches between looks at the loss (is it finite?)
+            "check_loss_every": 50,  # batches per check that the loss is finite
         }
     )
 
 
 def dataset_block(name: str) -> ConfigDict:
-    """``config.dataset``; every string may stay empty, which takes the data set's default."""
+    """``config.dataset``.  An empty string stands for the data set's default."""
     return ConfigDict(
         {
             "name": name,
-            "path": "",  # digits: another copy of the file; arrays: the folder of arrays
+            "path": "",  # digits: another copy of its file; arrays: the folder of the arrays
             "data_dir": "data",  # where python -m mla_jax.prepare wrote
-            "variant": "",  # of the data set, or the name given to prepare
+            "variant": "",  # a variant of the data set, or the name given to prepare
             "recipe": "",  # how sound is represented: mla_jax/data/audio.py
-            "split": "auto",  # a name of the data set's splits; auto: the protocol's
-            "split_seed": 0,  # of the splits that are drawn
-            "crop": 0,  # side of the square that encoders see of pictures; 0: the data set's own
-            "synthetic": False,  # same shapes and classes, nothing real
+            "split": "auto",  # the name of a split; auto: the one of the protocol
+            "split_seed": 0,  # for splits that are drawn at random
+            "crop": 0,  # side of the square cut from pictures, in pixels; 0: the data set's own
+            "synthetic": False,  # generated data of the same shapes and classes
             "synthetic_sizes": (512, 128, 128),  # train, validation, test
         }
     )
 
 
 def method_block(name: str, fidelity: str = "paper") -> ConfigDict:
-    """``config.method``: the switches of one method, unset unless the user sets them.
+    """``config.method``: the switches of one method, all unset (None).
 
-    An unset switch (None) takes the value that ``fidelity`` gives it, in ``resolve``.
+    ``resolve`` gives every switch that is still unset the value that ``fidelity`` stands for.
     """
     module = methods.get(name)
 
@@ -99,7 +100,8 @@ def method_block(name: str, fidelity: str = "paper") -> ConfigDict:
 def parse_arguments(text: str | None, **defaults: Any) -> ConfigDict:
     """Reads the part after the colon of ``--config=file.py:name=value,name=value``.
 
-    Values take the type of their default; a ``tuple`` is written ``image+audio``.
+    A value has the type of its default.  A ``tuple`` is written ``image+audio``, and a flag that is
+    True is written as its name alone.
 
     Raises:
       UserError: an unknown name, or a value of another type.
@@ -126,10 +128,10 @@ def parse_arguments(text: str | None, **defaults: Any) -> ConfigDict:
 
 
 def resolve(config: ConfigDict) -> FrozenConfigDict:
-    """Checks a configuration and fills in the switches that ``method.fidelity`` stands for.
+    """Checks a configuration and fills in its split, compute type and the method's switches.
 
     Raises:
-      UserError: a value that no part of the program would accept.
+      UserError: a value is not valid.
     """
     config = ConfigDict(copy.deepcopy(config.to_dict()))
     names = [config.modalities] if isinstance(config.modalities, str) else config.modalities
@@ -157,7 +159,7 @@ def resolve(config: ConfigDict) -> FrozenConfigDict:
     _require_range("optimizer.decay_every", optimizer.decay_every, 0, math.inf)
     _require_range("optimizer.decay_rate", optimizer.decay_rate, 0, math.inf)
     _require_range("optimizer.warmup_epochs", optimizer.warmup_epochs, 0, math.inf)
-    if config.compute_dtype == "auto":  # bfloat16 gains nothing on CPU, and loses much
+    if config.compute_dtype == "auto":  # bfloat16 is slower on a CPU
         on_cpu = jax.default_backend() == "cpu"
         config.compute_dtype = "float32" if on_cpu else "bfloat16"
     if len(set(config.modalities)) != len(config.modalities):
@@ -175,7 +177,7 @@ def resolve(config: ConfigDict) -> FrozenConfigDict:
 
 
 def resolve_switches(block: Mapping[str, Any]) -> dict[str, Any]:
-    """``config.method`` with every unset switch at its fidelity's value, and all values checked."""
+    """``config.method`` checked, with every unset switch at the value of its fidelity."""
     if not isinstance(block, Mapping):
         raise UserError(f"config.method is a group of switches: choose one with :method={block}")
     name, fidelity = block["name"], block["fidelity"]
@@ -197,7 +199,11 @@ def resolve_switches(block: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def override(config: ConfigDict, overrides: Mapping[str, Any]) -> None:
-    """Applies ``{"optimizer.learning_rate": 0.02}``; fields that ``config`` lacks are an error."""
+    """Sets fields, as in ``{"optimizer.learning_rate": 0.02}``.
+
+    Raises:
+      UserError: ``config`` has no such field.
+    """
     known = flatten(config.to_dict())
     for field, value in overrides.items():
         check_choice("configuration field", field, known)
@@ -215,7 +221,7 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def to_json(config: ConfigDict | FrozenConfigDict) -> dict[str, Any]:
-    """The configuration as plain JSON values: what ``config.json`` holds."""
+    """The configuration as plain JSON values, as ``config.json`` holds them."""
     return json.loads(json.dumps(config.to_dict()))
 
 
@@ -223,7 +229,7 @@ def differing_fields(saved: Mapping[str, Any], current: Mapping[str, Any]) -> li
     """The fields on which two ``to_json`` configurations differ, as ``name: saved -> current``."""
     a, b = flatten(saved), flatten(current)
     names = sorted(a.keys() | b.keys())
-    if a.get("method.name") != b.get("method.name"):  # their switches cannot be compared
+    if a.get("method.name") != b.get("method.name"):  # and so different switches
         names = [n for n in names if n == "method.name" or not n.startswith("method.")]
     return [
         f"{name}: {a.get(name)} -> {b.get(name)}"
@@ -233,9 +239,10 @@ def differing_fields(saved: Mapping[str, Any], current: Mapping[str, Any]) -> li
 
 
 def extension_problem(saved: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
-    """Why the epochs of ``saved`` are not the first ones of the longer run ``wanted``, if so.
+    """Why a run of ``saved`` cannot be extended to the epochs of ``wanted``; empty if it can.
 
-    Both are ``to_json`` configurations that differ in ``epochs`` only.
+    It can if its epochs are the same as the first ones of the longer run.  Both are ``to_json``
+    configurations that differ in ``epochs`` only.
     """
     schedule = depends_on_length(ConfigDict(wanted["optimizer"]))
     if schedule:
