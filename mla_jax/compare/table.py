@@ -171,9 +171,10 @@ def plot(path: pathlib.Path, rows: Sequence[Mapping[str, Any]], figures: Sequenc
     alone = next((row for row in rows if row["alone"]), None)
     shown = [row for row in rows if row is not alone] or list(rows)
     labels = [label(row) for row in shown]
-    left = max(1.5, 0.075 * max(map(len, labels)))  # inches
-    width, height = left - 0.1 + 2.7 * len(figures), 0.9 + 0.24 * len(shown)
-    canvas, axes = report.figure(width, height, len(figures), left=left)
+    left = max(1.5, 0.2 + 0.078 * max(map(len, labels)))  # inches; 1.5 suits every method's name
+    panels, height = 2.7 * len(figures), 0.9 + 0.24 * len(shown)
+    canvas, axes = report.figure(left - 0.1 + panels, height, len(figures), left=left)
+    canvas.subplots_adjust(wspace=0.6 * len(figures) / (1.4 + panels))  # however long the labels
     for ax, figure in zip(axes, figures, strict=True):
         if alone and figure in alone["test"]:
             ax.axvspan(*alone["interval"][figure], color="C1", alpha=0.15, lw=0)
