@@ -2,12 +2,15 @@
 
 import json
 import pathlib
+import re
 import subprocess
 
 import numpy as np
 import pytest
 
-from mla_jax.compare import table
+from mla_jax import methods
+from mla_jax.compare import table, variants
+from mla_jax.errors import UserError
 
 
 @pytest.fixture(scope="module")
@@ -19,10 +22,16 @@ def compare(commands):
     return compare
 
 
+SAME = "mla:fidelity=first_drop"  # as every method that knows it, by the options below
+OTHER = "mla:zero_grad_drift=true+fusion=fixed"
+METHODS = f"unimodal,unimodal:fidelity=released,concat,mla,{SAME},mla,{OTHER}"
+METHODS += ",mla:fusion=fixed+zero_grad_drift=True"  # OTHER again
+
+
 @pytest.fixture(scope="module")
 def compared(compare, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("compare") / "runs"
-    options = ["--methods=unimodal,concat,mla,mla", "--seeds=0,3", "--config.epochs=2"]
+    options = [f"--methods={METHODS}", "--seeds=0,3", "--config.epochs=2"]
     options += ["--config.modalities=('audio','text')", "--config.method.fidelity=first_drop"]
     options.append("--config.method.zero_grad_drift=false")  # a switch of one method only
     done = compare(workdir, *options)
@@ -30,42 +39,95 @@ def compared(compare, tmp_path_factory):
     return workdir, options, done.stdout
 
 
-def test_the_rows_are_the_runs(compared):
+@pytest.fixture(scope="module")
+def rows(compared):
+    found = json.loads((compared[0] / "comparison.json").read_text())["rows"]
+    assert len({row["label"] for row in found}) == len(found)
+    return {row["label"]: row for row in found}
+
+
+def read(workdir: pathlib.Path, entry: str, file: str, part: str = "", seed: int = 0) -> dict:
+    folder = variants.parse_variant(entry).folder + part
+    return json.loads((workdir / folder / f"seed{seed}" / file).read_text())
+
+
+def test_the_rows_are_the_runs(compared, rows):
     workdir, _, _ = compared
-    found = json.loads((workdir / "table.json").read_text())
-    unimodal, *others = found["rows"]
-    assert unimodal["method"] == "unimodal"
-    fused = [np.mean(row["test"]["fused"]) for row in others]
+    assert list(rows)[:2] == ["unimodal", "unimodal:fidelity=released"]
+    fused = [np.mean(row["test"]["fused"]) for row in list(rows.values())[2:]]
     assert fused == sorted(fused, reverse=True)
-    concat, mla = sorted(others, key=lambda row: row["method"])
-    assert (concat["method"], mla["method"]) == ("concat", "mla")
-    assert set(unimodal["test"]) == {"audio", "text"}
-    assert set(concat["test"]) == set(mla["test"]) == {"fused", "audio", "text"}
-    for i, seed in enumerate((0, 3)):
-        result = json.loads((workdir / "mla" / f"seed{seed}" / "result.json").read_text())
-        assert mla["test"]["fused"][i] == result["test"]["fused"]
-        alone = json.loads((workdir / "unimodal-text" / f"seed{seed}" / "result.json").read_text())
-        assert unimodal["test"]["text"][i] == alone["test"]["text"]
-    config = json.loads((workdir / "mla" / "seed0" / "config.json").read_text())["config"]
-    assert [row["fidelity"] for row in (unimodal, concat, mla)] == ["paper", "paper", "first_drop"]
-    assert mla["parameters"] == result["parameters"] > 1000
-    assert mla["examples_per_second"] > 0
+    assert set(rows) == {"unimodal", "unimodal:fidelity=released", "concat", "mla", SAME, OTHER}
+    for label, row in rows.items():
+        method = row["method"]
+        assert method == label.partition(":")[0]
+        assert set(row["test"]) == {"audio", "text"} | (
+            {"fused"} if method != "unimodal" else set()
+        )
+        for i, seed in enumerate((0, 3)):
+            for figure, values in row["test"].items():
+                part = f"-{figure}" if method == "unimodal" else ""
+                result = read(workdir, label, "result.json", part, seed)
+                assert values[i] == result["test"][figure]
+                assert (result["method"], result["fidelity"]) == (method, row["fidelity"])
+    assert rows["mla"]["parameters"] == read(workdir, "mla", "result.json")["parameters"] > 1000
+    assert rows["mla"]["examples_per_second"] > 0
+
+
+def test_plain_methods_have_folders_of_their_names(compared):
+    folders = {path.name for path in compared[0].iterdir() if path.is_dir()}
+    plain = {"unimodal-audio", "unimodal-text", "concat", "mla"}
+    assert plain < folders
+    for folder in folders - plain:
+        assert re.fullmatch(r"(mla|unimodal)-[\w.-]+", folder)
+    assert len(folders) == len(plain) + 2 + 2  # two of unimodal's variant, one each of mla's
+
+
+def test_switches_for_all_rows_and_for_one(compared, rows):
+    workdir, _, _ = compared
+    fidelity = {label: row["fidelity"] for label, row in rows.items()}
+    assert fidelity == {
+        "unimodal": "paper",  # it knows no first_drop
+        "unimodal:fidelity=released": "released",
+        "concat": "paper",
+        "mla": "first_drop",
+        SAME: "first_drop",
+        OTHER: "first_drop",
+    }
+    config = read(workdir, "mla", "config.json")["config"]
     assert config["method"]["zero_grad_drift"] is False and config["epochs"] == 2
+    assert config["method"]["fusion"] == "batch_entropy"
+    own = read(workdir, OTHER, "config.json")["config"]
+    assert own["method"]["zero_grad_drift"] is True and own["method"]["fusion"] == "fixed"
+    assert own["method"]["projection"] == config["method"]["projection"]
 
 
-def test_table_and_plot(compared):
+def test_a_variant_that_changes_nothing_has_the_figures_of_the_plain_method(compared, rows):
+    workdir, _, _ = compared
+    assert rows[SAME]["test"] == rows["mla"]["test"]
+    for seed in (0, 3):
+        plain, same, other = (
+            read(workdir, label, "result.json", seed=seed)["test"] for label in ("mla", SAME, OTHER)
+        )
+        assert plain == same  # also macro-F1
+        assert plain != other
+    assert rows["unimodal:fidelity=released"]["test"] == rows["unimodal"]["test"]
+
+
+def test_table_and_plot(compared, rows):
     workdir, _, out = compared
-    found = json.loads((workdir / "table.json").read_text())
-    row = next(row for row in found["rows"] if row["method"] == "concat")
+    found = json.loads((workdir / "comparison.json").read_text())
+    row = rows["concat"]
     values = row["test"]["fused"]
     low, high = row["interval"]["fused"]
     assert min(values) <= low <= np.mean(values) <= high <= max(values)
     assert f"[{low:.3f}, {high:.3f}]" in out
     cell = f"{np.mean(values):.3f} ± {np.std(values, ddof=1):.3f}"
-    markdown = (workdir / "table.md").read_text()
+    markdown = (workdir / "comparison.md").read_text()
     assert cell in out and cell in markdown
     assert "--seeds=0,3" in markdown and found["date"] in markdown
-    assert (workdir / "table.png").read_bytes().startswith(b"\x89PNG")
+    for label in ("unimodal", "concat", "mla (first_drop)", SAME, f"{OTHER} (first_drop)"):
+        assert markdown.count(f"| {label} |") == 1
+    assert (workdir / "comparison.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_bootstrap_interval():
@@ -96,6 +158,11 @@ def test_finished_runs_are_not_repeated(compare, compared):
         (["--methods="], "--methods names none"),
         (["--config.seed=3"], "use --seeds alone"),
         (["--config.method.fusoin=fixed"], "unknown configuration field 'method.fusoin'"),
+        (["--methods=concat,mla:fusoin=fixed"], "unknown switch of method 'mla' 'fusoin': did you"),
+        (["--methods=concat,mla:fusion=fixd"], "unknown value of method.fusion 'fixd': did you"),
+        (["--methods=concat,qmf:fidelity=relased"], "did you mean 'released'?"),
+        (["--methods=concat,film:condition_on=autio"], "did you mean 'audio'?"),
+        (["--methods=concat,qmf:ranking_weight=nan"], "must be a finite number"),
     ],
 )
 def test_mistakes(compare, options, sentence, tmp_path):
@@ -103,3 +170,70 @@ def test_mistakes(compare, options, sentence, tmp_path):
     assert done.returncode == 2
     assert sentence in done.stderr and done.stderr.count("\n") == 1
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("entry", "sentence"),
+    [
+        ("maa:fusion=fixed", "unknown method 'maa': did you mean 'mla'?"),
+        ("all:fidelity=released", "unknown method 'all'"),
+        ("mla:", "write a variant as NAME:field=value+field=value"),
+        ("mla:released", "write a variant as NAME:field=value+field=value"),
+        ("mla:fusion=fixed+", "write a variant as NAME:field=value+field=value"),
+        ("mla:fusion=fixed+fusion=fixed", "sets 'fusion' twice"),
+        ("mla:name=concat", "unknown switch of method 'mla' 'name'"),
+        ("mla:projection=false", "unknown switch of method 'mla' 'projection': did you mean"),
+        ("concat:fusion=fixed", "unknown switch of method 'concat' 'fusion': known: fidelity"),
+        ("mla:projection.enabled=flase", "'flase': did you mean 'false'?"),
+        ("mla:projection.alpha=small", "method.projection.alpha takes a number, not 'small'"),
+        ("dimml:split_epoch=1.5", "method.split_epoch takes an integer, not '1.5'"),
+        ("mla:fusion_weights=a/b", "takes values with slashes between, as in 0.5/0.5, not 'a/b'"),
+    ],
+)
+def test_what_is_no_variant(entry, sentence):
+    with pytest.raises(UserError, match=re.escape(sentence)):
+        variants.parse_variant(entry)
+
+
+@pytest.mark.parametrize(
+    ("entry", "switches"),
+    [
+        ("concat", {}),
+        ("mla:projection.enabled=FALSE", {"projection.enabled": False}),
+        ("mla:zero_grad_drift=true+fidelity=paper", {"zero_grad_drift": True, "fidelity": "paper"}),
+        ("mla:projection.alpha=1e-2", {"projection.alpha": 0.01}),
+        ("mla:projection.alpha=1", {"projection.alpha": 1.0}),
+        ("mla:fusion_weights=0.25/0.75", {"fusion_weights": (0.25, 0.75)}),
+        ("mla:fusion_weights=", {"fusion_weights": ()}),
+        ("dimml:split_epoch=3", {"split_epoch": 3}),
+        ("film:condition_on=", {"condition_on": ""}),
+    ],
+)
+def test_switches_have_their_types(entry, switches):
+    found = variants.parse_variant(entry)
+    assert (found.label, found.method) == (entry, entry.partition(":")[0])
+    assert found.switches == switches
+    assert list(map(type, found.switches.values())) == list(map(type, switches.values()))
+
+
+def test_folders():
+    def folder(entry: str) -> str:
+        return variants.parse_variant(entry).folder
+
+    assert [folder(name) for name in methods.REGISTRY] == list(methods.REGISTRY)
+    assert folder("mla:fusion=fixed+fidelity=paper") == folder("mla:fidelity=paper+fusion=fixed")
+    entries = [
+        f"film:condition_on={text}" for text in ("a b", "a/b", "a:b", "A b", "../a", "a" * 300)
+    ]
+    entries += ["mla:fidelity=released", "mla:fidelity=released+fusion=fixed", "film:condition_on="]
+    found = list(map(folder, entries))
+    assert len({name.lower() for name in found}) == len(entries)  # also where case does not count
+    for name in found:
+        assert re.fullmatch(r"[A-Za-z][\w.-]{,99}", name, re.ASCII)
+
+
+def test_all_may_stand_among_variants():
+    entries = ["mla", "all", "mla:fusion=fixed", "concat", "mla:fusion=fixed"]
+    labels = [variant.label for variant in variants.parse_variants(entries)]
+    others = [name for name in methods.REGISTRY if name != "mla"]
+    assert labels == ["mla", *others, "mla:fusion=fixed"]

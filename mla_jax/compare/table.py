@@ -1,4 +1,4 @@
-"""The table and the plot of a comparison: methods by rows, means over seeds, intervals, cost."""
+"""The table and the plot of a comparison: means over the seeds, intervals and cost, row by row."""
 
 import json
 import pathlib
@@ -8,24 +8,25 @@ from typing import Any
 import numpy as np
 
 from mla_jax import methods
+from mla_jax.compare.variants import Variant
 from mla_jax.runs import report
 
 Runs = Sequence[Sequence[Mapping[str, Any]]]
-"""The ``result.json`` of a method's runs, ``[seed][part]``; one part but for a method that trains
-one modality at a time (``methods.trains_one_modality``)."""
+"""The ``result.json`` of a row's runs, ``[seed][part]``; there is one part, or one per modality
+where the method trains one modality at a time (``methods.trains_one_modality``)."""
 
 RESAMPLES = 10_000
 
 
-def rows(results: Mapping[str, Runs]) -> list[dict[str, Any]]:
-    """One row a method, the best fused accuracy first; rows without one, the ceiling, lead."""
-    found = [summarize_method(name, runs) for name, runs in results.items()]
+def rows(results: Sequence[tuple[Variant, Runs]]) -> list[dict[str, Any]]:
+    """The rows: first those without a fused accuracy (the ceiling), then the best fused first."""
+    found = [summarize_row(variant, runs) for variant, runs in results]
     return sorted(found, key=lambda row: -row["mean"].get("fused", np.inf))
 
 
-def summarize_method(name: str, runs: Runs) -> dict[str, Any]:
-    """One row: per figure the values over the seeds; ``fused`` is absent for ``unimodal``."""
-    alone = methods.trains_one_modality(name)
+def summarize_row(variant: Variant, runs: Runs) -> dict[str, Any]:
+    """One row: for each figure its values over the seeds; ``unimodal`` has no ``fused``."""
+    alone = methods.trains_one_modality(variant.method)
     values: dict[str, list[float]] = {}
     for parts in runs:
         for result in parts:
@@ -34,7 +35,9 @@ def summarize_method(name: str, runs: Runs) -> dict[str, Any]:
                     values.setdefault(figure, []).append(result["test"][figure])
     rate = [1 / sum(1 / r["train"]["examples_per_second"] for r in parts) for parts in runs]
     return {
-        "method": name,
+        "label": variant.label,
+        "method": variant.method,
+        "switches": variant.switches,
         "alone": alone,
         "fidelity": runs[0][0]["fidelity"],
         "test": values,
@@ -49,7 +52,7 @@ def summarize_method(name: str, runs: Runs) -> dict[str, Any]:
 
 
 def seconds(result: Mapping[str, Any]) -> float:
-    """Seconds a run took to train and evaluate; compiling, once a method, is apart."""
+    """Seconds that a run took to train and to evaluate, without compiling."""
     return result["train"]["seconds"] + result["train"]["evaluate_seconds"]
 
 
@@ -81,8 +84,9 @@ def mean_std(values: Sequence[float], form: str = ".3f") -> str:
 
 
 def label(row: Mapping[str, Any]) -> str:
-    """The method's name, with its fidelity unless that is ``paper``."""
-    return row["method"] + ("" if row["fidelity"] == "paper" else f" ({row['fidelity']})")
+    """The entry as typed, with its fidelity unless that is ``paper`` or is in the entry."""
+    told = row["fidelity"] == "paper" or "fidelity" in row["switches"]
+    return row["label"] + ("" if told else f" ({row['fidelity']})")
 
 
 def figures_of(rows: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -93,61 +97,84 @@ def figures_of(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def write(path: pathlib.Path, comparison: Mapping[str, Any]) -> str:
     """Writes the table, the plot and the numbers; returns the table as it goes to the terminal."""
-    rows = comparison["rows"]
+    rows, about = comparison["rows"], caption(comparison)
     figures = figures_of(rows)
-    cells = []
-    for row in rows:
-        interval = row["interval"].get("fused")
-        cells.append(
-            [label(row)]
-            + [mean_std(row["test"][f]) if f in row["test"] else "–" for f in figures]
-            + ["[{:.3f}, {:.3f}]".format(*interval) if interval else "–"]
-            + [mean_std(row["seconds"], ".1f"), f"{row['examples_per_second']:,.0f}"]
-            + [f"{row['parameters']:,}", f"{row['compile_seconds']:.1f}"]
-        )
     costs = ("seconds", "examples/s", "parameters", "compiling")
     header = ["method", *figures, "95 % fused", *costs]
-    facts, seeds = comparison["about"], comparison["seeds"]
-    selection = facts["selection"]["rule"].replace("last", "last epoch")
-    caption = (
-        f"Test accuracy on {facts['dataset']} ({facts['examples']} examples), "
-        f"{facts['epochs']} epochs, {selection}, protocol {facts['protocol']}; mean ± standard "
-        f"deviation over seeds {', '.join(map(str, seeds))}, and the bootstrap interval of the "
-        "fused mean over the seeds. Seconds a run, to train and evaluate; training examples a "
-        "second; seconds compiling, once a method (less where programs were cached). "
-        "`unimodal` is one run a modality, and its cost that of all of them."
-    )
-    for row in rows:
-        for stage, epochs in list(row["stages"].items())[1:]:
-            caption += f" `{row['method']}` trains {epochs} more in its stage '{stage}'."
-    origin = (
-        f"`{comparison['command']}` on {comparison['date']}, {facts['device']}, "
-        f"mla_jax {facts['versions']['mla_jax']} ({facts['commit'] or 'no commit'}), "
-        f"jax {facts['versions']['jax']}, Python {facts['versions']['python']}."
-    )
-    table = report.markdown_table(header, cells)
-    text = [f"# Methods on {facts['dataset']}", caption, table, "![](comparison.png)", origin]
+    body = [cells(row, figures) for row in rows]
+    text = [f"# Methods on {comparison['about']['dataset']}", about]
+    text += [report.markdown_table(header, body), "![](comparison.png)", origin(comparison)]
     (path / "comparison.md").write_text("\n\n".join(text) + "\n")
     (path / "comparison.json").write_text(json.dumps(comparison, indent=1) + "\n")
     plot(path / "comparison.png", rows, figures)
-    widths = [max(map(len, column)) for column in zip(header, *cells, strict=True)]
-    lines = [
-        "  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)).rstrip()
-        for line in (header, ["-" * w for w in widths], *cells)
-    ]
     written = f"written: {path / 'comparison.md'}, comparison.png, comparison.json"
-    return "\n".join([*lines, "", caption, written])
+    return "\n".join([*aligned(header, body), "", about, written])
+
+
+def cells(row: Mapping[str, Any], figures: Sequence[str]) -> list[str]:
+    """The cells of one row; a dash where it has no such figure."""
+    interval = row["interval"].get("fused")
+    return [
+        label(row),
+        *(mean_std(row["test"][f]) if f in row["test"] else "–" for f in figures),
+        "[{:.3f}, {:.3f}]".format(*interval) if interval else "–",
+        mean_std(row["seconds"], ".1f"),
+        f"{row['examples_per_second']:,.0f}",
+        f"{row['parameters']:,}",
+        f"{row['compile_seconds']:.1f}",
+    ]
+
+
+def caption(comparison: Mapping[str, Any]) -> str:
+    """What the columns are, and under which budget all rows were trained."""
+    facts = comparison["about"]
+    selection = facts["selection"]["rule"].replace("last", "last epoch")
+    text = (
+        f"Test accuracy on {facts['dataset']} ({facts['examples']} examples), "
+        f"{facts['epochs']} epochs, {selection}, protocol {facts['protocol']}; mean ± standard "
+        f"deviation over seeds {', '.join(map(str, comparison['seeds']))}, and the bootstrap "
+        "interval of the fused mean over the seeds. Seconds per run, to train and evaluate; "
+        "training examples per second; seconds compiling, once per row (less where programs were "
+        "cached). `unimodal` is one run per modality, and its cost is that of all of them."
+    )
+    for row in comparison["rows"]:
+        for stage, epochs in list(row["stages"].items())[1:]:
+            text += f" `{row['label']}` trains {epochs} more in its stage '{stage}'."
+    return text
+
+
+def origin(comparison: Mapping[str, Any]) -> str:
+    """The command, and what it ran on."""
+    facts, versions = comparison["about"], comparison["about"]["versions"]
+    return (
+        f"`{comparison['command']}` on {comparison['date']}, {facts['device']}, "
+        f"mla_jax {versions['mla_jax']} ({facts['commit'] or 'no commit'}), "
+        f"jax {versions['jax']}, Python {versions['python']}."
+    )
+
+
+def aligned(header: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:
+    """The lines of a table for the terminal."""
+    widths = [max(map(len, column)) for column in zip(header, *body, strict=True)]
+    return [
+        "  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)).rstrip()
+        for line in (header, ["-" * w for w in widths], *body)
+    ]
 
 
 def plot(path: pathlib.Path, rows: Sequence[Mapping[str, Any]], figures: Sequence[str]) -> None:
-    """Accuracy by method, a panel a modality: every seed, the mean, and its interval.
+    """Accuracy per row, one panel per modality: every seed, the mean, and its interval.
 
-    A dashed line is what the modality reaches trained alone; the gap to it is its laziness.
+    A dashed line is what the modality reaches when it is trained alone (in the first such row).
+    The gap to it is the modality's laziness.
     """
-    shown = [row for row in rows if not row["alone"]] or list(rows)
     alone = next((row for row in rows if row["alone"]), None)
-    height = 0.9 + 0.24 * len(shown)
-    canvas, axes = report.figure(1.4 + 2.7 * len(figures), height, len(figures), left=1.5)
+    shown = [row for row in rows if row is not alone] or list(rows)
+    labels = [label(row) for row in shown]
+    left = max(1.5, 0.2 + 0.078 * max(map(len, labels)))  # inches; 1.5 suits every method's name
+    panels, height = 2.7 * len(figures), 0.9 + 0.24 * len(shown)
+    canvas, axes = report.figure(left - 0.1 + panels, height, len(figures), left=left)
+    canvas.subplots_adjust(wspace=0.6 * len(figures) / (1.4 + panels))  # however long the labels
     for ax, figure in zip(axes, figures, strict=True):
         if alone and figure in alone["test"]:
             ax.axvspan(*alone["interval"][figure], color="C1", alpha=0.15, lw=0)
@@ -163,6 +190,6 @@ def plot(path: pathlib.Path, rows: Sequence[Mapping[str, Any]], figures: Sequenc
             ax.plot(values, [y] * len(values), ".", color="C0", ms=4, alpha=0.6)
             ax.plot(row["mean"][figure], y, "o", color="C0", ms=6)
         ax.set(xlim=(0, 1.02), ylim=(len(shown) - 0.4, -0.6), xlabel="test accuracy")
-        ax.set_yticks(range(len(shown)), [label(row) for row in shown] if ax is axes[0] else [])
+        ax.set_yticks(range(len(shown)), labels if ax is axes[0] else [])
         ax.grid(alpha=0.3)
     canvas.savefig(path)

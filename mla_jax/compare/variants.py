@@ -1,0 +1,152 @@
+"""The rows of a comparison: a method each, or a variant of one, and the runs that a row needs."""
+
+import hashlib
+import re
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from absl import flags
+from ml_collections import ConfigDict
+
+from mla_jax import methods
+from mla_jax.config import command_line, fields, files
+from mla_jax.datasets import load_dataset
+from mla_jax.errors import UserError, check_choice
+from mla_jax.program import Program, build_program
+
+FORM = "NAME:field=value+field=value"
+TAKES = {int: "an integer", float: "a number", tuple: "values with slashes between, as in 0.5/0.5"}
+LONGEST = 80
+"""Characters of a folder's name that are for people to read; a hash follows them."""
+
+
+class Variant(NamedTuple):
+    """A row of the comparison: a method, and the switches that this row sets itself."""
+
+    label: str
+    """The entry of ``--methods``, as typed."""
+    method: str
+    switches: dict[str, Any]
+    """``{"fidelity": "released", "projection.enabled": False}``; empty for a plain method."""
+
+    @property
+    def folder(self) -> str:
+        """The folder of its runs: the method's name, or the variant in harmless characters.
+
+        Equal variants have one folder, however they were typed.  The hash keeps all others apart.
+        """
+        if not self.switches:
+            return self.method
+        settings = "+".join(f"{field}={value}" for field, value in sorted(self.switches.items()))
+        text = f"{self.method}:{settings}"
+        readable = re.sub("[^A-Za-z0-9._]+", "-", text)[:LONGEST].strip("-.")
+        return f"{readable}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+
+
+class Part(NamedTuple):
+    """The runs of a row, or of one modality where the method trains one modality at a time."""
+
+    folder: str
+    config: ConfigDict
+    program: Program
+
+
+def parse_variants(entries: Sequence[str]) -> list[Variant]:
+    """The rows that ``--methods`` asks for; ``all`` is every method, duplicates are left out.
+
+    Raises:
+      UserError: there is none, or one is misspelt.
+    """
+    found: dict[str, Variant] = {}
+    for entry in entries:
+        for name in methods.REGISTRY if entry == "all" else [entry]:
+            variant = parse_variant(name)
+            found.setdefault(variant.folder, variant)
+    if not found:
+        raise UserError("--methods names none: give some, as in concat,mla, or 'all'")
+    return list(found.values())
+
+
+def parse_variant(entry: str) -> Variant:
+    """Reads ``NAME`` or ``NAME:field=value+field=value``.
+
+    Raises:
+      UserError: an unknown method or switch, a value of another type, or another form.
+
+    >>> parse_variant("mla:projection.enabled=false+fusion=fixed").switches
+    {'projection.enabled': False, 'fusion': 'fixed'}
+    """
+    name, colon, settings = entry.partition(":")
+    defaults = {"fidelity": "paper", **fields.flatten(methods.get(name).FIDELITY["paper"])}
+    switches: dict[str, Any] = {}
+    for setting in settings.split("+") if colon else ():
+        field, equals, text = setting.partition("=")
+        if not equals:
+            raise UserError(f"--methods has '{entry}': write a variant as {FORM}")
+        check_choice(f"switch of method '{name}'", field, defaults)
+        if field in switches:
+            raise UserError(f"--methods has '{entry}', which sets '{field}' twice: set it once")
+        switches[field] = parse_value(field, text, defaults[field])
+    return Variant(entry, name, switches)
+
+
+def parse_value(field: str, text: str, default: Any) -> Any:
+    """``text`` in the type of the switch's default; a tuple is written ``0.5/0.5``.
+
+    An empty default does not tell what it holds: its elements are numbers.
+
+    Raises:
+      UserError: the text is no value of this type.
+    """
+    kind = type(default)
+    if kind is bool:
+        check_choice(f"value of method.{field}", text.lower(), ("true", "false"))
+        return text.lower() == "true"
+    try:
+        if kind is tuple:
+            element = type(default[0]) if default else float
+            return tuple(map(element, text.split("/") if text else ()))
+        return kind(text)
+    except ValueError as error:
+        raise UserError(f"method.{field} takes {TAKES[kind]}, not '{text}'") from error
+
+
+def parts_of(variant: Variant) -> list[Part]:
+    """One part, or one per modality (``methods.trains_one_modality``); nothing is compiled yet.
+
+    Raises:
+      UserError: the configuration or the data cannot be used.
+    """
+    configs = {variant.folder: config_of(variant)}
+    if methods.trains_one_modality(variant.method):
+        modalities = fields.resolve(configs[variant.folder]).modalities
+        configs = {f"{variant.folder}-{m}": config_of(variant, modalities=m) for m in modalities}
+    parts = []
+    for folder, config in configs.items():
+        resolved = fields.resolve(config)
+        dataset = load_dataset(resolved.dataset, resolved.modalities)
+        parts.append(Part(folder, config, build_program(resolved, dataset)))
+    return parts
+
+
+def config_of(variant: Variant, **arguments: str) -> ConfigDict:
+    """The configuration of the command line, for the method of a row.
+
+    ``--config.method.x`` applies to the methods that have a switch x, and a fidelity to those that
+    know it; the others stay at ``paper``.  What the variant sets itself goes before both.
+    """
+    filename = command_line.config_filename()
+    chosen = {"method": variant.method, "fidelity": "paper", **arguments}
+    bare = files.load_config(filename, arguments=chosen)
+    known = fields.flatten(bare.to_dict())
+    overrides = {
+        field: value
+        for field, value in command_line.config_overrides().items()
+        if (field in known or not field.startswith("method.")) and field not in arguments
+    }
+    fidelity = overrides.pop("method.fidelity", flags.FLAGS.config.method.fidelity)
+    if fidelity in methods.get(variant.method).FIDELITY:
+        overrides["method.fidelity"] = fidelity
+    overrides |= {f"method.{field}": value for field, value in variant.switches.items()}
+    overrides.setdefault("checkpoint.every_epochs", 0)  # short runs: only their end is kept
+    return files.load_config(filename, overrides, chosen)
