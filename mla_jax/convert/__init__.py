@@ -2,6 +2,12 @@
 
     python -m mla_jax.convert --from=CHECKPOINT.pth --to=DIR
     python -m mla_jax.convert --from=DIR --to=CHECKPOINT.pth
+    python -m mla_jax.convert --from=RUN --to=WEIGHTS.safetensors
+    python -m mla_jax.convert --from=RUN --to=CLASSIFIER.pth
+    python -m mla_jax.convert --from=RUN --to=BACKBONE.pth --encoder=MODALITY
+
+A run goes to ``.safetensors`` whole, under our own names, whatever it is.  To ``.pth``, or to a
+directory, it goes in PyTorch's names, so only what has a twin there (``runs/weights.py``).
 
 Reads the MLA reference's checkpoints (with ``module.``, of any of its encoders and heads),
 torchvision's ``resnet18``, CAV-MAE's and M3AE's own, from PyTorch's files or, without PyTorch, from
@@ -17,8 +23,8 @@ from typing import Any
 
 from flax import traverse_util
 
-from mla_jax.convert import files, layouts
-from mla_jax.convert.names import flat
+from mla_jax.convert import files, heads, layouts
+from mla_jax.convert.names import Tensors, flat
 from mla_jax.errors import UserError
 
 __all__ = ["convert", "load_initial", "save_variables"]
@@ -43,12 +49,16 @@ def convert(
     if source.is_dir():
         if modalities or ignore or average_channels or convention:
             raise UserError(f"{source} is converted already: its tensors are written as they are")
-        tensors, manifest = files.read_directory(source)
-        tensors = layouts.back_to_torch(tensors, manifest, str(source))
-        files.write_tensors(target, tensors)
+        tensors = write_torch(target, *files.read_directory(source), str(source))
     else:
+        tensors = files.read_tensors(source)
+        if files.are_ours(tensors):
+            raise UserError(
+                f"{source} holds the weights of a run under our own names: name the run itself "
+                "with --from to take them to PyTorch; init_from takes the file as it is"
+            )
         tensors, manifest = layouts.from_torch(
-            files.read_tensors(source),
+            tensors,
             str(source),
             modalities,
             ignore,
@@ -73,22 +83,49 @@ def load_initial(path: str | pathlib.Path, modalities: Sequence[str] = ()) -> di
     path = pathlib.Path(path)
     if path.is_dir():
         tensors, _ = files.read_directory(path)
-    else:
-        tensors, _ = layouts.from_torch(files.read_tensors(path), str(path), modalities)
+    elif not files.are_ours(tensors := files.read_tensors(path)):
+        tensors, _ = layouts.from_torch(tensors, str(path), modalities)
     return traverse_util.unflatten_dict(tensors, sep="/")
+
+
+def write_torch(
+    path: str | pathlib.Path, tensors: Tensors, manifest: Mapping[str, Any], source: str
+) -> Tensors:
+    """Writes our tensors to ``.pth`` or ``.safetensors`` in PyTorch's names; returns what it wrote.
+
+    A classifier in ``.pth`` lies under ``model``, beside what the reference asks for in testing;
+    a backbone by itself is a bare state dict.  ``source`` is named in errors.
+
+    Raises:
+      UserError: another suffix, or tensors that are not those of the manifest.
+    """
+    path, found = pathlib.Path(path), layouts.back_to_torch(tensors, manifest, source)
+    pickled = path.suffix != ".safetensors" and layouts.is_whole(manifest)
+    files.write_tensors(path, found, heads.options_of(manifest["heads"]) if pickled else None)
+    return found
 
 
 def save_variables(
     path: str | pathlib.Path,
     variables: Mapping[str, Any],
     conventions: Mapping[str, Mapping[str, Any]] | None = None,
+    modalities: Sequence[str] = (),
+    summed: bool = False,
 ) -> None:
     """Writes ``TrainState.variables`` as a converted directory, which ``convert`` takes to PyTorch.
 
-    ``conventions`` are ``Encoders.conventions``; runs of M3AE or CAV-MAE must give them.
+    Args:
+      path: the directory.
+      variables: ``{"params", "batch_stats"}``.
+      conventions: ``Encoders.conventions``; runs of M3AE or CAV-MAE must give them.
+      modalities: the order in which a joint head has its blocks; (): that of the reference.
+      summed: as in ``layouts.manifest_of``.
 
     Raises:
       UserError: the reference has no classifier of this form (``layouts.manifest_of``).
     """
     tensors = flat(variables)
-    files.write_directory(pathlib.Path(path), tensors, layouts.manifest_of(tensors, conventions))
+    manifest = layouts.manifest_of(tensors, conventions, summed)
+    if modalities:
+        tensors = layouts.in_order(tensors, modalities, tuple(manifest["towers"]))
+    files.write_directory(pathlib.Path(path), tensors, manifest)

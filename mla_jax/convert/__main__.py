@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import mla_jax.convert
 from mla_jax.errors import UserError
+from mla_jax.runs.run import EPOCHS, is_run, open_run
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -16,14 +17,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
         dest="source",
         required=True,
         metavar="PATH",
-        help="a .pth, .safetensors or M3AE .pkl file, or a converted directory",
+        help="a .pth, .safetensors or M3AE .pkl file, a converted directory, or a run",
     )
     parser.add_argument(
         "--to",
         dest="target",
         required=True,
         metavar="PATH",
-        help="a directory if --from is a file; a .pth or .safetensors file if it is a directory",
+        help="a directory if --from is a file; a .pth or .safetensors file if it is a directory; "
+        "any of them if it is a run",
+    )
+    parser.add_argument(
+        "--encoder",
+        default="",
+        metavar="MODALITY",
+        help="of a run: this encoder alone, to .pth in the names of torchvision's resnet18, M3AE "
+        "or CAV-MAE (default: the whole model)",
+    )
+    parser.add_argument(
+        "--epoch",
+        default="",
+        choices=("", *EPOCHS),
+        metavar="|".join(EPOCHS),
+        help="of a run: the epoch of its result, or its newest checkpoint (default: chosen)",
     )
     parser.add_argument(
         "--modalities",
@@ -54,15 +70,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     chosen = parser.parse_args(arguments)
     modalities = tuple(chosen.modalities.split("+")) if chosen.modalities else ()
+    for_files = (modalities, chosen.ignore, chosen.average_channels, chosen.convention)
     try:
-        count = mla_jax.convert.convert(
-            chosen.source,
-            chosen.target,
-            modalities,
-            chosen.ignore,
-            chosen.average_channels,
-            chosen.convention,
-        )
+        if is_run(chosen.source):
+            if any(for_files):
+                raise UserError(f"{chosen.source} is a run: it takes --encoder and --epoch alone")
+            run = open_run(chosen.source)
+            count = run.save_weights(chosen.target, chosen.encoder, chosen.epoch or EPOCHS[0])
+        else:
+            if chosen.encoder or chosen.epoch:
+                raise UserError(f"{chosen.source} is no run: --encoder and --epoch are for runs")
+            count = mla_jax.convert.convert(chosen.source, chosen.target, *for_files)
     except UserError as error:
         print(f"mla_jax.convert: {error}", file=sys.stderr)
         return 2

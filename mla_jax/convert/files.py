@@ -61,20 +61,30 @@ def _to_numpy(tensor: Any) -> np.ndarray:
     return tensor.detach().double().numpy()  # bfloat16 has no numpy type; refused by check_names
 
 
-def write_tensors(path: pathlib.Path, tensors: Mapping[str, np.ndarray]) -> None:
-    """Writes a ``.safetensors`` file, or what the reference's warm start reads from ``.pth``.
+def write_tensors(
+    path: pathlib.Path,
+    tensors: Mapping[str, np.ndarray],
+    beside: Mapping[str, str] | None = None,
+) -> None:
+    """Writes a ``.safetensors`` file or PyTorch's ``.pth``.
 
-    The latter is a dictionary with the state dict under ``model`` (``main.py:721-728``).
+    Args:
+      path: the file; its folder is made if need be.
+      tensors: under the names that the file should have.
+      beside: for ``.pth``: what lies beside the state dict in the dictionary that the reference
+        reads, where the state dict is under ``model`` (``main.py:721-728``); None: the file is the
+        state dict itself, as torchvision's are.  For ``.safetensors``: the header's metadata.
 
     Raises:
       UserError: neither ``.safetensors`` nor ``.pth`` or ``.pt``.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".safetensors":
-        safetensors.numpy.save_file(_contiguous(tensors), path)
+        safetensors.numpy.save_file(_contiguous(tensors), path, dict(beside or {}) or None)
     elif path.suffix in (".pth", ".pt"):
         torch = import_torch(f"writing {path.name}")
-        torch.save({"model": {n: torch.tensor(t) for n, t in tensors.items()}}, path)
+        state_dict = {name: torch.tensor(tensor) for name, tensor in tensors.items()}
+        torch.save(state_dict if beside is None else {"model": state_dict, **beside}, path)
     else:
         raise UserError(f"{path} should end in .pth, .pt or .safetensors")
 
@@ -116,6 +126,17 @@ def read_directory(path: pathlib.Path) -> tuple[Tensors, dict[str, Any]]:
     if shapes != {name: tensor.shape for name, tensor in tensors.items()}:
         raise UserError(f"{path}: {MANIFEST} does not describe {VARIABLES}; convert again")
     return tensors, manifest
+
+
+def are_ours(tensors: Mapping[str, Any]) -> bool:
+    """Whether these are the tensors of a run under our own names."""
+    return bool(tensors) and all(n.startswith(("params/", "batch_stats/")) for n in tensors)
+
+
+def read_metadata(path: pathlib.Path) -> dict[str, str]:
+    """The metadata in the header of a ``.safetensors`` file; empty if it has none."""
+    with safetensors.safe_open(path, "numpy") as file:
+        return dict(file.metadata() or {})
 
 
 def _contiguous(tensors: Mapping[str, np.ndarray]) -> Tensors:

@@ -1,6 +1,6 @@
 """The classifiers' heads: which a checkpoint of the reference has, and their names in ours."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -11,6 +11,8 @@ FUSION_HEADS = ("fusion_module.fc_out", "fusion_module.fc_x", "fusion_module.fc_
 QMF_HEADS = ("audio_fc", "visual_fc", "txtual_fc")
 """QMF's, in the order of the encoders, of which the reference calls the first audio whatever it
 is; the third is spelt so (``models/basic_model.py:252``)."""
+UNUSED = (f"{FUSION_HEADS[0]}.weight", f"{FUSION_HEADS[0]}.bias")
+"""The head that the reference's QMF classifier has but never calls (quirk Q8)."""
 
 
 def heads_of(tensors: Tensors, modalities: Sequence[str], width: int) -> dict[str, str]:
@@ -18,7 +20,8 @@ def heads_of(tensors: Tensors, modalities: Sequence[str], width: int) -> dict[st
 
     ``fc_out`` is MLA's shared head if it takes one encoder's features and a joint head if it takes
     all.  The sum baseline's ``fc_x`` and ``fc_y`` and QMF's own heads are named after the
-    modality; a checkpoint of QMF also carries the head that QMF leaves unused (quirk Q8).
+    modality; a checkpoint of QMF also carries the head that QMF leaves unused (quirk Q8), which
+    counts for nothing here if it is all zeros (``unused_head``).
     """
     heads = {}
     own_heads = QMF_HEADS[: len(modalities)]
@@ -28,6 +31,8 @@ def heads_of(tensors: Tensors, modalities: Sequence[str], width: int) -> dict[st
     if any(name.startswith(("fusion_module.fc_x.", "fusion_module.fc_y.")) for name in tensors):
         own = [f"sum_{m}" if qmf else m for m in modalities]
         heads |= dict(zip(own, FUSION_HEADS[1:], strict=False))
+    elif qmf and not any(np.any(tensors.get(name, 0)) for name in UNUSED):
+        pass
     elif any(name.startswith("fusion_module.fc_out.") for name in tensors) or not heads:
         weight = tensors.get("fusion_module.fc_out.weight", np.zeros((0, 0)))
         joint = weight.ndim == 2 and weight.shape[1] > width
@@ -35,13 +40,57 @@ def heads_of(tensors: Tensors, modalities: Sequence[str], width: int) -> dict[st
     return heads
 
 
-def names_for(heads: Sequence[str], modalities: Sequence[str]) -> dict[str, str]:
-    """The same for a run of ours with these heads; ``UserError`` if the reference has no such."""
+def names_for(
+    heads: Sequence[str], modalities: Sequence[str], summed: bool = False, qmf: bool = True
+) -> dict[str, str]:
+    """The same for a run of ours with these heads.
+
+    Args:
+      heads: our names.
+      modalities: in the order of the encoders in the reference's classifier.
+      summed: whether the logits of the modalities' heads add up to joint logits, as in the sum
+        baseline; otherwise they are QMF's.
+      qmf: whether the reference's classifier has QMF's heads.
+
+    Raises:
+      UserError: the reference has no such heads.
+    """
     known = {"shared": FUSION_HEADS[0], "joint": FUSION_HEADS[0]}
-    known |= dict(zip(modalities, QMF_HEADS, strict=False))
+    if summed and len(modalities) == 2:
+        known |= dict(zip(modalities, FUSION_HEADS[1:], strict=True))
+    elif qmf and not summed:
+        known |= dict(zip(modalities, QMF_HEADS, strict=False))
     if unknown := [head for head in heads if head not in known]:
         raise UserError(f"the reference has no head like {', '.join(unknown)}")
-    return {head: known[head] for head in heads}
+    found = {head: known[head] for head in heads}
+    if len(set(found.values())) < len(found):
+        raise UserError(f"the reference has no classifier with the heads {', '.join(heads)}")
+    return found
+
+
+def unused_head(heads: Mapping[str, str], shape: tuple[int, int]) -> Tensors:
+    """The head that a QMF classifier of the reference has and never calls, all zeros.
+
+    Its ``load_state_dict`` asks for it.  Empty for other classifiers, and where ``heads``
+    (``{ours: theirs}``) has one for the place.  ``shape``: that of the weight, ``[C, M D]``.
+    """
+    taken = set(heads.values())
+    if not taken & set(QMF_HEADS) or taken & set(FUSION_HEADS):
+        return {}
+    weight, bias = UNUSED
+    return {weight: np.zeros(shape, np.float32), bias: np.zeros(shape[0], np.float32)}
+
+
+def options_of(heads: Mapping[str, str]) -> dict[str, str]:
+    """What the reference keeps beside a state dict and asks for in testing (``main.py:946-950``).
+
+    ``heads``: ``{ours: theirs}``.
+    """
+    theirs = set(heads.values())
+    return {
+        "modulation": "QMF" if theirs & set(QMF_HEADS) else "Normal",
+        "fusion": "sum" if theirs & set(FUSION_HEADS[1:]) else "concat",
+    }
 
 
 def head_rows(theirs: str, head: str, shape: tuple[int, ...]) -> list[Row]:

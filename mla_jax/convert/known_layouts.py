@@ -16,6 +16,8 @@ class Tower(NamedTuple):
     prefix: str
     modality: str
     """What we call its modality unless told otherwise; empty: it must be told."""
+    channels: int = 0
+    """Of the input that the reference's own class takes; 0: any, or fixed by the backbone."""
 
 
 class Layout(NamedTuple):
@@ -29,6 +31,8 @@ class Layout(NamedTuple):
     """The one its weights are for, unless told otherwise."""
     original: bool = False
     """Whether the names are those of the backbone's own code (``Backbone.original``)."""
+    qmf: bool = True
+    """Whether the reference's class has QMF's heads."""
 
     @property
     def whole(self) -> bool:
@@ -40,7 +44,7 @@ LAYOUTS = (
     Layout(
         "the reference's classifier of two ResNet-18",
         ("audio_net.", "visual_net."),
-        (Tower("resnet18", TOWERS[0], "audio"), Tower("resnet18", TOWERS[1], "visual")),
+        (Tower("resnet18", TOWERS[0], "audio", 1), Tower("resnet18", TOWERS[1], "visual", 3)),
     ),
     Layout(
         "the reference's classifier of CAV-MAE and two M3AE",
@@ -57,6 +61,7 @@ LAYOUTS = (
         ("mae_a.patch_embed", "mae_v.patch_embed", "mae_a.blocks_a", "mae_v.blocks_v"),
         (Tower("cavmae_audio", "mae_a", "audio"), Tower("cavmae_visual", "mae_v", "visual")),
         "pretraining",  # its data set normalises the filter banks (dataset/dataset.py:313-314)
+        qmf=False,
     ),
     Layout(
         "the reference's classifier of two M3AE",

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from mla_jax.convert.backbones import BACKBONES, backbone_of, convention_of
-from mla_jax.convert.heads import head_rows, heads_of, names_for
+from mla_jax.convert.heads import UNUSED, head_rows, heads_of, names_for, unused_head
 from mla_jax.convert.known_layouts import LAYOUTS, Layout, Tower, identify
 from mla_jax.convert.names import Row, Tensors, to_flax, to_torch
 from mla_jax.errors import UserError
@@ -99,21 +99,27 @@ def back_to_torch(tensors: Tensors, manifest: Mapping[str, Any], source: str) ->
                     "convert them one by one"
                 )
             found[theirs] = value
-    rows = []
+    rows, shape = [], (0, 0)
     for head, theirs in manifest["heads"].items():
         kernel = tensors.get(f"params/head/{head}/kernel", np.zeros((0, 0), np.float32))
-        rows += head_rows(theirs, head, kernel.shape[::-1])
+        shape = kernel.shape[::-1]
+        rows += head_rows(theirs, head, shape)
     found |= to_torch(remaining, rows, source)
+    found |= unused_head(manifest["heads"], (shape[0], shape[1] * len(manifest["towers"])))
     return {manifest["prefix"] + name: value for name, value in found.items()}
 
 
 def manifest_of(
-    tensors: Tensors, conventions: Mapping[str, Mapping[str, Any]] | None = None
+    tensors: Tensors,
+    conventions: Mapping[str, Mapping[str, Any]] | None = None,
+    summed: bool = False,
 ) -> dict[str, Any]:
     """The manifest of a run of ours, for the reference's classifier of the same encoders.
 
-    A shared or joint head becomes ``fusion_module.fc_out``; one head a modality, the QMF heads.
-    ``conventions`` are those of the run's encoders (``Encoders.conventions``).
+    A shared or joint head becomes ``fusion_module.fc_out``; one head per modality, QMF's heads, or
+    those of the sum baseline if ``summed`` (``heads.names_for``).  ``conventions`` are those of the
+    run's encoders (``Encoders.conventions``).  A joint head must have its blocks in the order of
+    ``manifest["towers"]`` (``in_order``).
 
     Raises:
       UserError: the reference has no classifier of these encoders or no head like one of them, or
@@ -129,25 +135,99 @@ def manifest_of(
             f"the reference has no classifier of these {len(backbones)} encoders: "
             + ", ".join(f"{m} ({name or 'unknown'})" for m, name in backbones.items())
         )
-    free = dict(backbones)
-    towers = {}
-    for tower in layout.towers:
-        modality = next(m for m, name in free.items() if name == tower.backbone)
-        del free[modality]
-        towers[modality] = tower.prefix
-    given = {m: dict((conventions or {}).get(m, {})) for m in towers}
+    places = places_of(layout, tensors)
+    if not all(places):
+        takes = " and ".join(f"{tower.channels} for {tower.modality}" for tower in layout.towers)
+        raise UserError(f"{layout.title} takes other numbers of input channels: {takes}")
+    towers = {m: tower.prefix for m, tower in zip(places, layout.towers, strict=True)}
+    manifest = {
+        "backbones": {m: backbones[m] for m in towers},
+        "towers": towers,
+        "heads": {},
+        "prefix": "module.",
+        "conventions": _given(conventions, {m: backbones[m] for m in towers}),
+        "left_out": [],
+    }
+    groups = ("params/encoder/", "params/head/", "batch_stats/")
+    if others := {n.split("/")[1] for n in tensors if not n.startswith(groups)}:
+        raise UserError(f"the reference has nothing like the parameters {', '.join(others)}")
+    found = list(dict.fromkeys(n.split("/")[2] for n in tensors if n.startswith("params/head/")))
+    manifest["heads"] = names_for(found, tuple(towers), summed, layout.qmf)
+    first = next(iter(towers))
+    width = _width(BACKBONES[backbones[first]].rows_of(tensors, f"params/encoder/{first}"))
+    for head in manifest["heads"]:
+        rows = len(tensors[f"params/head/{head}/kernel"])
+        if rows != width * (len(towers) if head == "joint" else 1):
+            raise UserError(f"the reference has no head '{head}' on {rows} features")
+    return manifest
+
+
+def manifest_of_encoder(
+    tensors: Tensors, modality: str, conventions: Mapping[str, Mapping[str, Any]] | None = None
+) -> dict[str, Any]:
+    """The manifest of one encoder by itself, in the names of its backbone's PyTorch code.
+
+    ``tensors`` are those of ``params/encoder/<modality>`` and ``batch_stats/<modality>``.
+
+    Raises:
+      UserError: it has no twin in PyTorch, or a transformer's convention is not given.
+    """
+    backbone = backbones_of(tensors).get(modality, "")
+    if not backbone:
+        raise UserError(f"the encoder '{modality}' has no twin in PyTorch")
+    return {
+        "backbones": {modality: backbone},
+        "towers": {modality: ""},
+        "heads": {},
+        "prefix": "",
+        "conventions": _given(conventions, {modality: backbone}),
+        "left_out": [],
+    }
+
+
+def _given(
+    conventions: Mapping[str, Mapping[str, Any]] | None, backbones: Mapping[str, str]
+) -> dict[str, dict[str, Any]]:
+    given = {m: dict((conventions or {}).get(m, {})) for m in backbones}
     for modality, name in backbones.items():
         if name != "resnet18" and not given[modality]:
             raise UserError(f"say which convention the encoder '{modality}' has: pass conventions")
-    found = list(dict.fromkeys(n.split("/")[2] for n in tensors if n.startswith("params/head/")))
-    return {
-        "backbones": {m: backbones[m] for m in towers},
-        "towers": towers,
-        "heads": names_for(found, tuple(towers)),
-        "prefix": "module.",
-        "conventions": {m: values for m, values in given.items() if values},
-        "left_out": [],
-    }
+    return {m: values for m, values in given.items() if values}
+
+
+def is_whole(manifest: Mapping[str, Any]) -> bool:
+    """Whether a manifest is that of a classifier, and not of a backbone by itself."""
+    return all(manifest["towers"].values())
+
+
+def places_of(layout: Layout, tensors: Mapping[str, Any]) -> tuple[str, ...]:
+    """The modality of our ``tensors`` that each tower of a layout is for.
+
+    It has the tower's backbone and, where the layout says so, its number of input channels.  Empty
+    where there is none, or no telling which.
+    """
+    backbones = backbones_of(tensors)
+    names = []
+    for tower in layout.towers:
+        alike = [m for m, backbone in backbones.items() if backbone == tower.backbone]
+        if tower.channels:
+            stems = {m: np.shape(tensors[f"params/encoder/{m}/conv1/kernel"]) for m in alike}
+            alike = [m for m in alike if stems[m][-2] == tower.channels]
+        names.append(alike[0] if len(alike) == 1 else "")
+    return tuple(names)
+
+
+def in_order(tensors: Tensors, modalities: Sequence[str], wanted: Sequence[str]) -> Tensors:
+    """The tensors with the blocks of a joint head in another order of the modalities.
+
+    ``params/head/joint/kernel: [M D, C]`` has its blocks in the order of ``modalities`` and gets
+    them in that of ``wanted``.
+    """
+    name = "params/head/joint/kernel"
+    if name not in tensors or tuple(modalities) == tuple(wanted):
+        return tensors
+    blocks = dict(zip(modalities, np.split(tensors[name], len(modalities)), strict=True))
+    return {**tensors, name: np.concatenate([blocks[m] for m in wanted])}
 
 
 def backbones_of(tensors: Mapping[str, Any]) -> dict[str, str]:
@@ -190,6 +270,7 @@ def _unused(tensors: Tensors, manifest: Mapping[str, Any], rows: Sequence[Row]) 
         for m, name in manifest["backbones"].items()
         for pattern in BACKBONES[name].unused
     ]
+    patterns += UNUSED if unused_head(manifest["heads"], (0, 0)) else ()
     spare = tensors.keys() - wanted
     return sorted(n for n in spare if any(fnmatch.fnmatchcase(n, p) for p in patterns))
 

@@ -1,7 +1,8 @@
 """A run's first weights, from checkpoints or other runs: ``config.init_from``."""
 
+import json
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -13,6 +14,7 @@ from mla_jax.convert.known_layouts import identify
 from mla_jax.convert.names import Tensors, check_names, flat
 from mla_jax.encoders.conventions import check_weights
 from mla_jax.errors import UserError
+from mla_jax.runs import weights
 from mla_jax.runs.run import is_run, open_run
 from mla_jax.state import TrainState
 
@@ -25,19 +27,22 @@ def initialize_from(
 ) -> TrainState:
     """A fresh training state with the weights of checkpoints, raw or converted, or of other runs.
 
-    A run gives the weights of its chosen epoch.
+    A run gives the weights of its chosen epoch; so do its folder and the files that
+    ``weights.save_weights`` makes of it, of which ``.pth`` does not record the convention.
 
     Each encoder of a checkpoint replaces the encoder of that modality, with its running
     statistics, and must match it tensor by tensor.  A head is replaced by the head of its name if
     the shapes agree, else it keeps its initialisation, as do encoders that no checkpoint has (an
-    ImageNet ResNet for the images alone).  ``say`` is told what was taken and what was not.
-    Optimiser states and method state stay fresh.
+    ImageNet ResNet for the images alone).  The blocks of a joint head on the concatenation follow
+    their modalities, should the two have them in another order.  ``say`` is told what was taken and
+    what was not.  Optimiser states and method state stay fresh.
 
     Args:
       paths: one path, or several with commas between (CAV-MAE for audio, M3AE for the rest).
       state: of the run.
       say: takes lines for a person.
-      conventions: ``Encoders.conventions`` of the run, which its weights must be made for.
+      conventions: ``Encoders.conventions`` of the run, which its weights must be made for, in the
+        order of its modalities.
 
     Raises:
       UserError: a checkpoint has an encoder for another modality, one that does not match, or one
@@ -47,7 +52,9 @@ def initialize_from(
     params, stats = dict(state.params["encoder"]), dict(state.batch_stats)
     heads, replaced = dict(state.params["head"]), []
     for path in filter(None, str(paths).split(",")):
-        tensors, manifest = _read(pathlib.Path(path), state)
+        tensors, made_for, order = _read(pathlib.Path(path), state)
+        if set(order) == set(conventions or ()):
+            tensors = layouts.in_order(tensors, order, tuple(conventions))
         loaded = traverse_util.unflatten_dict(tensors, sep="/")
         encoders = loaded["params"].get("encoder", {})
         if strangers := [m for m in encoders if m not in modalities]:
@@ -59,7 +66,7 @@ def initialize_from(
             if f"encoder {m}" in replaced:
                 raise UserError(f"{paths}: two of these checkpoints hold an encoder for '{m}'")
             wanted = (conventions or {}).get(m, {})
-            check_weights(path, m, manifest["conventions"].get(m, {}), wanted)
+            check_weights(path, m, made_for.get(m, {}), wanted)
             given = {"params": encoders[m], "batch_stats": loaded.get("batch_stats", {}).get(m, {})}
             shapes = _shapes({"params": params[m], "batch_stats": stats[m]})
             check_names(f"{path}, encoder '{m}',", shapes, flat(given))
@@ -80,26 +87,33 @@ def initialize_from(
     )
 
 
-def _read(path: pathlib.Path, state: TrainState) -> tuple[Tensors, dict[str, Any]]:
-    """A checkpoint's tensors and manifest; a raw one's encoders go where their like are."""
+def _read(
+    path: pathlib.Path, state: TrainState
+) -> tuple[Tensors, Mapping[str, Any], Sequence[str]]:
+    """A checkpoint's tensors, the conventions they are for, and the order of a joint head's blocks.
+
+    The order is empty where there are none.  A raw checkpoint's encoders go where their like are.
+    """
     if is_run(path):
         run = open_run(path)
-        conventions = run.program.encoders.conventions
-        return flat(run.load().variables), {"conventions": conventions}
+        tensors = flat(run.load().variables)
+        return tensors, weights.conventions_of(run), weights.joint_order(run, tensors)
     if path.is_dir():
-        return files.read_directory(path)
+        tensors, manifest = files.read_directory(path)
+        return tensors, manifest["conventions"], tuple(manifest["towers"])
     tensors = files.read_tensors(path)
+    if files.are_ours(tensors):
+        header = files.read_metadata(path) if path.suffix == ".safetensors" else {}
+        known = {
+            name: json.loads(header.get(name, "{}")) for name in ("conventions", "joint_order")
+        }
+        return tensors, known["conventions"], tuple(known["joint_order"])
     bare, _ = layouts.without_prefix(tensors)
     layout = identify(bare, str(path))
-    ours = layouts.backbones_of(_leaves({"params": {"encoder": state.params["encoder"]}}))
-    names = []
-    for tower in layout.towers:
-        alike = [m for m, backbone in ours.items() if backbone == tower.backbone]
-        if len(alike) != sum(t.backbone == tower.backbone for t in layout.towers):
-            alike = []  # none, or no telling which
-        names.append(next((m for m in alike if m not in names), ""))
+    names = layouts.places_of(layout, _leaves({"params": {"encoder": state.params["encoder"]}}))
     complete = all(names) if layout.whole else any(names)
-    return layouts.from_torch(tensors, str(path), names if complete else ())
+    tensors, manifest = layouts.from_torch(tensors, str(path), names if complete else ())
+    return tensors, manifest["conventions"], tuple(manifest["towers"])
 
 
 def _leaves(tree: Mapping[str, Any]) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from mla_jax.datasets import load_dataset
 from mla_jax.errors import UserError, check_choice
 from mla_jax.evaluate import Evaluator, outputs
 from mla_jax.program import Program, build_program
-from mla_jax.runs import checkpoint, metrics, predictions
+from mla_jax.runs import checkpoint, metrics, predictions, weights
 from mla_jax.runs.checkpoint import Checkpoints
 from mla_jax.runs.predictions import Predictions
 from mla_jax.runs.progress import ProgressBar, Stopwatch
@@ -239,6 +239,12 @@ class Run:
                 f"{dataset.fingerprint}): name the original with --data_dir"
             )
         return dataset
+
+    def save_weights(
+        self, path: str | pathlib.Path, encoder: str = "", epoch: str = "chosen"
+    ) -> int:
+        """Writes the weights to ``.safetensors``, ``.pth`` or a directory: ``weights.py``."""
+        return weights.save_weights(self, path, encoder, epoch)
 
     # ---- Training it ---------------------------------------------------------------------------
 
