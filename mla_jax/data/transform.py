@@ -75,7 +75,7 @@ def _treat(
     if stream.kind in PICTURES:
         height, width = x.shape[-3:-1]
         if aspect is None:
-            aspect = jnp.full(len(x), width / height)
+            aspect = jnp.full(x.shape[0], width / height)
         # What the width was when a stored picture had the height that it has now.
         true_width = jnp.maximum(jnp.round(height * aspect), 1).astype(jnp.int32)
         frames = x.shape[1] if stream.kind != "image" and stream.per_frame else 1

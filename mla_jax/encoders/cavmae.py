@@ -107,7 +107,7 @@ class CAVMAEVisual(nn.Module):
                 "cavmae_visual takes [batch, height, width, 3] or [batch, frame, height, width, 3],"
                 f" not an input of shape {tuple(x.shape)}"
             )
-        batch = len(x)
+        batch = x.shape[0]
         x = x.reshape(-1, *x.shape[-3:])
         x = conventions.normalize_image(x, switch["image_normalization"], self.dtype)
         features = _tower(self, patches(x), size, switch)

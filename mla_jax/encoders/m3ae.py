@@ -77,12 +77,14 @@ class M3AEImage(nn.Module):
                 "m3ae_image takes [batch, height, width, 3] or [batch, frame, height, width, 3], "
                 f"not an input of shape {tuple(x.shape)}"
             )
-        batch = len(x)
+        batch = x.shape[0]
         x = x.reshape(-1, *x.shape[-3:])
         x = conventions.normalize_image(x, switch["image_normalization"], self.dtype)
         x = patches(x, switch["patch_order"])
         rows, columns = x.shape[1:3]
-        x = dense(size.width, self.dtype, "image_embedding")(x.reshape(len(x), rows * columns, -1))
+        x = dense(size.width, self.dtype, "image_embedding")(
+            x.reshape(x.shape[0], rows * columns, -1)
+        )
         x = x + positions_2d(rows, columns, size.width).astype(self.dtype)
         x = _with_tokens(self, x)
         x = apply_blocks(x, None, size, switch["epsilon"], switch["gelu"], self.remat, self.dtype)
@@ -164,7 +166,7 @@ def _with_tokens(module: nn.Module, x: jax.Array) -> jax.Array:
     shape = (1, 1, x.shape[-1])
     kind = module.param("type_embedding", token_init, shape, jnp.float32)
     first = module.param("cls_token", token_init, shape, jnp.float32)
-    first = jnp.broadcast_to(first.astype(x.dtype), (len(x), 1, x.shape[-1]))
+    first = jnp.broadcast_to(first.astype(x.dtype), (x.shape[0], 1, x.shape[-1]))
     return jnp.concatenate([first, x + kind.astype(x.dtype)], axis=1)
 
 

@@ -47,7 +47,7 @@ class ResNet18(nn.Module):
                 f"resnet18 takes [batch, height, width, channel] or [batch, frame, height, width, "
                 f"channel], not an input of shape {tuple(x.shape)}"
             )
-        batch = len(x)
+        batch = x.shape[0]
         x = x.reshape((-1, *x.shape[-3:])).astype(self.dtype)
         norm = {"epsilon": self.epsilon, "unbiased": self.unbiased_variance}
         x = convolution(self.feature_dim // 8, 7, 2, self.dtype, "conv1")(x)

@@ -82,6 +82,6 @@ class Mlp(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
-        x = x.reshape(len(x), -1).astype(self.dtype)
+        x = x.reshape(x.shape[0], -1).astype(self.dtype)
         x = nn.relu(BatchNorm(dtype=self.dtype)(nn.Dense(self.hidden, dtype=self.dtype)(x), train))
         return nn.relu(nn.Dense(self.feature_dim, dtype=self.dtype)(x))
