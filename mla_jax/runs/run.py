@@ -17,7 +17,7 @@ from mla_jax.datasets import load_dataset
 from mla_jax.errors import UserError, check_choice
 from mla_jax.evaluate import Evaluator, outputs
 from mla_jax.program import Program, build_program
-from mla_jax.runs import checkpoint, metrics, predictions, weights
+from mla_jax.runs import checkpoint, metrics, predictions, stablehlo, weights
 from mla_jax.runs.checkpoint import Checkpoints
 from mla_jax.runs.predictions import Predictions
 from mla_jax.runs.progress import ProgressBar, Stopwatch
@@ -245,6 +245,12 @@ class Run:
     ) -> int:
         """Writes the weights to ``.safetensors``, ``.pth`` or a directory: ``weights.py``."""
         return weights.save_weights(self, path, encoder, epoch)
+
+    def export(
+        self, path: str | pathlib.Path, batch: int | str = "symbolic", epoch: str = "chosen"
+    ) -> None:
+        """Writes the prediction as StableHLO, which needs JAX alone to run: ``stablehlo.py``."""
+        stablehlo.export_run(self, path, batch, epoch)
 
     # ---- Training it ---------------------------------------------------------------------------
 

@@ -1,0 +1,51 @@
+"""A trained run as one StableHLO file, which runs again in a process that has JAX alone.
+
+    python -m mla_jax.export --run=runs/digits --to=digits.stablehlo
+    python -m mla_jax.export --run=runs/digits --to=digits.stablehlo --batch=32
+
+The weights and the run's own transform are inside; digits.json, beside it, says how to call it.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from mla_jax.config.command_line import status_of
+from mla_jax.runs import stablehlo
+from mla_jax.runs.run import EPOCHS, open_run
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Exports one run; returns the exit status, 2 for bad input."""
+    parser = argparse.ArgumentParser(
+        prog="python -m mla_jax.export",
+        description=f"{__doc__}\n{stablehlo.__doc__}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--run", required=True, metavar="DIR", help="the --workdir of a training")
+    parser.add_argument(
+        "--to", required=True, metavar="FILE.stablehlo", help="replaced if it is there already"
+    )
+    parser.add_argument(
+        "--batch",
+        default=stablehlo.SYMBOLIC,
+        metavar="N|symbolic",
+        help="examples in a call; symbolic: any number (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--epoch",
+        default=EPOCHS[0],
+        choices=EPOCHS,
+        help="that of the run's result, or its newest checkpoint (default: %(default)s)",
+    )
+    chosen = parser.parse_args(arguments)
+    return status_of("mla_jax.export", lambda: _export(chosen))
+
+
+def _export(chosen: argparse.Namespace) -> None:
+    open_run(chosen.run).export(chosen.to, chosen.batch, chosen.epoch)
+    print(f"{chosen.run} -> {chosen.to}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
