@@ -200,19 +200,23 @@ def is_whole(manifest: Mapping[str, Any]) -> bool:
     return all(manifest["towers"].values())
 
 
-def places_of(layout: Layout, tensors: Mapping[str, Any]) -> tuple[str, ...]:
+def places_of(
+    layout: Layout, tensors: Mapping[str, Any], checkpoint: Mapping[str, Any] | None = None
+) -> tuple[str, ...]:
     """The modality of our ``tensors`` that each tower of a layout is for.
 
-    It has the tower's backbone and, where the layout says so, its number of input channels.  Empty
-    where there is none, or no telling which.
+    It has the tower's backbone and its number of input channels, where the layout or, for a ResNet
+    by itself, the ``checkpoint`` tells that.  Empty where there is none, or no telling which.
     """
+    stem = np.shape((checkpoint or {}).get("conv1.weight", 0))
     backbones = backbones_of(tensors)
     names = []
     for tower in layout.towers:
         alike = [m for m, backbone in backbones.items() if backbone == tower.backbone]
-        if tower.channels:
+        channels = tower.channels or (stem[1] if len(stem) == 4 else 0)
+        if channels:
             stems = {m: np.shape(tensors[f"params/encoder/{m}/conv1/kernel"]) for m in alike}
-            alike = [m for m in alike if stems[m][-2] == tower.channels]
+            alike = [m for m in alike if stems[m][-2] == channels]
         names.append(alike[0] if len(alike) == 1 else "")
     return tuple(names)
 
