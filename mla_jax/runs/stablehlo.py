@@ -17,10 +17,12 @@ order of the modalities; what a missing modality's array holds does not matter. 
 * ``weights``, for methods that fuse predictions: ``float32[B, M]``, how much each modality counted;
   DI-MML has one more column, for the joint logits.
 
-These are ``Run.predict``'s.  Two things depend on more than the example.  With
-``method.fusion=batch_entropy`` the weights are those of the batch, so an answer depends on its
-company, as in evaluation.  And a prepared picture that was stored with another shape than it had
-is cut as if it always had the one it has, as for arrays given to ``Run.predict``.
+These are ``Run.predict``'s, up to the rounding of another batch size or device.
+
+Two things depend on more than the example.  With ``method.fusion=batch_entropy`` the weights are
+those of the batch, so an answer depends on its company, as in evaluation.  And a prepared picture
+that was stored with another shape than it had is cut as if it always had the one it has, as for
+arrays given to ``Run.predict``.
 """
 
 import json
@@ -135,7 +137,10 @@ def prediction(run: "Run", epoch: str = "chosen") -> Any:
             "index": jnp.arange(length, dtype=jnp.int32),
             "valid": jnp.ones(length, bool),
         }
-        found = compute(state.variables, state.method_state, batch)
+        # Between the barriers is what Run.predict compiles, so it is rounded in the same way: the
+        # weights are as good as arguments and nothing around is fused into it.
+        variables, batch = jax.lax.optimization_barrier((state.variables, batch))
+        found = jax.lax.optimization_barrier(compute(variables, state.method_state, batch))
         answer = {
             "logits": found.fused,
             "probabilities": jax.nn.softmax(found.fused),
