@@ -1,0 +1,95 @@
+"""Runs our MLA on the same weights and batches, and its projection by itself."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from ml_collections import ConfigDict
+
+from mla_jax.convert.names import Tensors
+from mla_jax.evaluate import accuracy
+from mla_jax.heads import apply_head
+from mla_jax.parity import rows
+from mla_jax.parity.cases import MODALITIES, PER_EPOCH, Case, projection_inputs
+from mla_jax.parity.columns import Column
+from mla_jax.parity.ours.compiled import CompiledMethod, arrays, gradients, step_lr
+from mla_jax.projection import alpha_schedule, orthogonal_projection
+from mla_jax.state import TrainState
+
+
+def run(column: Column, case: Case, found: Tensors, dtype: Any, broken: str = "") -> Tensors:
+    """Every quantity of one of MLA's columns."""
+    compiled = CompiledMethod(column, case, broken)
+    own = train(compiled, compiled.start(found, dtype), dtype)
+    own |= evaluate(compiled, rows.without_prefix(found, rows.TRAINED), dtype)
+    own |= projection_updates(compiled.switches, case.encoders.feature_dim, dtype)
+    if case.resnet:  # of the fixtures, that of the optimisers has it
+        own["StepLR over 100 epochs/"] = step_lr(case, column.epochs)
+    return own
+
+
+def train(compiled: CompiledMethod, state: TrainState, dtype: Any) -> Tensors:
+    """The phases of our method over the batches of the case."""
+    case, (phases,) = compiled.case, compiled.stages
+    found: Tensors = {}
+    identity = np.eye(case.encoders.feature_dim)  # where there is no projection
+    for number, batch, clock in compiled.batches(dtype):
+        if number == 1:
+            z = compiled.features(state, batch)
+            found |= {f"features, training/{m}": z[m] for m in MODALITIES}
+        for m, phase in zip(MODALITIES, phases, strict=True):
+            if number == 1:
+                found[f"logits/{m}"] = apply_head(state.params["head"]["shared"], z[m])
+            state, metrics = phase(state, batch, clock)
+            found[f"loss{rows.later(number)}/batch {number} {m}"] = metrics["loss"]
+            for name, value in state.params["head"]["shared"].items():
+                found[f"head after each sub-step/batch {number} {m} {name}"] = value
+            if number == 1:
+                raw, applied = gradients(state, "raw"), gradients(state, "applied")
+                for name in ("kernel", "bias"):
+                    at, key = f"{m} {name}", f"params/head/shared/{name}"
+                    found[f"gradient of the head/{at}"] = raw[key]
+                    found[f"gradient of the head, projected/{at}"] = applied[key]
+                found |= rows.encoder_gradients(applied, [m], case.named)
+            P = optax.tree_utils.tree_get(state.opt_state["head"], "P", identity)
+            found[f"projection matrix in training/batch {number} {m}"] = P
+        found |= compiled.after(state, number)
+    return arrays(found)
+
+
+def evaluate(compiled: CompiledMethod, tensors: Tensors, dtype: Any) -> Tensors:
+    """Prediction and both rules of fusion on the ragged test set."""
+    fixed = CompiledMethod(compiled.column, compiled.case, fusion="fixed")
+    found: Tensors = {}
+    for rule, method in (("fixed", fixed), ("dynamic", compiled)):
+        shown, counts = method.evaluate(tensors, dtype)
+        scores = np.array([accuracy(confusion) for confusion in counts])
+        found[f"fused logits, {rule} fusion/all"] = shown["fused"]
+        found[f"predictions/{rule} fusion"] = shown["fused"].argmax(-1)
+        found[f"accuracy on a ragged test set/{rule} fusion"] = scores
+        for m in MODALITIES:
+            found[f"features, evaluation/{m}"] = shown["features"][m]
+            found[f"predictions/{m}"] = shown[m].argmax(-1)
+    return found
+
+
+def projection_updates(switches: ConfigDict, width: int, dtype: Any) -> Tensors:
+    """Our projection by itself, on 20 gradients ``[C, D]``."""
+    options = dict(switches.projection)
+    enabled, _ = options.pop("enabled"), options.pop("alpha")
+    transform = orthogonal_projection(width, **options)
+    state, update = transform.init(None), jax.jit(transform.update)
+    found: Tensors = {}
+    inputs = (x.astype(dtype) for x in projection_inputs(width))
+    for n, (G, Z) in enumerate(zip(*inputs, strict=True)):
+        kernel = jnp.asarray(G.T)
+        if enabled:
+            alpha = alpha_schedule(n // len(MODALITIES) % PER_EPOCH, PER_EPOCH)
+            mean = jnp.asarray(Z).mean(0)
+            updates, state = update({"kernel": kernel}, state, feature_mean=mean, alpha=alpha)
+            kernel = updates["kernel"]
+        found[f"projection matrix, 20 updates/{n + 1}"] = state.P
+        found[f"projected gradient, 20 updates/{n + 1}"] = kernel
+    return arrays(found)
