@@ -78,7 +78,7 @@ def test_a_switch_of_a_method_set_wrong_is_noticed(name, switches, wrong, right,
     compiled = CompiledMethod(COLUMNS[name], COLUMNS[name].toy(), **switches)
     trained = rows.without_prefix(fixture, rows.TRAINED)
     learnt = {"fused": np.array(True)} if name == "dimml_fused" else None
-    found = ours.joint.evaluate(compiled, trained, np.float32, learnt)
+    found = ours.joint.evaluate(compiled, trained, learnt)
     found = {key: value for key, value in found.items() if key in fixture}
     verdicts = compare.compare({key: fixture[key] for key in found}, found)
     assert not verdicts[wrong].passed
@@ -118,8 +118,8 @@ def test_only_encoders_differ_between_concatenation_and_its_modulation():
 
 def replay_training(name, broken):
     """Our toy training with another switch, against the mode's fixture."""
-    compiled = CompiledMethod(COLUMNS[name], COLUMNS[name].toy(), broken)
-    found = ours.mla.train(compiled, compiled.start({}, np.float32), np.float32)
+    compiled = CompiledMethod(COLUMNS[name], COLUMNS[name].toy(), broken=broken)
+    found = ours.mla.train(compiled, compiled.start({}))
     fixed = {n: v for n, v in stored(f"toy_{name}").items() if n in found}
     return compare.compare(fixed, found)
 

@@ -126,8 +126,8 @@ def verdicts(
     column = COLUMNS[mode]
     case = column.case(dtype, 1e-3 if chosen.broken == "epsilon" else 1e-5)
     few_ties = not chosen.float64
-    found = theirs.RUN[column.kind](loaded[column.clone], column, case, dtype, few_ties)
-    own = ours.RUN[column.kind](column, case, found, dtype, chosen.broken)
+    found = theirs.run(loaded[column.clone], column, case, dtype, few_ties)
+    own = ours.run(column, case, found, dtype, chosen.broken)
     return compare.compare(rows.quantities(found), own, chosen.float64)
 
 

@@ -65,6 +65,10 @@ class Case(NamedTuple):
             "valid": np.ones((size,), bool),
         }
 
+    def training_batches(self, dtype: Any = np.float32) -> list[Batch]:
+        """The training set, in order."""
+        return [self.batch(i, dtype=dtype) for i in range(self.batches)]
+
     def test_batches(self, dtype: Any = np.float32) -> list[Batch]:
         """The ragged test set."""
         return [self.batch(100 + i, size, dtype) for i, size in enumerate(TEST_BATCHES)]

@@ -67,17 +67,17 @@ def write(clones: Mapping[str, Any], path: pathlib.Path, say: Callable[[str], No
     for file, name in OF_COLUMNS.items():
         column = COLUMNS[name]
         if clone := clones.get(column.clone):
-            found = theirs.RUN[column.kind](clone, column, column.toy(), np.float64, False)
+            found = theirs.run(clone, column, column.toy(), np.float64)
             found = {n: v for n, v in found.items() if not n.startswith(rows.INITIAL)}
             _save(path / f"{file}.npz", found, say)
     if clone := clones.get("reference"):
         case, column = small_resnet_case(), COLUMNS["released"]
-        adapter = classifiers.mla(clone, column, case, few_ties=False)
-        weights = _resnet_weights(adapter.tensors())
+        trial = classifiers.trial(clone, column, case, np.float64, few_ties=False)
+        weights = _resnet_weights(trial.tensors())
         found = {}
         for part in (theirs.mla.train, theirs.mla.evaluate):
-            adapter.load(clone.torch, weights)
-            found |= part(clone, column, case, adapter, np.float64)
+            trial.load(weights)
+            found |= part(trial)
         kept = {name: value for name, value in found.items() if name.startswith(RESNET_ROWS)}
         _save(path / "resnet18.npz", kept, say)
         rates = theirs.mla.step_lr(clone.torch, case, 100)
@@ -96,7 +96,7 @@ def replay(name: str, stored: Tensors) -> dict[str, compare.Verdict]:
         found |= {f"{name}/": ours_optimizer(name) for name in OPTIMIZERS}
     else:
         column = COLUMNS[OF_COLUMNS[name]]
-        found = ours.RUN[column.kind](column, column.toy(), stored, np.float32)
+        found = ours.run(column, column.toy(), stored, np.float32)
     return compare.compare(rows.quantities(stored), found)
 
 
@@ -104,8 +104,8 @@ def _replay_resnet() -> Tensors:
     """One batch of training, and features, both with the weights by formula."""
     compiled = CompiledMethod(COLUMNS["released"], small_resnet_case())
     weights = _resnet_weights(compiled.shapes())
-    found = ours.mla.train(compiled, compiled.state(weights), np.float32)
-    shown, _ = compiled.evaluate(weights, np.float32)
+    found = ours.mla.train(compiled, compiled.state(weights))
+    shown, _ = compiled.evaluate(weights)
     return found | rows.with_prefix(shown["features"], "features, evaluation/")
 
 

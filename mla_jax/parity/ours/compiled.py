@@ -1,7 +1,7 @@
 """Our method of one column, compiled, and what its training states and evaluation show."""
 
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,48 +21,38 @@ from mla_jax.parity.columns import Column
 from mla_jax.state import Batch, Clock, TrainState
 
 
-class Applied(NamedTuple):
-    """The state of ``recording``: the last gradient that came by, as the optimiser got it."""
-
-    applied: Any
-
-
-class Unprojected(NamedTuple):
-    """The same, before a projection or a modulation."""
-
-    raw: Any
-
-
-def recording(kind: type) -> optax.GradientTransformation:
-    """Passes gradients on unchanged and keeps them, so that a phase shows what it computed."""
-
-    def init(params: Any) -> Any:
-        return kind(jax.tree.map(jnp.zeros_like, params))
-
-    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
-        del state, params
-        return updates, kind(updates)
-
-    return optax.GradientTransformation(init, update)
+def recording(name: str) -> optax.GradientTransformation:
+    """Passes gradients on and keeps the last under ``name``: a phase shows what it computed."""
+    return optax.GradientTransformation(
+        lambda params: {name: jax.tree.map(jnp.zeros_like, params)},
+        lambda updates, state, params=None: (updates, {name: updates}),
+    )
 
 
 class RecordingOptimizer(Optimizer):
-    """An optimiser that also keeps what reached it before and after a projection."""
+    """An optimiser that also keeps gradients as they come, and before a transform (``raw``)."""
 
     def after(self, transform: optax.GradientTransformation) -> Optimizer:
-        return super().after(optax.chain(recording(Unprojected), transform))
+        return super().after(optax.chain(recording("raw"), transform))
 
 
 class CompiledMethod:
     """The compiled pieces of our method of a column, as training and evaluation use them."""
 
-    def __init__(self, column: Column, case: Case, broken: str = "", **changes: Any):
+    def __init__(
+        self,
+        column: Column,
+        case: Case,
+        dtype: Any = np.float32,
+        broken: str = "",
+        **changes: Any,
+    ):
         """``broken`` and ``changes`` set switches wrong on purpose (``Column.resolved``)."""
-        self.column, self.case = column, case
+        self.column, self.case, self.dtype = column, case, dtype
         self.switches = column.resolved(broken, **changes)
         self.problem = Problem(CLASSES, column.epochs, EXAMPLES)
         optimizer = create_optimizer(case.optimizer_config(), column.epochs)
-        optimizer = RecordingOptimizer(*optimizer.after(recording(Applied)))
+        optimizer = RecordingOptimizer(*optimizer.after(recording("applied")))
         self.method = create_method(self.switches, case.encoders, optimizer, self.problem)
         self.stages = [[jax.jit(p.update) for p in stage.phases] for stage in self.method.stages]
         self.features = jax.jit(
@@ -79,10 +69,10 @@ class CompiledMethod:
         module = methods.get(self.switches.get("joint", self.switches.name))
         return module.rule(self.switches, self.case.encoders, self.problem)
 
-    def start(self, found: Tensors, dtype: Any) -> TrainState:
+    def start(self, found: Tensors) -> TrainState:
         """The state that both sides start from, ``found`` by theirs or else by formula."""
         initial = rows.without_prefix(found, rows.INITIAL)
-        return self.state(initial or self.column.weights(self.case, self.shapes(), dtype))
+        return self.state(initial or self.column.weights(self.case, self.shapes(), self.dtype))
 
     def state(self, tensors: Tensors) -> TrainState:
         """A fresh training state with the given weights, in their precision.
@@ -100,22 +90,18 @@ class CompiledMethod:
         state = jax.tree_util.tree_map_with_path(fresh, self._abstract_state())
         return state.replace(params=params, batch_stats=stats)
 
-    def batches(self, dtype: Any) -> Iterator[tuple[int, Batch, Clock]]:
+    def batches(self) -> Iterator[tuple[int, Batch, Clock]]:
         """The training set: numbers from 1, batches and when they come."""
-        for i in range(self.case.batches):
-            batch = jax.tree.map(jnp.asarray, self.case.batch(i, dtype=dtype))
-            yield i + 1, batch, Clock(*map(np.int32, (self.column.epoch, i, self.case.batches)))
+        for i, batch in enumerate(self.case.training_batches(self.dtype)):
+            clock = Clock(*map(np.int32, (self.column.epoch, i, self.case.batches)))
+            yield i + 1, jax.tree.map(jnp.asarray, batch), clock
 
     def after(self, state: TrainState, number: int) -> Tensors:
         """Rows of parameters, statistics and, after the last batch, momentum."""
-        momentum = {}
-        if number == self.case.batches:
-            momentum = _by_module(state, "trace")
+        momentum = _by_module(state, "trace") if number == self.case.batches else {}
         return rows.state(traverse_util.flatten_dict(state.variables, sep="/"), momentum, number)
 
-    def evaluate(
-        self, tensors: Tensors, dtype: Any, learnt: Any = None
-    ) -> tuple[dict[str, Any], np.ndarray]:
+    def evaluate(self, tensors: Tensors, learnt: Any = None) -> tuple[dict[str, Any], np.ndarray]:
         """Logits and features of the ragged test set, and the counts of our own evaluation.
 
         ``learnt``: the method state that fusion reads, where it reads one.  The batches are padded
@@ -137,7 +123,7 @@ class CompiledMethod:
             counts = confusion_counts(method._replace(predict=lambda *_: prediction))
             return shown, counts(variables, learnt, batch)
 
-        batches = self.case.test_batches(dtype)
+        batches = self.case.test_batches(self.dtype)
         sizes = [len(batch["label"]) for batch in batches]
         found, total = [], np.zeros(())
         for batch, n in zip(batches, sizes, strict=True):
@@ -170,11 +156,6 @@ def _by_module(state: TrainState, *what: str) -> Tensors:
             flat = traverse_util.flatten_dict(tree, sep="/")
             found |= rows.with_prefix(flat, f"params/{group}/{key}/")
     return found
-
-
-def arrays(found: Tensors) -> Tensors:
-    """The quantities as numpy holds them."""
-    return {name: np.asarray(value) for name, value in found.items()}
 
 
 def step_lr(case: Case, epochs: int) -> np.ndarray:

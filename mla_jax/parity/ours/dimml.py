@@ -11,23 +11,22 @@ from mla_jax import fusion, losses
 from mla_jax.convert.names import Tensors
 from mla_jax.heads import apply_head
 from mla_jax.parity import rows
-from mla_jax.parity.cases import Case, module_inputs
-from mla_jax.parity.columns import CERTAINTY_TEMPERATURE, DUC_DIMENSIONS, TEMPERATURE, Column
+from mla_jax.parity.cases import module_inputs
+from mla_jax.parity.columns import CERTAINTY_TEMPERATURE, DUC_DIMENSIONS, TEMPERATURE
 from mla_jax.parity.ours import joint
-from mla_jax.parity.ours.compiled import CompiledMethod, arrays, gradients, step_lr
+from mla_jax.parity.ours.compiled import CompiledMethod, gradients, step_lr
 from mla_jax.state import Batch, TrainState
 
 
-def detached(column: Column, case: Case, found: Tensors, dtype: Any, broken: str = "") -> Tensors:
+def detached(compiled: CompiledMethod, found: Tensors) -> Tensors:
     """One epoch of stage 1.
 
     Training goes on with the split that theirs found: where a rounding decides on a dimension, that
     must show in the row of the split and not in all others.
     """
-    compiled = CompiledMethod(column, case, broken)
-    state = split(compiled, compiled.start(found, dtype), dtype)
-    if column.epoch < 20:
-        return without_fused(joint.train(compiled, state, dtype, detached_logits))
+    state = split(compiled, compiled.start(found))
+    if compiled.column.epoch < 20:
+        return without_fused(joint.train(compiled, state, detached_logits))
     audio, visual = state.method_state["effective"]
     own = {
         "dimensions that teach/audio to visual": audio & ~visual,
@@ -36,8 +35,8 @@ def detached(column: Column, case: Case, found: Tensors, dtype: Any, broken: str
     effective = jnp.stack([jnp.asarray(found[name] > 0) for name in own])
     state = state.replace(method_state={**state.method_state, "effective": effective})
     teaching = effective[0] & ~effective[1], effective[1] & ~effective[0]
-    own |= joint.train(compiled, state, dtype, detached_logits, lambda z: duc(z, teaching))
-    return without_fused(arrays(own)) | contrast(dtype)
+    own |= joint.train(compiled, state, detached_logits, lambda z: duc(z, teaching))
+    return without_fused(own) | contrast(compiled.dtype)
 
 
 def without_fused(found: Tensors) -> Tensors:
@@ -45,9 +44,9 @@ def without_fused(found: Tensors) -> Tensors:
     return {name: value for name, value in found.items() if "/fused/" not in name}
 
 
-def split(compiled: CompiledMethod, state: TrainState, dtype: Any) -> TrainState:
+def split(compiled: CompiledMethod, state: TrainState) -> TrainState:
     """What the method does on the host before an epoch of stage 1."""
-    batches = [batch for _, batch, _ in compiled.batches(dtype)]
+    batches = [batch for _, batch, _ in compiled.batches()]
 
     def visit(fold: Any, variables: Any, carry: Any) -> Any:
         folded = jax.jit(fold)
@@ -87,15 +86,14 @@ def contrast(dtype: Any) -> Tensors:
     teaching = [np.isin(np.arange(width), chosen) for chosen in DUC_DIMENSIONS]
     grad = jax.jit(jax.value_and_grad(lambda z: duc(z, teaching)))
     value, by_feature = grad(jax.tree.map(jnp.asarray, features))
-    return arrays({"DUC loss/by itself": value} | rows.with_prefix(by_feature, "gradient of DUC/"))
+    return {"DUC loss/by itself": value} | rows.with_prefix(by_feature, "gradient of DUC/")
 
 
-def fused(column: Column, case: Case, found: Tensors, dtype: Any, broken: str = "") -> Tensors:
+def fused(compiled: CompiledMethod, found: Tensors) -> Tensors:
     """An epoch of stage 2, and evaluation with the weights that theirs ended with."""
-    compiled = CompiledMethod(column, case, broken)
-    state, (phase,) = compiled.start(found, dtype), compiled.stages[1]
+    state, (phase,) = compiled.start(found), compiled.stages[1]
     own = calendar(compiled, state)
-    for number, batch, clock in compiled.batches(dtype):
+    for number, batch, clock in compiled.batches():
         if number == 1:
             own["logits/joint"] = jax.jit(compiled.method.predict)(state.variables, batch).joint
         state, metrics = phase(state, batch, clock)
@@ -104,13 +102,13 @@ def fused(column: Column, case: Case, found: Tensors, dtype: Any, broken: str = 
             own |= rows.head_gradients(gradients(state, "applied"))
         own |= compiled.after(state, number)
     trained = rows.without_prefix(found, rows.TRAINED)
-    shown, counts = compiled.evaluate(trained, dtype, state.method_state)
+    shown, counts = compiled.evaluate(trained, state.method_state)
     own |= joint.predictions(compiled, shown, counts)
     own |= rows.predictions({"joint": shown["joint"]}, {})
-    logits = jnp.stack([shown[name] for name in (*case.modalities, "joint")])
+    logits = jnp.stack([shown[name] for name in (*compiled.case.modalities, "joint")])
     weigh = fusion.certainty_weights(CERTAINTY_TEMPERATURE)
     own["certainty weights/all"] = weigh(logits, jnp.ones(logits.shape[1::-1], bool))
-    return {name: value for name, value in arrays(own).items() if name in found}  # all that learns
+    return {name: value for name, value in own.items() if name in found}  # all that learns
 
 
 def calendar(compiled: CompiledMethod, state: TrainState) -> Tensors:
@@ -133,14 +131,10 @@ def calendar(compiled: CompiledMethod, state: TrainState) -> Tensors:
     }
 
 
-def fusion_module(
-    column: Column, case: Case, found: Tensors, dtype: Any, broken: str = ""
-) -> Tensors:
+def fusion_module(compiled: CompiledMethod, found: Tensors) -> Tensors:
     """FiLM or gated fusion by itself: logits, loss and all gradients."""
-    compiled = CompiledMethod(column, case, broken)
-    heads = compiled.start(found, dtype).params["head"]
-    features, label = module_inputs(dtype)
-    rule = compiled.rule
+    heads, rule = compiled.start(found).params["head"], compiled.rule
+    features, label = module_inputs(compiled.dtype)
 
     def objective(heads: Any, z: Any) -> tuple[jax.Array, jax.Array]:
         logits = rule.classify(heads, z, jnp.ones((len(label), 2), bool), True).joint
@@ -151,4 +145,4 @@ def fusion_module(
     own = {"logits/joint": logits, "loss/batch 1 total": loss}
     own |= rows.with_prefix(by_feature, "gradient of the features/")
     flat = traverse_util.flatten_dict(by_head, sep="/")
-    return arrays(own | rows.with_prefix(flat, "gradient of the head/"))
+    return own | rows.with_prefix(flat, "gradient of the head/")

@@ -13,17 +13,14 @@ from mla_jax import fusion, losses
 from mla_jax.convert.names import Tensors
 from mla_jax.evaluate import accuracy
 from mla_jax.parity import rows
-from mla_jax.parity.cases import Case
-from mla_jax.parity.columns import Column
-from mla_jax.parity.ours.compiled import CompiledMethod, arrays, gradients
+from mla_jax.parity.ours.compiled import CompiledMethod, gradients
 from mla_jax.state import Batch, TrainState
 
 
-def run(column: Column, case: Case, found: Tensors, dtype: Any, broken: str = "") -> Tensors:
+def run(compiled: CompiledMethod, found: Tensors) -> Tensors:
     """Every quantity of a column."""
-    compiled = CompiledMethod(column, case, broken)
-    own = train(compiled, compiled.start(found, dtype), dtype)
-    return own | evaluate(compiled, rows.without_prefix(found, rows.TRAINED), dtype)
+    own = train(compiled, compiled.start(found))
+    return own | evaluate(compiled, rows.without_prefix(found, rows.TRAINED))
 
 
 @contextlib.contextmanager
@@ -48,7 +45,6 @@ def joint_logits(compiled: CompiledMethod, state: TrainState, z: Any, batch: Bat
 def train(
     compiled: CompiledMethod,
     state: TrainState,
-    dtype: Any,
     logits_of: Callable[..., dict[str, jax.Array]] = joint_logits,
     contrast: Callable[[Any], jax.Array] | None = None,
 ) -> Tensors:
@@ -58,7 +54,7 @@ def train(
     """
     case, column, phase = compiled.case, compiled.column, compiled.stages[0][0]
     found: Tensors = {}
-    for number, batch, clock in compiled.batches(dtype):
+    for number, batch, clock in compiled.batches():
         at = f"{rows.later(number)}/batch {number}"
         if number == 1 or contrast or column.method == "qmf":
             z = compiled.features(state, batch)
@@ -85,7 +81,7 @@ def train(
         if column.method.startswith("ogm"):
             found |= modulation(compiled, raw, applied, number)
         found |= compiled.after(state, number)
-    return arrays(found)
+    return found
 
 
 def ranking_losses(margin: str, unimodal: jax.Array, history: jax.Array, batch: Batch) -> jax.Array:
@@ -113,9 +109,9 @@ def modulation(compiled: CompiledMethod, raw: Tensors, applied: Tensors, number:
     return found
 
 
-def evaluate(compiled: CompiledMethod, tensors: Tensors, dtype: Any, learnt: Any = None) -> Tensors:
+def evaluate(compiled: CompiledMethod, tensors: Tensors, learnt: Any = None) -> Tensors:
     """Prediction, fusion and counts on the ragged test set."""
-    return predictions(compiled, *compiled.evaluate(tensors, dtype, learnt))
+    return predictions(compiled, *compiled.evaluate(tensors, learnt))
 
 
 def predictions(compiled: CompiledMethod, shown: dict[str, Any], counts: np.ndarray) -> Tensors:

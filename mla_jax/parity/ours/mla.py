@@ -12,30 +12,29 @@ from mla_jax.convert.names import Tensors
 from mla_jax.evaluate import accuracy
 from mla_jax.heads import apply_head
 from mla_jax.parity import rows
-from mla_jax.parity.cases import MODALITIES, PER_EPOCH, Case, projection_inputs
-from mla_jax.parity.columns import Column
-from mla_jax.parity.ours.compiled import CompiledMethod, arrays, gradients, step_lr
+from mla_jax.parity.cases import MODALITIES, PER_EPOCH, projection_inputs
+from mla_jax.parity.ours.compiled import CompiledMethod, gradients, step_lr
 from mla_jax.projection import alpha_schedule, orthogonal_projection
 from mla_jax.state import TrainState
 
 
-def run(column: Column, case: Case, found: Tensors, dtype: Any, broken: str = "") -> Tensors:
+def run(compiled: CompiledMethod, found: Tensors) -> Tensors:
     """Every quantity of one of MLA's columns."""
-    compiled = CompiledMethod(column, case, broken)
-    own = train(compiled, compiled.start(found, dtype), dtype)
-    own |= evaluate(compiled, rows.without_prefix(found, rows.TRAINED), dtype)
-    own |= projection_updates(compiled.switches, case.encoders.feature_dim, dtype)
+    case = compiled.case
+    own = train(compiled, compiled.start(found))
+    own |= evaluate(compiled, rows.without_prefix(found, rows.TRAINED))
+    own |= projection_updates(compiled.switches, case.encoders.feature_dim, compiled.dtype)
     if case.resnet:  # of the fixtures, that of the optimisers has it
-        own["StepLR over 100 epochs/"] = step_lr(case, column.epochs)
+        own["StepLR over 100 epochs/"] = step_lr(case, compiled.column.epochs)
     return own
 
 
-def train(compiled: CompiledMethod, state: TrainState, dtype: Any) -> Tensors:
+def train(compiled: CompiledMethod, state: TrainState) -> Tensors:
     """The phases of our method over the batches of the case."""
     case, (phases,) = compiled.case, compiled.stages
     found: Tensors = {}
     identity = np.eye(case.encoders.feature_dim)  # where there is no projection
-    for number, batch, clock in compiled.batches(dtype):
+    for number, batch, clock in compiled.batches():
         if number == 1:
             z = compiled.features(state, batch)
             found |= {f"features, training/{m}": z[m] for m in MODALITIES}
@@ -56,15 +55,15 @@ def train(compiled: CompiledMethod, state: TrainState, dtype: Any) -> Tensors:
             P = optax.tree_utils.tree_get(state.opt_state["head"], "P", identity)
             found[f"projection matrix in training/batch {number} {m}"] = P
         found |= compiled.after(state, number)
-    return arrays(found)
+    return found
 
 
-def evaluate(compiled: CompiledMethod, tensors: Tensors, dtype: Any) -> Tensors:
+def evaluate(compiled: CompiledMethod, tensors: Tensors) -> Tensors:
     """Prediction and both rules of fusion on the ragged test set."""
-    fixed = CompiledMethod(compiled.column, compiled.case, fusion="fixed")
+    fixed = CompiledMethod(compiled.column, compiled.case, compiled.dtype, fusion="fixed")
     found: Tensors = {}
     for rule, method in (("fixed", fixed), ("dynamic", compiled)):
-        shown, counts = method.evaluate(tensors, dtype)
+        shown, counts = method.evaluate(tensors)
         scores = np.array([accuracy(confusion) for confusion in counts])
         found[f"fused logits, {rule} fusion/all"] = shown["fused"]
         found[f"predictions/{rule} fusion"] = shown["fused"].argmax(-1)
@@ -92,4 +91,4 @@ def projection_updates(switches: ConfigDict, width: int, dtype: Any) -> Tensors:
             kernel = updates["kernel"]
         found[f"projection matrix, 20 updates/{n + 1}"] = state.P
         found[f"projected gradient, 20 updates/{n + 1}"] = kernel
-    return arrays(found)
+    return found

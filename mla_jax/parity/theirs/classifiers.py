@@ -20,11 +20,19 @@ DIMML_HEADS = {
     "shared": "shared",
     "fused/joint": "fused.fc_out",
 }
+FUSION_HEADS = {
+    "film": {"film_visual": "fc", "joint": "fc_out"},
+    "gated": {"gate_audio": "fc_x", "gate_visual": "fc_y", "joint": "fc_out"},
+}
 
 
-class Adapter(NamedTuple):
-    """A classifier of a reference, or one with its interface, and its name map."""
+class Trial(NamedTuple):
+    """A column's classifier in its clone, its name map, and what it runs on."""
 
+    clone: Clone
+    column: Column
+    case: Case
+    dtype: Any
     model: Any
     rows: list[Row]
 
@@ -46,56 +54,44 @@ class Adapter(NamedTuple):
             if row.flax is not None and row.torch in named
         }
 
-    def load(self, torch: Any, tensors: Tensors) -> None:
+    def load(self, tensors: Tensors) -> None:
         """Puts tensors in our names into the model."""
+        as_tensor = self.clone.torch.tensor
         named = {
-            row.torch: torch.tensor(np.ascontiguousarray(TO_TORCH[row.kind](tensors[row.flax])))
+            row.torch: as_tensor(np.ascontiguousarray(TO_TORCH[row.kind](tensors[row.flax])))
             for row in self.rows
             if row.flax is not None
         }
         self.model.load_state_dict(named, strict=False)
 
-    def start(self, torch: Any, column: Column, case: Case, dtype: Any) -> Tensors:
+    def start(self) -> Tensors:
         """Loads the weights that both sides start from; returns them under their prefix."""
-        initial = column.weights(case, self.tensors(), dtype)
-        self.load(torch, initial)
+        initial = self.column.weights(self.case, self.tensors(), self.dtype)
+        self.load(initial)
         return rows.with_prefix(initial, rows.INITIAL)
 
 
-def mla(clone: Clone, column: Column, case: Case, few_ties: bool) -> Adapter:
-    """What the MLA repository's loop trains in one column.
+def trial(clone: Clone, column: Column, case: Case, dtype: Any, few_ties: bool) -> Trial:
+    """The classifier that a column trains.
 
-    The ResNet case has its own initialisation (``main.py:718-719``).
+    The ResNet case has the reference's own initialisation, made ``comparable``.
     """
-    if case.resnet:
-        clone.utils.setup_seed(0)
-        model = clone.basic_model.AVClassifier(arguments(**column.options))
-        model.apply(clone.utils.weight_init)
+    if column.kind == "module":
+        model, towers, heads = _fusion_module(clone, column, case)
+    elif column.clone == "dimml":
+        model, towers, heads = _dimml(clone, case)
     else:
-        model = _narrow(clone, column, case)
-    return _adapted(clone, model, case, _towers(column), _heads(column), few_ties)
-
-
-def dimml(clone: Clone, case: Case, few_ties: bool) -> Adapter:
-    """Both unimodal classifiers of DI-MML, the shared head and the fused one, as one module."""
-    torch, D = clone.torch, case.encoders.feature_dim
-    model = torch.nn.Module()
+        model, towers, heads = _mla(clone, column, case)
     if case.resnet:
-        torch.manual_seed(0)
-        options = arguments(embed_dim=D)
-        model.audio = clone.stage1.AClassifier(options)
-        model.visual = clone.stage1.VClassifier(options)
-    else:
-        model.audio, model.visual = (_unimodal(torch, case, m) for m in case.modalities)
-    model.shared = torch.nn.Linear(D, CLASSES)
-    model.fused = clone.stage2.ConcatFusion(2 * D, CLASSES)
-    towers = {m: f"{m}.net" for m in case.modalities}
-    return _adapted(clone, model, case, towers, DIMML_HEADS, few_ties)
-
-
-def of_module(module: Any, heads: Mapping[str, str]) -> Adapter:
-    """A fusion module by itself; ``heads``: ``{our name: attribute}``."""
-    return Adapter(module, _rows(module, {theirs: f"head/{m}" for m, theirs in heads.items()}))
+        named = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
+        backbones = dict.fromkeys(towers, "resnet18")
+        manifest = {"backbones": backbones, "towers": towers, "heads": heads}
+        found = Trial(clone, column, case, dtype, model, layouts.rows_of(named, manifest))
+        found.load(comparable(found.tensors(), few_ties))
+        return found
+    places = {theirs: f"encoder/{m}" for m, theirs in towers.items()}
+    places |= {theirs: f"head/{name}" for name, theirs in heads.items()}
+    return Trial(clone, column, case, dtype, model, _narrow_rows(model, places))
 
 
 def wrapped(torch: Any, model: Any) -> Any:
@@ -105,67 +101,105 @@ def wrapped(torch: Any, model: Any) -> Any:
     return outer
 
 
-def _adapted(
-    clone: Clone,
-    model: Any,
-    case: Case,
-    towers: Mapping[str, str],
-    heads: Mapping[str, str],
-    few_ties: bool,
-) -> Adapter:
-    """``towers`` and ``heads``: ``{our name: attribute}``."""
-    if not case.resnet:
-        places = {theirs: f"encoder/{m}" for m, theirs in towers.items()}
-        places |= {theirs: f"head/{name}" for name, theirs in heads.items()}
-        return Adapter(model, _rows(model, places))
-    named = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
-    backbones = dict.fromkeys(towers, "resnet18")
-    manifest = {"backbones": backbones, "towers": towers, "heads": heads}
-    adapter = Adapter(model, layouts.rows_of(named, manifest))
-    adapter.load(clone.torch, comparable(adapter.tensors(), few_ties))
-    return adapter
+Parts = tuple[Any, dict[str, str], dict[str, str]]
+"""A model, and ``{our name: attribute}`` of its encoders and of the heads that learn."""
 
 
-def _rows(model: Any, places: Mapping[str, str]) -> list[Row]:
-    """The name map of a narrow classifier, whose layers have our names within ``places``."""
-    kinds = {1: "same", 2: "linear", 4: "convolution"}
-    found = []
-    for name, tensor in model.state_dict().items():
-        for theirs, ours in places.items():
-            if not name.startswith(f"{theirs}.") or not tensor.ndim:  # a batch counter
-                continue
-            *layer, leaf = name.removeprefix(f"{theirs}.").split(".")
-            leaf = {"weight": "kernel" if tensor.ndim > 1 else "scale"}.get(leaf, leaf)
-            path = f"params/{ours}"
-            if leaf.startswith("running_"):
-                path, leaf = f"batch_stats/{ours.split('/')[1]}", leaf.removeprefix("running_")
-            path = "/".join([path, *layer, leaf])
-            found.append(Row(name, path, kinds[tensor.ndim], tuple(tensor.shape)))
-    return found
-
-
-def _towers(column: Column) -> dict[str, str]:
-    """The attributes by whose names OGM finds the encoders (``main.py:345,393``)."""
-    if len(column.modalities) > 2:
-        return {m: f"mae_{SHORT[m]}" for m in column.modalities}
-    return {m: f"{m}_net" for m in column.modalities}
-
-
-def _heads(column: Column) -> dict[str, str]:
-    """``{our head: attribute}`` of the heads that learn."""
+def _mla(clone: Clone, column: Column, case: Case) -> Parts:
+    """What the MLA repository's loop trains; OGM finds encoders by name (``main.py:345,393``)."""
+    towers = {m: f"{m}_net" for m in column.modalities}
+    heads = {"joint": "fusion_module.fc_out"}
+    if len(towers) > 2:
+        towers = {m: f"mae_{SHORT[m]}" for m in column.modalities}
     if column.kind == "mla":
-        return {"shared": "fusion_module.fc_out"}
-    if column.method == "qmf":
-        return {m: f"{m}_fc" for m in column.modalities}
+        heads = {"shared": "fusion_module.fc_out"}
+    elif column.method == "qmf":
+        heads = {m: f"{m}_fc" for m in column.modalities}
+    elif column.options.get("fusion_method") == "sum":
+        heads = {"audio": "fusion_module.fc_x", "visual": "fusion_module.fc_y"}
+    if not case.resnet:
+        return _narrow(clone, column, case, towers), towers, heads
+    clone.utils.setup_seed(0)
+    model = clone.basic_model.AVClassifier(arguments(**column.options))
+    model.apply(clone.utils.weight_init)  # main.py:718-719
+    return model, towers, heads
+
+
+def _narrow(clone: Clone, column: Column, case: Case, towers: Mapping[str, str]) -> Any:
+    """The interface of the MLA repository's classifiers, with its own fusion."""
+    nn, fusions, D, count = (
+        clone.torch.nn,
+        clone.basic_model,
+        case.encoders.feature_dim,
+        len(towers),
+    )
+    model = nn.Module()
+    for m, name in towers.items():
+        model.add_module(name, _tower(nn, case, m))
+        if column.method == "qmf":
+            model.add_module(f"{m}_fc", nn.Linear(D, CLASSES))
     if column.options.get("fusion_method") == "sum":
-        return {"audio": "fusion_module.fc_x", "visual": "fusion_module.fc_y"}
-    return {"joint": "fusion_module.fc_out"}
+        model.fusion_module = fusions.SumFusion(D, CLASSES)
+    elif count == 3:
+        model.fusion_module = fusions.ConcatFusion3(3 * D, CLASSES)
+    else:
+        model.fusion_module = fusions.ConcatFusion(D if column.kind == "mla" else 2 * D, CLASSES)
+
+    def forward(*inputs: Any) -> tuple[Any, ...]:
+        if count == 3:  # tokens, padding mask, images, spectrograms
+            text, _, visual, audio = inputs
+            inputs = (audio, visual, text)
+        pairs = zip(towers.items(), inputs, strict=True)
+        z = {m: _pooled(getattr(model, name)(x)) for (m, name), x in pairs}
+        if column.method == "qmf":
+            return tuple(getattr(model, f"{m}_fc")(features) for m, features in z.items())
+        alone = column.kind == "mla" or count == 3
+        return tuple(z.values()) if alone else model.fusion_module(*z.values())
+
+    model.forward = forward
+    return model
 
 
-def _tower(torch: Any, case: Case, modality: str) -> Any:
+def _dimml(clone: Clone, case: Case) -> Parts:
+    """Both unimodal classifiers of DI-MML, the shared head and the fused one, as one module."""
+    nn, D = clone.torch.nn, case.encoders.feature_dim
+    model = nn.Module()
+    if case.resnet:
+        clone.torch.manual_seed(0)
+        model.audio = clone.stage1.AClassifier(arguments(embed_dim=D))
+        model.visual = clone.stage1.VClassifier(arguments(embed_dim=D))
+    else:
+        model.audio, model.visual = (_unimodal(nn, case, m) for m in case.modalities)
+    model.shared = nn.Linear(D, CLASSES)
+    model.fused = clone.stage2.ConcatFusion(2 * D, CLASSES)
+    return model, {m: f"{m}.net" for m in case.modalities}, DIMML_HEADS
+
+
+def _unimodal(nn: Any, case: Case, modality: str) -> Any:
+    """An encoder and its private head, as DI-MML's first stage has them."""
+    model = nn.Module()
+    model.net = _tower(nn, case, modality)
+    model.classifier = nn.Linear(case.encoders.feature_dim, CLASSES)
+
+    def forward(x: Any, examples: int = 0) -> tuple[Any, Any]:
+        del examples
+        features = _pooled(model.net(x))
+        return features, model.classifier(features)
+
+    model.forward = forward
+    return model
+
+
+def _fusion_module(clone: Clone, column: Column, case: Case) -> Parts:
+    kind = {"film": clone.stage2.FiLM, "gated": clone.stage2.GatedFusion}[column.method]
+    D = case.encoders.feature_dim
+    return kind(D, D, CLASSES), {}, FUSION_HEADS[column.method]
+
+
+def _tower(nn: Any, case: Case, modality: str) -> Any:
     """The layers of ``encoders.small``, under our names, but for a mean over positions."""
-    nn, module, before = torch.nn, case.encoders.modules[modality], case.inputs[modality][-1]
-    D, tower = case.encoders.feature_dim, torch.nn.Sequential()
+    module, before = case.encoders.modules[modality], case.inputs[modality][-1]
+    D, tower = case.encoders.feature_dim, nn.Sequential()
     if isinstance(module, Mlp):
         tower.append(nn.Flatten())  # the loop puts in a channel
         tower.add_module("Dense_0", nn.Linear(before, module.hidden))
@@ -182,52 +216,21 @@ def _pooled(x: Any) -> Any:
     return x.mean((2, 3)) if x.ndim > 2 else x
 
 
-def _narrow(clone: Clone, column: Column, case: Case) -> Any:
-    """The interface of the MLA repository's classifiers, with its own fusion."""
-    nn, D, towers = clone.torch.nn, case.encoders.feature_dim, _towers(column)
-    count, qmf = len(towers), column.method == "qmf"
-
-    class Classifier(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            for m, name in towers.items():
-                setattr(self, name, _tower(clone.torch, case, m))
-                if qmf:
-                    setattr(self, f"{m}_fc", nn.Linear(D, CLASSES))
-            if column.kind == "mla":
-                self.fusion_module = clone.basic_model.ConcatFusion(D, CLASSES)
-            elif column.options.get("fusion_method") == "sum":
-                self.fusion_module = clone.basic_model.SumFusion(D, CLASSES)
-            elif not qmf:
-                kinds = {2: clone.basic_model.ConcatFusion, 3: clone.basic_model.ConcatFusion3}
-                self.fusion_module = kinds[count](count * D, CLASSES)
-
-        def forward(self, *inputs: Any) -> tuple[Any, ...]:
-            if count == 3:  # tokens, padding mask, images, spectrograms
-                text, _, visual, audio = inputs
-                inputs = (audio, visual, text)
-            pairs = zip(towers.items(), inputs, strict=True)
-            z = {m: _pooled(getattr(self, name)(x)) for (m, name), x in pairs}
-            if qmf:
-                return tuple(getattr(self, f"{m}_fc")(features) for m, features in z.items())
-            alone = column.kind == "mla" or count == 3
-            return tuple(z.values()) if alone else self.fusion_module(*z.values())
-
-    return Classifier()
-
-
-def _unimodal(torch: Any, case: Case, modality: str) -> Any:
-    """An encoder and its private head, as DI-MML's first stage has them."""
-
-    class Classifier(torch.nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.net = _tower(torch, case, modality)
-            self.classifier = torch.nn.Linear(case.encoders.feature_dim, CLASSES)
-
-        def forward(self, x: Any, examples: int = 0) -> tuple[Any, Any]:
-            del examples
-            features = _pooled(self.net(x))
-            return features, self.classifier(features)
-
-    return Classifier()
+def _narrow_rows(model: Any, places: Mapping[str, str]) -> list[Row]:
+    """The name map of a narrow model, whose layers have our names within ``places``."""
+    kinds = {1: "same", 2: "linear", 4: "convolution"}
+    found = []
+    for name, tensor in model.state_dict().items():
+        for theirs, ours in places.items():
+            if not name.startswith(f"{theirs}.") or not tensor.ndim:  # a batch counter
+                continue
+            *layer, leaf = name.removeprefix(f"{theirs}.").split(".")
+            collection, place = "params", ours
+            if leaf.startswith("running_"):
+                collection, place = "batch_stats", ours.removeprefix("encoder/")
+                leaf = leaf.removeprefix("running_")
+            elif leaf == "weight":
+                leaf = "kernel" if tensor.ndim > 1 else "scale"
+            path = "/".join([collection, place, *layer, leaf])
+            found.append(Row(name, path, kinds[tensor.ndim], tuple(tensor.shape)))
+    return found

@@ -23,41 +23,29 @@ from mla_jax.errors import UserError
 
 
 class Repository(NamedTuple):
-    """One reference."""
+    """One reference: ``modules`` are ``{attribute of Clone: module}``."""
 
     name: str
     required: tuple[str, ...]
     modules: Mapping[str, str]
-    """``{attribute of Clone: module}``."""
 
 
+MODELS = (
+    "models/backbone.py",
+    "models/basic_model.py",
+    "models/fusion_modules.py",
+    "utils/utils.py",
+)
+DIMML_DATA = "dataset/CramedDataset.py"
 REPOSITORIES = {
     "reference": Repository(
         "Cecile-hi/Multimodal-Learning-with-Alternating-Unimodal-Adaptation",
-        (
-            "main.py",
-            "models/backbone.py",
-            "models/basic_model.py",
-            "models/fusion_modules.py",
-            "models/cav_mae.py",
-            "models/m3ae.py",
-            "utils/utils.py",
-            "dataset/dataset.py",
-        ),
+        ("main.py", *MODELS, "models/cav_mae.py", "models/m3ae.py", "dataset/dataset.py"),
         {"main": "main", "basic_model": "models.basic_model", "utils": "utils.utils"},
     ),
     "dimml": Repository(
         "fanyunfeng-bit/DI-MML",
-        (
-            "main_CFT.py",
-            "main_CFT_stage2.py",
-            "loss/contrast_loss.py",
-            "models/backbone.py",
-            "models/basic_model.py",
-            "models/fusion_modules.py",
-            "utils/utils.py",
-            "dataset/CramedDataset.py",
-        ),
+        ("main_CFT.py", "main_CFT_stage2.py", "loss/contrast_loss.py", *MODELS, DIMML_DATA),
         {"stage1": "main_CFT", "stage2": "main_CFT_stage2"},
     ),
 }
@@ -80,15 +68,7 @@ OPTIONAL_IMPORTS = (
 
 
 class Clone(types.SimpleNamespace):
-    """The modules of a reference, ready to run on a CPU."""
-
-    torch: Any
-    workarounds: list[str]
-    main: types.ModuleType
-    basic_model: types.ModuleType
-    utils: types.ModuleType
-    stage1: types.ModuleType
-    stage2: types.ModuleType
+    """``torch``, the modules of a reference, ready to run on a CPU, and ``workarounds``."""
 
 
 @contextlib.contextmanager

@@ -12,19 +12,10 @@ import numpy as np
 
 from mla_jax.convert.names import Tensors
 from mla_jax.parity import rows
-from mla_jax.parity.cases import EXAMPLES, Case
-from mla_jax.parity.columns import Column
-from mla_jax.parity.theirs import classifiers
-from mla_jax.parity.theirs.classifiers import SHORT, Adapter, wrapped
-from mla_jax.parity.theirs.clones import Clone, arguments
-from mla_jax.parity.theirs.recording import (
-    Recorder,
-    packet,
-    sgd,
-    softmaxes,
-    to_numpy,
-    training_packets,
-)
+from mla_jax.parity.cases import EXAMPLES
+from mla_jax.parity.theirs.classifiers import SHORT, Trial, wrapped
+from mla_jax.parity.theirs.clones import arguments
+from mla_jax.parity.theirs.recording import Recorder, loader, sgd, softmaxes, to_numpy
 
 HISTORIES = {
     2: {"audio": "txt_history", "visual": "img_history"},
@@ -40,66 +31,59 @@ MEANS = {2: ("joint", "audio", "visual"), 3: ("joint", "text", "audio", "visual"
 """The mean cross-entropies in the order in which ``train_epoch`` computes them."""
 
 
-def run(clone: Clone, column: Column, case: Case, dtype: Any, few_ties: bool) -> Tensors:
+def run(trial: Trial) -> Tensors:
     """Every quantity of a column."""
-    adapter = classifiers.mla(clone, column, case, few_ties)
-    found = adapter.start(clone.torch, column, case, dtype)
-    found |= train(clone, column, case, adapter, dtype)
-    found |= rows.with_prefix(adapter.tensors(), rows.TRAINED)
-    return found | evaluate(clone, column, case, adapter, dtype)
+    found = train(trial)
+    return found | rows.with_prefix(trial.tensors(), rows.TRAINED) | evaluate(trial)
 
 
 class ModulatedRecorder(Recorder):
     """Also the writer that OGM reports to."""
 
-    column: Column
-
     def after_backward(self, loss: Any) -> None:
         """Also keeps the gradients before any modulation."""
         self.k: dict[str, float] = {}
-        self.raw = self.adapter.gradients()
+        self.raw = self.trial.gradients()
         super().after_backward(loss)
 
     def add_scalar(self, tag: str, value: Any, iteration: int) -> None:
         """One call for each modality's coefficient, and for ratios, which are not compared."""
         del iteration
-        for m in self.case.modalities:
+        for m in self.trial.case.modalities:
             if tag == f"data/coefficient {SHORT[m]}":
                 self.k[m] = value if isinstance(value, int) else value.item()
 
     def before_step(self, *_: Any) -> None:
         """Gradients as the optimiser gets them."""
-        if not self.column.method.startswith("ogm"):
+        column, case = self.trial.column, self.trial.case
+        if not column.method.startswith("ogm"):
             return
-        case, applied = self.case, self.adapter.gradients()
+        applied = self.trial.gradients()
         if self.batch == 1:
-            self.found |= rows.encoder_gradients(
-                applied, case.modalities, case.named, ", modulated"
-            )
-        for m, k in self.k.items() if self.column.epoch == 0 else ():
+            modulated = (applied, case.modalities, case.named, ", modulated")
+            self.found |= rows.encoder_gradients(*modulated)
+        for m, k in self.k.items() if column.epoch == 0 else ():
             self.found[f"coefficient k{self.at} {m}"] = np.array(k)
-            if self.column.method == "ogm_ge":
+            if column.method == "ogm_ge":
                 name = f"params/encoder/{m}/{case.named[0]}"
                 sigma = np.mean(applied[name] - k * self.raw[name], dtype=np.float64)
                 self.found[f"deviation of the noise{self.at} {m}"] = sigma
 
 
-def train(clone: Clone, column: Column, case: Case, adapter: Adapter, dtype: Any) -> Tensors:
-    """One epoch of the reference's training function over ``case.batches`` batches."""
-    torch, model, modalities = clone.torch, adapter.model, case.modalities
+def train(trial: Trial) -> Tensors:
+    """One epoch of the reference's training function over the training set."""
+    clone, column, case, _, model, _ = trial
+    torch, modalities = clone.torch, case.modalities
     optimizer, scheduler = sgd(torch, model.parameters(), case)
     whole = wrapped(torch, model)
+    features = {whole: lambda inputs, output: zip(modalities, output, strict=False)}
     if column.method == "qmf":
-        names = QMF_MEANS[len(modalities)]
         features = {
             getattr(model, f"{m}_fc"): lambda inputs, output, m=m: [(m, inputs[0])]
             for m in modalities
         }
-    else:
-        names = MEANS[len(modalities)]
-        features = {whole: lambda inputs, output: zip(modalities, output, strict=False)}
-    recorder = ModulatedRecorder(torch, adapter, case, features, names)
-    recorder.column = column
+    recorder = ModulatedRecorder(trial, features)
+    recorder.means_of = (QMF_MEANS if column.method == "qmf" else MEANS)[len(modalities)]
     histories = {m: clone.utils.History(EXAMPLES) for m in modalities}
     rank_loss = clone.main.rank_loss
 
@@ -117,19 +101,19 @@ def train(clone: Clone, column: Column, case: Case, adapter: Adapter, dtype: Any
     ):
         clone.main.train_epoch(
             arguments(**column.options), column.epoch, whole, torch.device("cpu"),
-            training_packets(torch, case, dtype), optimizer, scheduler, writer=recorder,
-            **{HISTORIES[len(modalities)][m]: history for m, history in histories.items()},
+            loader(torch, case.training_batches(trial.dtype)), optimizer, scheduler,
+            writer=recorder, **{HISTORIES[len(modalities)][m]: h for m, h in histories.items()},
         )  # fmt: skip
     return recorder.found
 
 
-def evaluate(clone: Clone, column: Column, case: Case, adapter: Adapter, dtype: Any) -> Tensors:
+def evaluate(trial: Trial) -> Tensors:
     """The reference's evaluation over a ragged test set."""
-    torch = clone.torch
+    clone, column, case, dtype, model, _ = trial
     order = ("fused", *(m for m in ("visual", "audio", "text") if m in case.modalities))
     valid = functools.partial(
-        clone.main.valid, arguments(**column.options), wrapped(torch, adapter.model),
-        torch.device("cpu"), [packet(torch, batch) for batch in case.test_batches(dtype)],
+        clone.main.valid, arguments(**column.options), wrapped(clone.torch, model),
+        clone.torch.device("cpu"), loader(clone.torch, case.test_batches(dtype)),
     )  # fmt: skip
-    scores, logits = softmaxes(torch, order, valid)
+    scores, logits = softmaxes(clone.torch, order, valid)
     return rows.predictions(logits, dict(zip(("fused", *case.modalities), scores, strict=True)))

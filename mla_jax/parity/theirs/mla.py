@@ -9,42 +9,29 @@ from mla_jax.convert.names import Tensors
 from mla_jax.parity import recursion, rows
 from mla_jax.parity.cases import MODALITIES, PER_EPOCH, Case, projection_inputs
 from mla_jax.parity.columns import Column
-from mla_jax.parity.theirs import classifiers
-from mla_jax.parity.theirs.classifiers import Adapter, wrapped
+from mla_jax.parity.theirs.classifiers import Trial, wrapped
 from mla_jax.parity.theirs.clones import Clone, arguments
-from mla_jax.parity.theirs.recording import (
-    Recorder,
-    packet,
-    sgd,
-    softmaxes,
-    to_numpy,
-    training_packets,
-)
+from mla_jax.parity.theirs.recording import Recorder, loader, sgd, softmaxes, to_numpy
 
 AV_ALPHA = 0.55  # main.py:968, quirk Q11
 
 
-def run(clone: Clone, column: Column, case: Case, dtype: Any, few_ties: bool) -> Tensors:
-    """Every quantity of one of MLA's columns.
-
-    Evaluation starts from the reference's weights after training on both sides, so that its rows
-    show the forward pass alone and not what training accumulated.
-    """
-    adapter = classifiers.mla(clone, column, case, few_ties)
-    found = adapter.start(clone.torch, column, case, dtype)
-    found |= train(clone, column, case, adapter, dtype)
-    found |= rows.with_prefix(adapter.tensors(), rows.TRAINED)
-    found |= evaluate(clone, column, case, adapter, dtype)
-    found |= projection_updates(clone, column, case, dtype)
+def run(trial: Trial) -> Tensors:
+    """Every quantity of one of MLA's columns."""
+    case = trial.case
+    found = train(trial)
+    found |= rows.with_prefix(trial.tensors(), rows.TRAINED) | evaluate(trial)
+    found |= projection_updates(trial.clone, trial.column, case, trial.dtype)
     if case.resnet:  # of the fixtures, that of the optimisers has it
-        found["StepLR over 100 epochs/"] = step_lr(clone.torch, case, column.epochs)
+        found["StepLR over 100 epochs/"] = step_lr(trial.clone.torch, case, trial.column.epochs)
     return found
 
 
 class AlternatingRecorder(Recorder):
     """A batch has a step for each modality; ``plugin`` acts between a backward pass and a step."""
 
-    plugin: Any
+    plugin: Any = None
+    steps_per_batch = len(MODALITIES)
 
     @property
     def modality(self) -> str:
@@ -58,21 +45,21 @@ class AlternatingRecorder(Recorder):
         self.found[f"loss{self.at} {m}"] = to_numpy(loss)
         if self.batch == 1:
             self.found[f"logits/{m}"] = to_numpy(logits)
-            self._keep_head("gradient of the head", m, self.adapter.gradients())
+            self._keep_head("gradient of the head", m, self.trial.gradients())
 
     def before_step(self, *_: Any) -> None:
         """What the plugin left."""
         m = self.modality
         self.found[f"projection matrix in training/batch {self.batch} {m}"] = _matrix(self.plugin)
         if self.batch == 1:
-            gradients = self.adapter.gradients()
+            gradients = self.trial.gradients()
             self._keep_head("gradient of the head, projected", m, gradients)
-            self.found |= rows.encoder_gradients(gradients, [m], self.case.named)
+            self.found |= rows.encoder_gradients(gradients, [m], self.trial.case.named)
 
     def after_step(self, optimizer: Any, *_: Any) -> None:
         """The head after each sub-step, and all after a batch."""
         row = f"head after each sub-step/batch {self.batch}"
-        tensors = self.adapter.tensors()
+        tensors = self.trial.tensors()
         for name in ("kernel", "bias"):
             self.found[f"{row} {self.modality} {name}"] = tensors[f"params/head/shared/{name}"]
         super().after_step(optimizer)
@@ -82,33 +69,36 @@ class AlternatingRecorder(Recorder):
             self.found[f"{row}/{m} {name}"] = gradients[f"params/head/shared/{name}"]
 
 
-def train(clone: Clone, column: Column, case: Case, adapter: Adapter, dtype: Any) -> Tensors:
-    """One epoch of the reference's training function over ``case.batches`` batches."""
-    torch, model, head = clone.torch, adapter.model, adapter.model.fusion_module.fc_out
+def train(trial: Trial) -> Tensors:
+    """One epoch of the reference's training function over the training set."""
+    clone, column, case, _, model, _ = trial
+    torch, head = clone.torch, model.fusion_module.fc_out
     optimizer, scheduler = sgd(torch, model.parameters(), case)
     if column.switches["zero_grad_drift"]:
         optimizer.zero_grad = functools.partial(optimizer.zero_grad, set_to_none=False)
     whole = wrapped(torch, model)
     if column.fidelity == "first_drop":
         model.fusion_module.fc_out = wrapped(torch, head)
-    features = {whole: lambda inputs, output: zip(MODALITIES, output, strict=True)}
-    recorder = AlternatingRecorder(torch, adapter, case, features, steps_per_batch=2)
+    recorder = AlternatingRecorder(
+        trial, {whole: lambda inputs, output: zip(MODALITIES, output, strict=True)}
+    )
     recorder.plugin = _plugin(clone, column, case.encoders.feature_dim)
+    batches = loader(torch, case.training_batches(trial.dtype))
     try:
         with recorder.watching(optimizer):
             clone.main.train_epoch(
-                arguments(), 0, whole, torch.device("cpu"), training_packets(torch, case, dtype),
-                optimizer, scheduler, gs_plugin=recorder.plugin, gs_flag=True, av_alpha=AV_ALPHA,
+                arguments(), 0, whole, torch.device("cpu"), batches, optimizer, scheduler,
+                gs_plugin=recorder.plugin, gs_flag=True, av_alpha=AV_ALPHA,
             )  # fmt: skip
     finally:
         model.fusion_module.fc_out = head
     return recorder.found
 
 
-def evaluate(clone: Clone, column: Column, case: Case, adapter: Adapter, dtype: Any) -> Tensors:
+def evaluate(trial: Trial) -> Tensors:
     """The reference's evaluation over a ragged test set, under both of its fusion rules."""
-    torch, whole = clone.torch, wrapped(clone.torch, adapter.model)
-    loader = [packet(torch, batch) for batch in case.test_batches(dtype)]
+    torch, whole = trial.clone.torch, wrapped(trial.clone.torch, trial.model)
+    batches = loader(torch, trial.case.test_batches(trial.dtype))
     features: list[list[np.ndarray]] = []
     whole.register_forward_hook(
         lambda module, inputs, output: features.append([to_numpy(z) for z in output])
@@ -117,14 +107,16 @@ def evaluate(clone: Clone, column: Column, case: Case, adapter: Adapter, dtype: 
     for rule in ("fixed", "dynamic"):
         features.clear()
         valid = functools.partial(
-            clone.main.valid, arguments(dynamic=rule == "dynamic"), whole, torch.device("cpu"),
-            loader, gs_flag=True, av_alpha=AV_ALPHA,
+            trial.clone.main.valid, arguments(dynamic=rule == "dynamic"), whole,
+            torch.device("cpu"), batches, gs_flag=True, av_alpha=AV_ALPHA,
         )  # fmt: skip
         scores, logits = softmaxes(torch, ("fused", "visual", "audio"), valid)
         fused, scores = logits["fused"], np.array(scores)
-        if rule == "dynamic" and column.fidelity == "paper":  # the reference has no code for it
+        if (
+            rule == "dynamic" and trial.column.fidelity == "paper"
+        ):  # the reference has no code for it
             fused = recursion.fuse(np.stack([logits[m] for m in MODALITIES]).astype(np.float64))
-            label = np.concatenate([np.asarray(p[2]) for p in loader])
+            label = np.concatenate([np.asarray(p[2]) for p in batches])
             scores[0] = np.mean(fused.argmax(-1) == label)
         found |= {
             f"fused logits, {rule} fusion/all": fused,

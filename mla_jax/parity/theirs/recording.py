@@ -14,7 +14,7 @@ import numpy as np
 from mla_jax.convert.names import Tensors
 from mla_jax.parity import rows
 from mla_jax.parity.cases import Case
-from mla_jax.parity.theirs.classifiers import Adapter
+from mla_jax.parity.theirs.classifiers import Trial
 from mla_jax.parity.theirs.clones import quiet
 from mla_jax.state import Batch
 
@@ -33,44 +33,35 @@ def sgd(torch: Any, parameters: Iterable[Any], case: Case) -> tuple[Any, Any]:
     return optimizer, torch.optim.lr_scheduler.StepLR(optimizer, 70, 0.1)
 
 
-def packet(torch: Any, batch: Batch) -> tuple[Any, ...]:
-    """A batch as the reference's loader yields it: spectrogram, images, label, index.
+def loader(torch: Any, batches: Iterable[Batch]) -> list[tuple[Any, ...]]:
+    """Batches as MLA's loader yields them: spectrograms, images, labels, indices.
 
-    With text: tokens, their padding mask, images, spectrogram with its channel, label, index.
+    With text: tokens, their padding mask, images, spectrograms with a channel, labels, indices.
     """
-    inputs = dict(batch["inputs"])
-    if inputs["visual"].ndim > 2:  # [B, (T,) H, W, C] -> [B, C, (T,) H, W]
-        inputs = {m: np.moveaxis(x, -1, 1) for m, x in inputs.items()}
-        if len(inputs) == 2:  # no channel on spectrograms
-            inputs["audio"] = inputs["audio"][:, 0]
-    targets = (batch["label"].astype(np.int64), batch["index"][:, None])
-    tensors = (inputs["audio"], inputs["visual"], *targets)
-    if "text" in inputs:
-        mask = np.zeros_like(inputs["text"])
-        tensors = (inputs["text"], mask, inputs["visual"], inputs["audio"], *targets)
-    return tuple(torch.tensor(np.ascontiguousarray(value)) for value in tensors)
-
-
-def training_packets(torch: Any, case: Case, dtype: Any) -> list[tuple[Any, ...]]:
-    """The training set."""
-    return [packet(torch, case.batch(i, dtype=dtype)) for i in range(case.batches)]
+    found = []
+    for batch in batches:
+        inputs = dict(batch["inputs"])
+        if inputs["visual"].ndim > 2:  # [B, (T,) H, W, C] -> [B, C, (T,) H, W]
+            inputs = {m: np.moveaxis(x, -1, 1) for m, x in inputs.items()}
+            if len(inputs) == 2:  # no channel on spectrograms
+                inputs["audio"] = inputs["audio"][:, 0]
+        parts = [inputs["audio"], inputs["visual"]]
+        if "text" in inputs:
+            parts = [inputs["text"], np.zeros_like(inputs["text"]), *reversed(parts)]
+        parts += [batch["label"].astype(np.int64), batch["index"][:, None]]
+        found.append(tuple(torch.tensor(np.ascontiguousarray(part)) for part in parts))
+    return found
 
 
 class Recorder:
     """What one epoch of training shows, batch by batch."""
 
-    def __init__(
-        self,
-        torch: Any,
-        adapter: Adapter,
-        case: Case,
-        features: Mapping[Any, Features],
-        names: tuple[str, ...] = (),
-        steps_per_batch: int = 1,
-    ):
-        """``names``: of the mean cross-entropies, in the order in which a batch computes them."""
-        self.torch, self.adapter, self.case = torch, adapter, case
-        self.features, self.names, self.steps_per_batch = features, names, steps_per_batch
+    means_of: tuple[str, ...] = ()
+    """What the mean cross-entropies are of, in the order in which a batch computes them."""
+    steps_per_batch = 1
+
+    def __init__(self, trial: Trial, features: Mapping[Any, Features]):
+        self.trial, self.torch, self.features = trial, trial.clone.torch, features
         self.found: Tensors = {}
         self.steps = 0
         self.means: list[tuple[Any, Any]] = []  # logits and value of each mean cross-entropy
@@ -97,17 +88,13 @@ class Recorder:
         """The losses of the batch, its logits, and gradients before any modulation."""
         self.found[f"loss{self.at} total"] = to_numpy(loss)
         if self.batch == 1:
-            means = dict(zip(self.names, self.means, strict=True))
-            logits = {name: to_numpy(pair[0]) for name, pair in means.items()}
-            self.found |= rows.forward(logits, {n: to_numpy(pair[1]) for n, pair in means.items()})
-            self.keep_gradients(self.adapter.gradients())
+            for name, (logits, mean) in zip(self.means_of, self.means, strict=True):
+                self.found[f"logits/{name}"] = to_numpy(logits)
+                self.found[f"loss/batch 1 {name}"] = to_numpy(mean)
+            gradients, case = self.trial.gradients(), self.trial.case
+            self.found |= rows.encoder_gradients(gradients, case.modalities, case.named)
+            self.found |= rows.head_gradients(gradients)
         self.means.clear()
-
-    def keep_gradients(self, gradients: Tensors) -> None:
-        """Rows of the named encoder tensors and of the heads."""
-        case = self.case
-        self.found |= rows.encoder_gradients(gradients, case.modalities, case.named)
-        self.found |= rows.head_gradients(gradients)
 
     def before_step(self, *_: Any) -> None:
         """What the optimiser gets."""
@@ -116,14 +103,14 @@ class Recorder:
         """Parameters and statistics after each batch, momentum after the last (Q8)."""
         number = self.batch
         self.steps += 1
-        if self.steps % self.steps_per_batch:
+        if self.batch == number:
             return
         momentum = {}
-        if number == self.case.batches:
-            for name, parameter in self.adapter.model.named_parameters():
+        if number == self.trial.case.batches:
+            for name, parameter in self.trial.model.named_parameters():
                 if parameter in optimizer.state:  # it had a gradient
                     momentum[name] = optimizer.state[parameter]["momentum_buffer"]
-        self.found |= rows.state(self.adapter.tensors(), self.adapter.ours(momentum), number)
+        self.found |= rows.state(self.trial.tensors(), self.trial.ours(momentum), number)
 
     @contextlib.contextmanager
     def watching(self, optimizer: Any) -> Iterator[None]:
