@@ -91,7 +91,7 @@ def difference(row: str, theirs: np.ndarray, ours: np.ndarray) -> tuple[float, f
 def compare(theirs: Tensors, ours: Tensors, float64: bool = False) -> dict[str, Verdict]:
     """``{row: verdict}``.  A quantity that one side lacks is an infinite difference."""
     verdicts: dict[str, Verdict] = {}
-    for name in [*theirs, *(n for n in ours if n not in theirs)]:
+    for name in theirs | ours:
         row, _, detail = name.partition("/")
         if name in theirs and name in ours:
             absolute, relative = difference(row, np.asarray(theirs[name]), np.asarray(ours[name]))

@@ -43,11 +43,6 @@ def state(tensors: Tensors, momentum: Tensors, number: int) -> Tensors:
     return found | with_prefix(momentum, f"momentum after {number}/")
 
 
-def forward(logits: Mapping[str, Any], loss: Mapping[str, Any]) -> Tensors:
-    """Logits of the first batch, and their mean cross-entropies."""
-    return with_prefix(logits, "logits/") | with_prefix(loss, "loss/batch 1 ")
-
-
 def encoder_gradients(
     gradients: Tensors, modalities: Iterable[str], named: Iterable[str], what: str = ""
 ) -> Tensors:
@@ -62,6 +57,11 @@ def encoder_gradients(
 def head_gradients(gradients: Tensors) -> Tensors:
     """The gradients of all heads."""
     return with_prefix(without_prefix(gradients, "params/head/"), "gradient of the head/")
+
+
+def shared_head(tensors: Tensors, at: str) -> Tensors:
+    """MLA's one head, or its gradient."""
+    return {f"{at} {name}": tensors[f"params/head/shared/{name}"] for name in ("kernel", "bias")}
 
 
 def predictions(logits: Mapping[str, np.ndarray], accuracy: Mapping[str, Any]) -> Tensors:

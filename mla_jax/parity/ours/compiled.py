@@ -40,12 +40,7 @@ class CompiledMethod:
     """The compiled pieces of our method of a column, as training and evaluation use them."""
 
     def __init__(
-        self,
-        column: Column,
-        case: Case,
-        dtype: Any = np.float32,
-        broken: str = "",
-        **changes: Any,
+        self, column: Column, case: Case, dtype: Any = np.float32, broken: str = "", **changes: Any
     ):
         """``broken`` and ``changes`` set switches wrong on purpose (``Column.resolved``)."""
         self.column, self.case, self.dtype = column, case, dtype

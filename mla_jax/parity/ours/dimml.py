@@ -71,10 +71,7 @@ def duc(z: Any, teaching: Any) -> jax.Array:
     present = jnp.ones(len(audio), bool)
     there, back = (
         losses.dimension_contrastive(student, teacher, mask, present, TEMPERATURE).mean()
-        for student, teacher, mask in (
-            (visual, audio, teaching[0]),
-            (audio, visual, teaching[1]),
-        )
+        for student, teacher, mask in ((visual, audio, teaching[0]), (audio, visual, teaching[1]))
     )
     return there + back
 

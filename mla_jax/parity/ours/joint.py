@@ -62,7 +62,8 @@ def train(
         if number == 1:
             label = batch["label"]
             means = {n: losses.cross_entropy(x, label).mean() for n, x in named.items()}
-            found |= {f"features, training/{m}": z[m] for m in z} | rows.forward(named, means)
+            found |= rows.with_prefix(z, "features, training/")
+            found |= rows.with_prefix(named, "logits/") | rows.with_prefix(means, "loss/batch 1 ")
         if contrast:
             found[f"DUC loss{at}"] = contrast(z)
         with unit_noise():

@@ -37,20 +37,18 @@ def train(compiled: CompiledMethod, state: TrainState) -> Tensors:
     for number, batch, clock in compiled.batches():
         if number == 1:
             z = compiled.features(state, batch)
-            found |= {f"features, training/{m}": z[m] for m in MODALITIES}
+            found |= rows.with_prefix(z, "features, training/")
         for m, phase in zip(MODALITIES, phases, strict=True):
             if number == 1:
                 found[f"logits/{m}"] = apply_head(state.params["head"]["shared"], z[m])
             state, metrics = phase(state, batch, clock)
             found[f"loss{rows.later(number)}/batch {number} {m}"] = metrics["loss"]
-            for name, value in state.params["head"]["shared"].items():
-                found[f"head after each sub-step/batch {number} {m} {name}"] = value
+            head = rows.with_prefix(state.params["head"]["shared"], "params/head/shared/")
+            found |= rows.shared_head(head, f"head after each sub-step/batch {number} {m}")
             if number == 1:
                 raw, applied = gradients(state, "raw"), gradients(state, "applied")
-                for name in ("kernel", "bias"):
-                    at, key = f"{m} {name}", f"params/head/shared/{name}"
-                    found[f"gradient of the head/{at}"] = raw[key]
-                    found[f"gradient of the head, projected/{at}"] = applied[key]
+                found |= rows.shared_head(raw, f"gradient of the head/{m}")
+                found |= rows.shared_head(applied, f"gradient of the head, projected/{m}")
                 found |= rows.encoder_gradients(applied, [m], case.named)
             P = optax.tree_utils.tree_get(state.opt_state["head"], "P", identity)
             found[f"projection matrix in training/batch {number} {m}"] = P
@@ -68,9 +66,8 @@ def evaluate(compiled: CompiledMethod, tensors: Tensors) -> Tensors:
         found[f"fused logits, {rule} fusion/all"] = shown["fused"]
         found[f"predictions/{rule} fusion"] = shown["fused"].argmax(-1)
         found[f"accuracy on a ragged test set/{rule} fusion"] = scores
-        for m in MODALITIES:
-            found[f"features, evaluation/{m}"] = shown["features"][m]
-            found[f"predictions/{m}"] = shown[m].argmax(-1)
+        found |= rows.with_prefix(shown["features"], "features, evaluation/")
+        found |= {f"predictions/{m}": shown[m].argmax(-1) for m in MODALITIES}
     return found
 
 

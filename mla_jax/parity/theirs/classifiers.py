@@ -51,7 +51,7 @@ class Trial(NamedTuple):
         return {
             row.flax: TO_FLAX[row.kind](named[row.torch].detach().numpy()).copy()
             for row in self.rows
-            if row.flax is not None and row.torch in named
+            if row.torch in named
         }
 
     def load(self, tensors: Tensors) -> None:
@@ -60,7 +60,6 @@ class Trial(NamedTuple):
         named = {
             row.torch: as_tensor(np.ascontiguousarray(TO_TORCH[row.kind](tensors[row.flax])))
             for row in self.rows
-            if row.flax is not None
         }
         self.model.load_state_dict(named, strict=False)
 
@@ -86,7 +85,8 @@ def trial(clone: Clone, column: Column, case: Case, dtype: Any, few_ties: bool) 
         named = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
         backbones = dict.fromkeys(towers, "resnet18")
         manifest = {"backbones": backbones, "towers": towers, "heads": heads}
-        found = Trial(clone, column, case, dtype, model, layouts.rows_of(named, manifest))
+        mapped = [row for row in layouts.rows_of(named, manifest) if row.flax]
+        found = Trial(clone, column, case, dtype, model, mapped)
         found.load(comparable(found.tensors(), few_ties))
         return found
     places = {theirs: f"encoder/{m}" for m, theirs in towers.items()}

@@ -30,22 +30,22 @@ class Repository(NamedTuple):
     modules: Mapping[str, str]
 
 
-MODELS = (
-    "models/backbone.py",
-    "models/basic_model.py",
-    "models/fusion_modules.py",
-    "utils/utils.py",
-)
-DIMML_DATA = "dataset/CramedDataset.py"
+BOTH = ("models/backbone.py", "models/basic_model.py", "models/fusion_modules.py", "utils/utils.py")
 REPOSITORIES = {
     "reference": Repository(
         "Cecile-hi/Multimodal-Learning-with-Alternating-Unimodal-Adaptation",
-        ("main.py", *MODELS, "models/cav_mae.py", "models/m3ae.py", "dataset/dataset.py"),
+        ("main.py", *BOTH, "models/cav_mae.py", "models/m3ae.py", "dataset/dataset.py"),
         {"main": "main", "basic_model": "models.basic_model", "utils": "utils.utils"},
     ),
     "dimml": Repository(
         "fanyunfeng-bit/DI-MML",
-        ("main_CFT.py", "main_CFT_stage2.py", "loss/contrast_loss.py", *MODELS, DIMML_DATA),
+        (
+            "main_CFT.py",
+            "main_CFT_stage2.py",
+            *BOTH,
+            "loss/contrast_loss.py",
+            "dataset/CramedDataset.py",
+        ),
         {"stage1": "main_CFT", "stage2": "main_CFT_stage2"},
     ),
 }

@@ -8,9 +8,8 @@ import numpy as np
 from mla_jax.convert.names import Tensors
 from mla_jax.parity import recursion, rows
 from mla_jax.parity.cases import MODALITIES, PER_EPOCH, Case, projection_inputs
-from mla_jax.parity.columns import Column
 from mla_jax.parity.theirs.classifiers import Trial, wrapped
-from mla_jax.parity.theirs.clones import Clone, arguments
+from mla_jax.parity.theirs.clones import arguments
 from mla_jax.parity.theirs.recording import Recorder, loader, sgd, softmaxes, to_numpy
 
 AV_ALPHA = 0.55  # main.py:968, quirk Q11
@@ -18,12 +17,11 @@ AV_ALPHA = 0.55  # main.py:968, quirk Q11
 
 def run(trial: Trial) -> Tensors:
     """Every quantity of one of MLA's columns."""
-    case = trial.case
-    found = train(trial)
-    found |= rows.with_prefix(trial.tensors(), rows.TRAINED) | evaluate(trial)
-    found |= projection_updates(trial.clone, trial.column, case, trial.dtype)
-    if case.resnet:  # of the fixtures, that of the optimisers has it
-        found["StepLR over 100 epochs/"] = step_lr(trial.clone.torch, case, trial.column.epochs)
+    torch, found = trial.clone.torch, train(trial)
+    found |= rows.with_prefix(trial.tensors(), rows.TRAINED)
+    found |= evaluate(trial) | projection_updates(trial)
+    if trial.case.resnet:  # of the fixtures, that of the optimisers has it
+        found["StepLR over 100 epochs/"] = step_lr(torch, trial.case, trial.column.epochs)
     return found
 
 
@@ -45,7 +43,7 @@ class AlternatingRecorder(Recorder):
         self.found[f"loss{self.at} {m}"] = to_numpy(loss)
         if self.batch == 1:
             self.found[f"logits/{m}"] = to_numpy(logits)
-            self._keep_head("gradient of the head", m, self.trial.gradients())
+            self.found |= rows.shared_head(self.trial.gradients(), f"gradient of the head/{m}")
 
     def before_step(self, *_: Any) -> None:
         """What the plugin left."""
@@ -53,20 +51,14 @@ class AlternatingRecorder(Recorder):
         self.found[f"projection matrix in training/batch {self.batch} {m}"] = _matrix(self.plugin)
         if self.batch == 1:
             gradients = self.trial.gradients()
-            self._keep_head("gradient of the head, projected", m, gradients)
+            self.found |= rows.shared_head(gradients, f"gradient of the head, projected/{m}")
             self.found |= rows.encoder_gradients(gradients, [m], self.trial.case.named)
 
     def after_step(self, optimizer: Any, *_: Any) -> None:
         """The head after each sub-step, and all after a batch."""
-        row = f"head after each sub-step/batch {self.batch}"
-        tensors = self.trial.tensors()
-        for name in ("kernel", "bias"):
-            self.found[f"{row} {self.modality} {name}"] = tensors[f"params/head/shared/{name}"]
+        at = f"head after each sub-step/batch {self.batch} {self.modality}"
+        self.found |= rows.shared_head(self.trial.tensors(), at)
         super().after_step(optimizer)
-
-    def _keep_head(self, row: str, m: str, gradients: Tensors) -> None:
-        for name in ("kernel", "bias"):
-            self.found[f"{row}/{m} {name}"] = gradients[f"params/head/shared/{name}"]
 
 
 def train(trial: Trial) -> Tensors:
@@ -82,7 +74,7 @@ def train(trial: Trial) -> Tensors:
     recorder = AlternatingRecorder(
         trial, {whole: lambda inputs, output: zip(MODALITIES, output, strict=True)}
     )
-    recorder.plugin = _plugin(clone, column, case.encoders.feature_dim)
+    recorder.plugin = _plugin(trial)
     batches = loader(torch, case.training_batches(trial.dtype))
     try:
         with recorder.watching(optimizer):
@@ -99,6 +91,7 @@ def evaluate(trial: Trial) -> Tensors:
     """The reference's evaluation over a ragged test set, under both of its fusion rules."""
     torch, whole = trial.clone.torch, wrapped(trial.clone.torch, trial.model)
     batches = loader(torch, trial.case.test_batches(trial.dtype))
+    paper = trial.column.fidelity == "paper"
     features: list[list[np.ndarray]] = []
     whole.register_forward_hook(
         lambda module, inputs, output: features.append([to_numpy(z) for z in output])
@@ -112,9 +105,7 @@ def evaluate(trial: Trial) -> Tensors:
         )  # fmt: skip
         scores, logits = softmaxes(torch, ("fused", "visual", "audio"), valid)
         fused, scores = logits["fused"], np.array(scores)
-        if (
-            rule == "dynamic" and trial.column.fidelity == "paper"
-        ):  # the reference has no code for it
+        if rule == "dynamic" and paper:  # the reference has no code for it
             fused = recursion.fuse(np.stack([logits[m] for m in MODALITIES]).astype(np.float64))
             label = np.concatenate([np.asarray(p[2]) for p in batches])
             scores[0] = np.mean(fused.argmax(-1) == label)
@@ -129,13 +120,13 @@ def evaluate(trial: Trial) -> Tensors:
     return found
 
 
-def projection_updates(clone: Clone, column: Column, case: Case, dtype: Any) -> Tensors:
+def projection_updates(trial: Trial) -> Tensors:
     """The plugin by itself, called once for each of 20 gradients ``[C, D]``."""
-    torch, width = clone.torch, case.encoders.feature_dim
-    gradients, features = (x.astype(dtype) for x in projection_inputs(width))
+    torch, width = trial.clone.torch, trial.case.encoders.feature_dim
+    gradients, features = (x.astype(trial.dtype) for x in projection_inputs(width))
     head = torch.nn.Linear(width, gradients.shape[1])
-    called = wrapped(torch, head) if column.fidelity == "first_drop" else head
-    plugin = _plugin(clone, column, width)
+    called = wrapped(torch, head) if trial.column.fidelity == "first_drop" else head
+    plugin = _plugin(trial)
     found: Tensors = {}
     for n, (G, Z) in enumerate(zip(gradients, features, strict=True)):
         head.weight.grad = torch.tensor(G)
@@ -175,12 +166,13 @@ class _PaperPlugin:
         self.Pl = recursion.update(self.Pl, mean, 0.1 ** (1 + batch / batches))
 
 
-def _plugin(clone: Clone, column: Column, width: int) -> Any:
+def _plugin(trial: Trial) -> Any:
     """As published, so that nothing happens (Q1), unless a parameter's name makes it fire.
 
     For the paper no reference code exists.
     """
-    if column.fidelity == "paper":
+    clone, width = trial.clone, trial.case.encoders.feature_dim
+    if trial.column.fidelity == "paper":
         return _PaperPlugin(width)
     plugin = clone.utils.GSPlugin()
     if width != len(plugin.Pl):  # 512 is written into the plugin (Q32)
