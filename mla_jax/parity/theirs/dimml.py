@@ -103,8 +103,9 @@ def fused(trial: Trial) -> Tensors:
         functools.partial(clone.stage2.valid_combine_classifier, options, *parts, batches),
     )  # fmt: skip
     found = recorder.found | rows.with_prefix(trial.tensors(), rows.TRAINED)
-    found["certainty weights/all"] = logits.pop("weights")
-    return found | rows.predictions(logits, {"fused": score}) | calendar(clone, case.learning_rate)
+    weights = {"certainty weights/all": logits.pop("weights")}
+    found |= rows.predictions(logits, {"fused": score}) | weights
+    return found | calendar(clone, case.learning_rate)
 
 
 def calendar(clone: Clone, learning_rate: float) -> Tensors:

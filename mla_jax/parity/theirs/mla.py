@@ -40,9 +40,10 @@ class AlternatingRecorder(Recorder):
         """The loss, the logits, and the head's gradient before any projection."""
         m, ((logits, _),) = self.modality, self.means
         self.means.clear()
-        self.found[f"loss{self.at} {m}"] = to_numpy(loss)
         if self.batch == 1:
             self.found[f"logits/{m}"] = to_numpy(logits)
+        self.found[f"loss{self.at} {m}"] = to_numpy(loss)
+        if self.batch == 1:
             self.found |= rows.shared_head(self.trial.gradients(), f"gradient of the head/{m}")
 
     def before_step(self, *_: Any) -> None:
