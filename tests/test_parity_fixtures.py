@@ -11,14 +11,15 @@ import numpy as np
 import pytest
 
 from mla_jax.parity import __main__ as parity
-from mla_jax.parity import cases, compare, fixtures, joint_ours, others, ours, recursion
-from mla_jax.parity.cases import MODES
+from mla_jax.parity import compare, fixtures, ours, recursion, rows
+from mla_jax.parity.columns import COLUMNS, MLA
+from mla_jax.parity.ours.compiled import CompiledMethod
 
 FIXTURES = pathlib.Path(__file__).parent / "fixtures"
 OTHERS = [f"method_{name}" for name in fixtures.METHODS]
-NAMES = [*(f"toy_{mode}" for mode in MODES), "resnet18", "optimizers", *OTHERS]
+NAMES = [*(f"toy_{mode}" for mode in MLA), "resnet18", "optimizers", *OTHERS]
 UNIMODAL, FUSED = "unimodal logits, evaluation", "fused logits"
-NO_QUANTITY = (others.INITIAL, others.TRAINED)
+NO_QUANTITY = (rows.INITIAL, rows.TRAINED)
 
 
 @functools.cache
@@ -74,10 +75,10 @@ def test_every_fixture_is_replayed_and_small():
 def test_a_switch_of_a_method_set_wrong_is_noticed(name, switches, wrong, right, compiled_in_haste):
     """Of evaluation, which is soon compiled; for the others see the tests of their parts."""
     fixture = stored(f"method_{name}")
-    program = others.program(name, others.toy(name, np.float32), **switches)
-    trained = others.without_prefix(fixture, others.TRAINED)
+    compiled = CompiledMethod(COLUMNS[name], COLUMNS[name].toy(), **switches)
+    trained = rows.without_prefix(fixture, rows.TRAINED)
     learnt = {"fused": np.array(True)} if name == "dimml_fused" else None
-    found = joint_ours.evaluate(program, trained, np.float32, learnt)
+    found = ours.joint.evaluate(compiled, trained, learnt)
     found = {key: value for key, value in found.items() if key in fixture}
     verdicts = compare.compare({key: fixture[key] for key in found}, found)
     assert not verdicts[wrong].passed
@@ -115,17 +116,12 @@ def test_only_encoders_differ_between_concatenation_and_its_modulation():
     assert all(key.endswith("kernel") for key in differing), "kernels of convolutions only"
 
 
-def replay_training(mode, **changes):
-    """Our toy training with other switches, against the mode's fixture."""
-    case = cases.toy_case()
-    program = ours.Program(case, mode, **changes)
-    found = ours.train(program, cases.formula_tensors(case), np.float32)
-    fixed = {n: v for n, v in stored(f"toy_{mode_name(mode)}").items() if n in found}
+def replay_training(name, broken):
+    """Our toy training with another switch, against the mode's fixture."""
+    compiled = CompiledMethod(COLUMNS[name], COLUMNS[name].toy(), broken=broken)
+    found = ours.mla.train(compiled, compiled.start({}))
+    fixed = {n: v for n, v in stored(f"toy_{name}").items() if n in found}
     return compare.compare(fixed, found)
-
-
-def mode_name(mode):
-    return next(name for name, known in MODES.items() if known.title == mode.title)
 
 
 @pytest.mark.parametrize(
@@ -138,13 +134,13 @@ def mode_name(mode):
     ],
 )
 def test_a_switch_set_wrong_is_noticed(name, broken, row):
-    verdicts = replay_training(MODES[name], broken=broken)
+    verdicts = replay_training(name, broken)
     assert not verdicts[row].passed
     assert verdicts["features, training"].passed, "only what the switch concerns may differ"
 
 
 def test_the_modes_are_different_algorithms():
-    ends = [stored(f"toy_{mode}")["parameters after 3/params/head/shared/kernel"] for mode in MODES]
+    ends = [stored(f"toy_{mode}")["parameters after 3/params/head/shared/kernel"] for mode in MLA]
     for i, a in enumerate(ends):
         for b in ends[i + 1 :]:
             assert np.abs(a - b).max() > 1e-4 * np.abs(a).max()
@@ -206,9 +202,9 @@ def test_a_wrong_path_names_the_missing_file_and_no_torch_is_said(tmp_path):
     done = run()
     assert done.returncode == 2
     assert f"{tmp_path / 'main.py'} not found" in done.stderr and "Traceback" not in done.stderr
-    from mla_jax.parity.reference import REQUIRED
+    from mla_jax.parity.theirs.clones import REPOSITORIES
 
-    for name in REQUIRED:
+    for name in REPOSITORIES["reference"].required:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     done = run()

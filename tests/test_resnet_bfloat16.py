@@ -4,12 +4,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from flax import traverse_util
 
 from mla_jax.encoders import Encoders
 from mla_jax.encoders.resnet import ResNet18
 from mla_jax.functional.optimizers import StepInfo, create_optimizer
 from mla_jax.methods import Task, create_method
 from mla_jax.parity import cases
+from mla_jax.parity.columns import COLUMNS
 
 
 def run(dtype, steps=10):
@@ -22,7 +24,7 @@ def run(dtype, steps=10):
     )
     optimizer = create_optimizer(case.optimizer_config(), 10)
     method = create_method(
-        cases.switches(cases.MODES["paper"]),
+        COLUMNS["paper"].resolved(),
         case.encoders,
         optimizer,
         Task(cases.CLASSES, 10, 100),
@@ -30,7 +32,8 @@ def run(dtype, steps=10):
     batch = jax.tree.map(jnp.asarray, case.batch(0))
     shapes = jax.eval_shape(method.init, jax.random.key(0), batch)
     state = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
-    tensors = cases.formula_tensors(case)
+    shapes = traverse_util.flatten_dict(shapes.variables, sep="/")
+    tensors = cases.weights({name: leaf.shape for name, leaf in shapes.items()}, 5)
     params, stats = cases.nested(tensors)
     # The state is all zeros but for the weights and P, which spares compiling the initialisers.
     opt_state = jax.tree_util.tree_map_with_path(

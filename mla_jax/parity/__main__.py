@@ -14,34 +14,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mla_jax.convert.names import Tensors
 from mla_jax.errors import UserError, check_choice
-from mla_jax.parity import cases, columns, compare, fixtures, others, ours, reference, theirs
-from mla_jax.parity.cases import BREAKS, MODES, Case, Mode
-
-PER_EPOCH = 10
-PAPER_NOTE = (
-    "paper: no code of the reference computes its projection and its per-example fusion; its own "
-    "training loop was run with an independent float64 implementation in the place of its plugin"
-)
-DRIFT_NOTE = (
-    "PyTorch 1.8 columns: the optimiser's zero_grad was told to fill zeros (set_to_none=False)"
-)
-NAME_NOTE = (
-    "first drop: the shared head was wrapped, so that its parameter has the one name "
-    "(module.weight) for which the released plugin acts"
-)
-TOY_NOTE = (
-    "3 modalities and epoch 51: narrow encoders; the reference's loop ran in the branch for its "
-    "transformers, whose place the encoders took"
-)
-NOISE_NOTE = (
-    "OGM-GE: each normal draw was 1 on both sides, so that its noise is its standard deviation"
-)
-DIMML_NOTE = (
-    "DI-MML: in get_indices the device and the feature width 512, constants of its code, were "
-    "those of the case; main_CFT.main ran whole for its calendar, without data and models"
-)
+from mla_jax.parity import compare, fixtures, ours, rows, theirs
+from mla_jax.parity.columns import BREAKS, COLUMNS, MLA, NOTES
+from mla_jax.parity.theirs import clones
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -56,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--workdir", default="", metavar="DIR", help="write parity.json, parity.md")
     parser.add_argument(
         "--modes", default="",
-        help=f"columns (default: all that the clones are for): {'+'.join(columns.NAMES)}",
+        help=f"columns (default: all that the clones are for): {'+'.join(COLUMNS)}",
     )  # fmt: skip
     parser.add_argument("--float64", action="store_true", help="both in double precision")
     parser.add_argument(
@@ -82,17 +58,16 @@ def modes_of(chosen: argparse.Namespace) -> list[str]:
     """
     if not chosen.reference and not chosen.dimml:
         raise UserError("give a clone to compare with: --reference=PATH, --dimml=PATH, or both")
-    given = {False: bool(chosen.reference), True: bool(chosen.dimml)}
     if not chosen.modes:
-        known = MODES if chosen.broken else columns.NAMES
-        return [name for name in known if given[columns.needs_dimml(name)]]
+        known = MLA if chosen.broken else COLUMNS
+        return [name for name in known if getattr(chosen, COLUMNS[name].clone)]
     modes = chosen.modes.split("+")
     for mode in modes:
-        check_choice("mode", mode, columns.NAMES)
-        if not given[columns.needs_dimml(mode)]:
-            flag = "--dimml" if columns.needs_dimml(mode) else "--reference"
-            raise UserError(f"mode {mode} is compared with a clone that {flag}=PATH must give")
-        if chosen.broken and mode not in MODES:
+        check_choice("mode", mode, COLUMNS)
+        flag = COLUMNS[mode].clone
+        if not getattr(chosen, flag):
+            raise UserError(f"mode {mode} is compared with a clone that --{flag}=PATH must give")
+        if chosen.broken and mode not in MLA:
             raise UserError(f"--break is for MLA's modes, not for {mode}")
     return modes
 
@@ -110,39 +85,21 @@ def run(
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
     double = chosen.float64 or bool(chosen.write_fixtures)
     with cache, contextlib.ExitStack() as stack:
-        mla = dimml = None
-        if chosen.reference:
-            mla = stack.enter_context(reference.loaded(chosen.reference, double))
-        if chosen.dimml:
-            dimml = stack.enter_context(reference.loaded_dimml(chosen.dimml, double))
+        loaded = {
+            flag: stack.enter_context(clones.loaded(flag, path, double))
+            for flag in clones.REPOSITORIES
+            if (path := getattr(chosen, flag))
+        }
         if chosen.write_fixtures:
-            return fixtures.write(mla, dimml, pathlib.Path(chosen.write_fixtures), say)
-        case = cases.resnet_case(1e-3 if chosen.broken == "epsilon" else 1e-5, dtype)
+            return fixtures.write(loaded, pathlib.Path(chosen.write_fixtures), say)
         table = {}
         for mode in modes:
-            say(f"{columns.title(mode)} ...")
-            if mode in MODES:
-                adapter = theirs.av_classifier(mla, few_ties=not chosen.float64)
-                found = both(mla, adapter, case, MODES[mode], np.dtype(dtype), chosen.broken)
-                table[mode] = compare.compare(*found, chosen.float64)
-            else:
-                clone = dimml if columns.needs_dimml(mode) else mla
-                table[mode] = other(clone, mode, case, np.dtype(dtype), chosen.float64)
-        loaded = [clone for clone in (mla, dimml) if clone]
-        workarounds = [f"work-around: {text}" for clone in loaded for text in clone.workarounds]
+            say(f"{COLUMNS[mode].title} ...")
+            table[mode] = verdicts(loaded, mode, np.dtype(dtype), chosen)
+    notes = [f"work-around: {text}" for clone in loaded.values() for text in clone.workarounds]
     if not chosen.float64 and not chosen.broken:
-        ties = settle_in_float64(chosen, table, say)
-        workarounds += ties
-    notes = workarounds
-    if set(modes) & set(MODES):
-        notes += [DRIFT_NOTE, NAME_NOTE, PAPER_NOTE]
-    for note, about in (
-        (TOY_NOTE, [n for n, column in columns.JOINT.items() if column.toy_only]),
-        (NOISE_NOTE, ["ogm_ge"]),
-        (DIMML_NOTE, columns.DIMML),
-    ):
-        if set(modes) & set(about):
-            notes.append(note)
+        notes += settle_in_float64(chosen, table, say)
+    notes += [note for note in NOTES if any(note in COLUMNS[mode].notes for mode in modes)]
     if chosen.broken:
         notes.append(f"--break={chosen.broken}: one switch of ours is wrong on purpose")
     seconds = time.perf_counter() - started
@@ -160,6 +117,18 @@ def run(
         "parity: " + (f"{len(failed)} cells out of tolerance" if failed else "all within tolerance")
     )
     return 1 if failed else 0
+
+
+def verdicts(
+    loaded: dict[str, clones.Clone], mode: str, dtype: np.dtype, chosen: argparse.Namespace
+) -> dict[str, compare.Verdict]:
+    """The cells of one column."""
+    column = COLUMNS[mode]
+    case = column.case(dtype, 1e-3 if chosen.broken == "epsilon" else 1e-5)
+    few_ties = not chosen.float64
+    found = theirs.run(loaded[column.clone], column, case, dtype, few_ties)
+    own = ours.run(column, case, found, dtype, chosen.broken)
+    return compare.compare(rows.quantities(found), own, chosen.float64)
 
 
 def settle_in_float64(
@@ -195,49 +164,11 @@ def settle_in_float64(
             if not v.passed:
                 table[mode][row] = v._replace(settled=True)
                 notes.append(
-                    f"{columns.title(mode)}: {row}: {v.relative:.0e} in float32 at {v.worst}; the "
+                    f"{COLUMNS[mode].title}: {row}: {v.relative:.0e} in float32 at {v.worst}; the "
                     f"same mode agrees to {compare.DOUBLE:.0e} in float64, so it is rounding, "
                     "presumably at a tie of ReLU, max-pooling or centroids"
                 )
     return notes
-
-
-def other(
-    clone: Any, name: str, case: Case, dtype: Any, float64: bool
-) -> dict[str, compare.Verdict]:
-    """The cells of another method's column."""
-    column = columns.JOINT.get(name)
-    if name in columns.FUSIONS or (column and column.toy_only):
-        case = others.toy(name, dtype)
-    found = others.theirs(clone, name, case, dtype, few_ties=not float64)
-    return others.verdicts(found, others.ours(name, case, found, dtype), float64)
-
-
-def both(
-    loaded: reference.Reference,
-    adapter: theirs.Adapter,
-    case: Case,
-    mode: Mode,
-    dtype: Any,
-    broken: str = "",
-) -> tuple[Tensors, Tensors]:
-    """Every quantity of the table, theirs and ours.
-
-    Evaluation starts from the reference's weights after training on both sides, so that its rows
-    show the forward pass alone and not what training accumulated.
-    """
-    program = ours.Program(case, mode, broken)
-    initial = adapter.tensors()
-    a = theirs.train(loaded, adapter, case, mode, dtype)
-    b = ours.train(program, initial, dtype)
-    a |= theirs.evaluate(loaded, adapter, case, mode, dtype)
-    b |= ours.evaluate(program, adapter.tensors(), dtype)
-    inputs = [x.astype(dtype) for x in fixtures.projection_inputs(512)]
-    a |= theirs.projection_updates(loaded, mode, *inputs, PER_EPOCH)
-    b |= ours.projection_updates(program.switches, *inputs, PER_EPOCH)
-    a["StepLR over 100 epochs/"] = theirs.step_lr(loaded, case.learning_rate, 100)
-    b["StepLR over 100 epochs/"] = ours.step_lr(case, 100)
-    return a, b
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What is compared: encoders, batches and the four fidelity modes.  No PyTorch here."""
+"""What both sides run on: encoders, batches and weights.  No PyTorch here."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -13,35 +13,45 @@ from mla_jax.config import fields
 from mla_jax.convert.names import Tensors
 from mla_jax.encoders import Encoders
 from mla_jax.encoders.resnet import ResNet18
-from mla_jax.encoders.small import Mlp
+from mla_jax.encoders.small import Conv2D, Mlp
 from mla_jax.parity import formula
 from mla_jax.state import Batch
 
 MODALITIES = ("audio", "visual")
 CLASSES = 6
+EXAMPLES = 20
+"""Size of QMF's history: fewer than three batches of 8, so that some examples come twice."""
 SMALL = 0.03
+PER_EPOCH = 10
+"""Batches of an epoch, where the projection is compared by itself."""
 TEST_BATCHES = (8, 8, 5)
 """Ragged on purpose: the released fusion rule depends on the company in a batch (Q5)."""
 
 
 class Case(NamedTuple):
-    """Two encoders, the shape of their inputs, and how they are trained."""
+    """The encoders, the shape of their inputs, and how they are trained."""
 
-    name: str
     encoders: Encoders
     inputs: Mapping[str, tuple[int, ...]]
     learning_rate: float
+    named: tuple[str, ...]
+    """The encoder tensors whose gradients are compared one by one."""
+    head_scale: float
+    """By how much the kernels of heads are enlarged (``weights``)."""
+    resnet: bool = False
+    """Whether theirs are the reference's own ResNets, with its initialisation."""
     batch_size: int = 8
     batches: int = 3
-    named: tuple[str, ...] = ()
-    """The encoder tensors whose gradients are compared one by one."""
 
     @property
     def modalities(self) -> tuple[str, ...]:
         return self.encoders.modalities
 
     def batch(self, number: int, size: int | None = None, dtype: Any = np.float32) -> Batch:
-        """Batch ``number`` by formula; test batches are numbered from 100."""
+        """Batch ``number`` by formula; test batches are numbered from 100.
+
+        The examples of a training batch overlap with those of the others.
+        """
         size = size or self.batch_size
         seeds = {m: 1000 * number + i for i, m in enumerate(self.modalities)}
         return {
@@ -51,9 +61,13 @@ class Case(NamedTuple):
             },
             "present": np.ones((size, len(self.modalities)), bool),
             "label": formula.labels(size, CLASSES, 1000 * number + 99),
-            "index": np.arange(size, dtype=np.int32),
+            "index": ((np.arange(size) * 3 + 5 * number) % EXAMPLES).astype(np.int32),
             "valid": np.ones((size,), bool),
         }
+
+    def training_batches(self, dtype: Any = np.float32) -> list[Batch]:
+        """The training set, in order."""
+        return [self.batch(i, dtype=dtype) for i in range(self.batches)]
 
     def test_batches(self, dtype: Any = np.float32) -> list[Batch]:
         """The ragged test set."""
@@ -73,42 +87,68 @@ def resnet_case(epsilon: float = 1e-5, dtype: Any = jnp.float32) -> Case:
     """
     modules = {m: ResNet18(512, epsilon, dtype=dtype) for m in MODALITIES}
     return Case(
-        "resnet18",
         Encoders(modules, 512),
         {"audio": (64, 32, 1), "visual": (2, 32, 32, 3)},
         learning_rate=1e-3,
         named=("conv1/kernel", "layer2_0/proj/kernel", "layer4_1/bn2/scale"),
+        head_scale=1 / SMALL,
+        resnet=True,
     )
 
 
-def toy_case(dtype: Any = jnp.float32) -> Case:
-    """Two narrow perceptrons with batch normalisation: small enough to store whole."""
-    modules = {m: Mlp(feature_dim=16, hidden=24, dtype=dtype) for m in MODALITIES}
-    return Case(
-        "toy",
-        Encoders(modules, 16),
-        {"audio": (12,), "visual": (20,)},
-        learning_rate=5e-2,
-        named=("Dense_0/kernel", "BatchNorm_0/scale", "Dense_1/bias"),
-    )
+def toy_case(
+    modalities: tuple[str, ...] = MODALITIES, dtype: Any = jnp.float32, vectors: bool = False
+) -> Case:
+    """Narrow encoders with batch normalisation: small enough to store whole.
+
+    One convolution each, because OGM acts on kernels of convolutions and on nothing else; with
+    ``vectors`` two dense layers.
+    """
+    inputs: dict[str, tuple[int, ...]]
+    if vectors:
+        inputs, rate = {"audio": (12,), "visual": (20,)}, 5e-2
+        module = Mlp(feature_dim=16, hidden=24, dtype=dtype)
+        named = ("Dense_0/kernel", "BatchNorm_0/scale", "Dense_1/bias")
+    else:
+        inputs, rate = {"audio": (8, 8, 1), "visual": (8, 6, 2), "text": (6, 6, 3)}, 1e-2
+        module = Conv2D(feature_dim=16, widths=(), dtype=dtype)
+        named = ("Conv_0/kernel", "BatchNorm_0/scale", "BatchNorm_0/bias")
+    encoders = Encoders(dict.fromkeys(modalities, module), 16)
+    return Case(encoders, {m: inputs[m] for m in modalities}, rate, named, head_scale=12)
 
 
-def formula_tensors(case: Case, seed: int = 5) -> Tensors:
-    """Weights by formula for both encoders and the shared head, as ``{"params/...": array}``."""
-    shapes = {
-        "params/head/shared/kernel": (case.encoders.feature_dim, CLASSES),
-        "params/head/shared/bias": (CLASSES,),
+def module_inputs(dtype: Any) -> tuple[Tensors, np.ndarray]:
+    """``({modality: features [B, D]}, labels)`` for a fusion module or a loss by itself."""
+    features = {
+        m: np.maximum(formula.uniform((8, 16), 60 + i), -0.25) + 0.25
+        for i, m in enumerate(MODALITIES)
     }
-    for m, module in case.encoders.modules.items():
-        example = jnp.zeros((1, *case.inputs[m]))
-        own = jax.eval_shape(module.init, jax.random.key(0), example)
-        for collection, at in (
-            ("params", f"params/encoder/{m}"),
-            ("batch_stats", f"batch_stats/{m}"),
-        ):
-            flat = traverse_util.flatten_dict(own[collection], sep="/")
-            shapes |= {f"{at}/{name}": leaf.shape for name, leaf in flat.items()}
-    return comparable(formula.tensors(shapes, seed), few_ties=True)
+    return {m: z.astype(dtype) for m, z in features.items()}, formula.labels(8, CLASSES, 62)
+
+
+def projection_inputs(width: int) -> tuple[np.ndarray, np.ndarray]:
+    """Head gradients ``[N, C, D]`` and features ``[N, B, D]`` for updates of the projection alone.
+
+    The features are non-negative, as after a ReLU, and small, with a mean of 0.025.  From about
+    0.05 on, denominators of the element-wise formula cross zero and the recursion is chaotic: after
+    20 updates even two float64 implementations have nothing in common (docs/fidelity.md).
+    """
+    gradients = formula.uniform((20, 6, width), 41)
+    features = np.maximum(formula.uniform((20, 8, width), 42), 0) / 10
+    return gradients.astype(np.float32), features.astype(np.float32)
+
+
+def weights(shapes: Mapping[str, tuple[int, ...]], seed: int, head_scale: float = 1) -> Tensors:
+    """Weights by formula, ``{"params/...": array}``.
+
+    ``head_scale`` enlarges the kernels of heads: small logits would leave QMF's ranking loss at 0,
+    and the encoders of the ResNet case have small features (``comparable``).  Biases are not 0.
+    """
+    found = comparable(formula.tensors(shapes, seed), few_ties=True)
+    for name in found:
+        if name.startswith("params/head/") and name.endswith("kernel"):
+            found[name] = found[name] * np.float32(head_scale)
+    return found
 
 
 def nested(tensors: Tensors) -> tuple[Any, Any]:
@@ -131,6 +171,8 @@ def comparable(tensors: Tensors, few_ties: bool) -> Tensors:
     found = dict(tensors)
     for name, value in tensors.items():
         module, _, leaf = name.rpartition("/")
+        if module.endswith("/Dense_1"):  # the toy's last layer
+            found[name] = value * np.asarray(SMALL, value.dtype)
         if leaf not in ("scale", "bias") or not module.endswith(("bn1", "bn2", "proj_bn")):
             continue
         if few_ties:
@@ -143,9 +185,6 @@ def comparable(tensors: Tensors, few_ties: bool) -> Tensors:
         if "/layer4_" in module and not module.endswith("bn1"):
             value = value * np.asarray(SMALL, value.dtype)
         found[name] = value
-    for name in tensors:  # the toy's last layer
-        if "/Dense_1/" in name:
-            found[name] = tensors[name] * np.asarray(SMALL, tensors[name].dtype)
     return found
 
 
@@ -153,38 +192,3 @@ def padded(values: np.ndarray, size: int) -> np.ndarray:
     """``values`` with zeros (False) appended up to ``size`` along the batch axis."""
     missing = size - len(values)
     return np.pad(values, [(0, missing), *[(0, 0)] * (values.ndim - 1)])
-
-
-class Mode(NamedTuple):
-    """One column: our switches, and what is done to the reference to make it the same thing."""
-
-    title: str
-    fidelity: str
-    drift: bool
-    """``zero_grad`` fills zeros, as PyTorch before 2.0 did, instead of dropping gradients (Q7)."""
-    plugin: str
-    """``released``: called as published, so that nothing happens (Q1); ``first_drop``: given a
-    parameter name that makes it fire; ``paper``: no reference code exists, so its training loop
-    is given an independent float64 recursion in its place (``recursion.py``)."""
-
-
-MODES = {
-    "released": Mode("released, PyTorch >= 2", "released", drift=False, plugin="released"),
-    "released_torch1": Mode("released, PyTorch 1.8", "released", drift=True, plugin="released"),
-    "first_drop": Mode("first drop, PyTorch 1.8", "first_drop", drift=True, plugin="first_drop"),
-    "paper": Mode("paper", "paper", drift=False, plugin="paper"),
-}
-
-BREAKS = ("epsilon", "zero_grad_drift", "projection_order")
-
-
-def switches(mode: Mode, broken: str = "", **changes: Any) -> ConfigDict:
-    """The resolved ``config.method`` of a mode; ``broken`` sets one switch wrong on purpose."""
-    drift = mode.drift != (broken == "zero_grad_drift")
-    block = {"name": "mla", "fidelity": mode.fidelity, "zero_grad_drift": drift, **changes}
-    chosen = ConfigDict(fields.resolve_switches(block))
-    if broken == "projection_order":
-        orders = ["project_then_update", "update_then_project"]
-        orders.remove(chosen.projection.order)
-        chosen.projection.order = orders[0]
-    return chosen

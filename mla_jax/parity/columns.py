@@ -1,162 +1,172 @@
-"""What is compared of the other methods: one column a method and variant.  No PyTorch here."""
+"""The table's columns: which of our methods each compares with what in a clone."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import traverse_util
 from ml_collections import ConfigDict
 
-from mla_jax import methods
 from mla_jax.config import fields
 from mla_jax.convert.names import Tensors
-from mla_jax.encoders import Encoders
-from mla_jax.encoders.small import Conv2D
-from mla_jax.methods import Method, Task
-from mla_jax.methods.joint import JointRule
-from mla_jax.parity import formula
-from mla_jax.parity.cases import CLASSES, MODALITIES, MODES, SMALL, Case
-from mla_jax.state import Batch
+from mla_jax.parity import cases
+from mla_jax.parity.cases import MODALITIES, Case
 
 TRIO = ("audio", "visual", "text")
 DUC_DIMENSIONS = (0, 3, 5, 11), (1, 2, 14)
 """Which dimensions teach, first to second and back, where DUC is compared by itself."""
 TEMPERATURE, CERTAINTY_TEMPERATURE = 0.2, 3.0
 """DI-MML's two.  The first suits features that are smaller than those of a trained encoder."""
-EXAMPLES = 20
-"""Size of QMF's history: fewer than three batches of 8, so that some examples come twice."""
+
+DRIFT_NOTE = (
+    "PyTorch 1.8 columns: the optimiser's zero_grad was told to fill zeros (set_to_none=False)"
+)
+NAME_NOTE = (
+    "first drop: the shared head was wrapped, so that its parameter has the one name "
+    "(module.weight) for which the released plugin acts"
+)
+PAPER_NOTE = (
+    "paper: no code of the reference computes its projection and its per-example fusion; its own "
+    "training loop was run with an independent float64 implementation in the place of its plugin"
+)
+TOY_NOTE = (
+    "3 modalities and epoch 51: narrow encoders; the reference's loop ran in the branch for its "
+    "transformers, whose place the encoders took"
+)
+NOISE_NOTE = (
+    "OGM-GE: each normal draw was 1 on both sides, so that its noise is its standard deviation"
+)
+DIMML_NOTE = (
+    "DI-MML: in get_indices the device and the feature width 512, constants of its code, were "
+    "those of the case; main_CFT.main ran whole for its calendar, without data and models"
+)
+MLA_NOTES = (DRIFT_NOTE, NAME_NOTE, PAPER_NOTE)
+NOTES = (*MLA_NOTES, TOY_NOTE, NOISE_NOTE, DIMML_NOTE)
+"""In the order in which a report shows them."""
+
+BREAKS = ("epsilon", "zero_grad_drift", "projection_order")
 
 
 class Column(NamedTuple):
-    """A method of ours and the options that make the MLA repository's code the same method."""
+    """A method of ours, and what is done to a clone to make its code the same method."""
 
     title: str
+    kind: str
+    """Which functions run it (``theirs.RUN``, ``ours.RUN``)."""
     method: str
+    fidelity: str = "released"
+    switches: Mapping[str, Any] = {}
+    """Ours, where they differ from the fidelity's."""
     options: Mapping[str, Any] = {}
     """The reference's command line, where it differs from plain concatenation."""
-    switches: Mapping[str, Any] = {}
-    """Ours, where they differ from ``released``."""
-    fidelity: str = "released"
     epoch: int = 0
+    epochs: int = 100
     modalities: tuple[str, ...] = MODALITIES
+    only_toy: bool = False
+    """Compared on the toy case alone."""
+    clone: str = "reference"
+    """The flag of the command that gives the clone."""
+    notes: tuple[str, ...] = ()
 
-    @property
-    def toy_only(self) -> bool:
-        """Three modalities need the reference's transformers; a late epoch costs time only."""
-        return len(self.modalities) > 2 or self.epoch > 0
+    def case(self, dtype: Any, epsilon: float = 1e-5) -> Case:
+        """What the command compares the column on."""
+        return self.toy(dtype) if self.only_toy else cases.resnet_case(epsilon, dtype)
 
+    def toy(self, dtype: Any = jnp.float32) -> Case:
+        """What the fixtures compare the column on."""
+        return cases.toy_case(self.modalities, jnp.dtype(dtype), vectors=self.kind == "mla")
+
+    def resolved(self, broken: str = "", **changes: Any) -> ConfigDict:
+        """``config.method``; ``broken`` and ``changes`` set switches wrong on purpose."""
+        block = {"name": self.method, "fidelity": self.fidelity, **self.switches, **changes}
+        if broken == "zero_grad_drift":
+            block[broken] = not block[broken]
+        chosen = ConfigDict(fields.resolve_switches(block))
+        if broken == "projection_order":
+            orders = ["project_then_update", "update_then_project"]
+            orders.remove(chosen.projection.order)
+            chosen.projection.order = orders[0]
+        return chosen
+
+    def weights(self, case: Case, own: Mapping[str, Any], dtype: Any = np.float32) -> Tensors:
+        """The weights that both sides start from.
+
+        ``own``: one side's tensors.  Their values count in the ResNet case only, where they are the
+        reference's: all of MLA's, and the encoders of other methods.  The rest is by formula.
+        """
+        kept = {
+            name: value
+            for name, value in own.items()
+            if case.resnet and (self.kind == "mla" or not name.startswith("params/head/"))
+        }
+        shapes = {name: value.shape for name, value in own.items() if name not in kept}
+        seed = {"mla": 5, "module": 9}.get(self.kind, 7)
+        scale = 1 if self.kind in ("mla", "module") else case.head_scale
+        found = cases.weights(shapes, seed, scale) | kept
+        return {name: value.astype(dtype) for name, value in found.items()}
+
+
+def _mla(title: str, fidelity: str, drift: bool) -> Column:
+    """``drift``: ``zero_grad`` fills zeros, as PyTorch before 2.0 did (Q7)."""
+    switches = {"zero_grad_drift": drift}
+    options = {"gs_flag": True}
+    return Column(title, "mla", "mla", fidelity, switches, options, notes=MLA_NOTES)
+
+
+MLA = {
+    "released": _mla("released, PyTorch >= 2", "released", drift=False),
+    "released_torch1": _mla("released, PyTorch 1.8", "released", drift=True),
+    "first_drop": _mla("first drop, PyTorch 1.8", "first_drop", drift=True),
+    "paper": _mla("paper", "paper", drift=False),
+}
+"""MLA by ``train_epoch`` and ``valid`` of its repository."""
 
 OGM = {"modulation": "OGM"}
 THREE = {"lorb": "m3ae", "modal3": True}
 
 JOINT = {
-    "concat": Column("concat", "concat"),
-    "sum": Column("sum", "sum", {"fusion_method": "sum"}),
-    "ogm": Column("OGM", "ogm", OGM),
-    "ogm_sum": Column("OGM on sum", "ogm", {**OGM, "fusion_method": "sum"}, {"joint": "sum"}),
-    "ogm_over": Column("OGM, epoch 51", "ogm", OGM, epoch=51),
-    "ogm_three": Column("OGM, 3 modalities", "ogm", {**OGM, **THREE}, modalities=TRIO),
-    "ogm_ge": Column("OGM-GE", "ogm_ge", {"modulation": "OGM_GE"}),
-    "qmf": Column("QMF", "qmf", {"modulation": "QMF"}),
+    "concat": Column("concat", "joint", "concat"),
+    "sum": Column("sum", "joint", "sum", options={"fusion_method": "sum"}),
+    "ogm": Column("OGM", "joint", "ogm", options=OGM),
+    "ogm_sum": Column(
+        "OGM on sum", "joint", "ogm", switches={"joint": "sum"},
+        options={**OGM, "fusion_method": "sum"},
+    ),
+    "ogm_over": Column(
+        "OGM, epoch 51", "joint", "ogm", options=OGM, epoch=51, only_toy=True, notes=(TOY_NOTE,)
+    ),
+    "ogm_three": Column(
+        "OGM, 3 modalities", "joint", "ogm", options={**OGM, **THREE}, modalities=TRIO,
+        only_toy=True, notes=(TOY_NOTE,),
+    ),
+    "ogm_ge": Column(
+        "OGM-GE", "joint", "ogm_ge", options={"modulation": "OGM_GE"}, notes=(NOISE_NOTE,)
+    ),
+    "qmf": Column("QMF", "joint", "qmf", options={"modulation": "QMF"}),
     "qmf_three": Column(
-        "QMF, 3 modalities", "qmf", {"modulation": "QMF", **THREE},
-        fidelity="released_m3ae", modalities=TRIO,
+        "QMF, 3 modalities", "joint", "qmf", "released_m3ae",
+        options={"modulation": "QMF", **THREE}, modalities=TRIO, only_toy=True, notes=(TOY_NOTE,),
     ),
 }  # fmt: skip
-"""Against ``train_epoch`` and ``valid`` of the MLA repository."""
+"""The other methods of the MLA repository, by the same two functions."""
+
+
+def _dimml(title: str, kind: str, epoch: int = 0) -> Column:
+    """``epochs`` is that of the published command (``main_CFT.py``)."""
+    switches = {"temperature": TEMPERATURE, "certainty_temperature": CERTAINTY_TEMPERATURE}
+    return Column(
+        title, kind, "dimml", switches=switches, epoch=epoch, epochs=150, clone="dimml",
+        notes=(DIMML_NOTE,),
+    )  # fmt: skip
+
 
 DIMML = {
-    "dimml_detached": "DI-MML, epoch 19",
-    "dimml_duc": "DI-MML, epoch 20",
-    "dimml_fused": "DI-MML, stage 2",
+    "dimml_detached": _dimml("DI-MML, epoch 19", "detached", 19),
+    "dimml_duc": _dimml("DI-MML, epoch 20", "detached", 20),
+    "dimml_fused": _dimml("DI-MML, stage 2", "fused"),
+    "film": Column("FiLM", "module", "film", only_toy=True, clone="dimml"),
+    "gated": Column("BiGated", "module", "gated", only_toy=True, clone="dimml"),
 }
-"""Against ``main_CFT.py`` and ``main_CFT_stage2.py`` of the DI-MML repository."""
+"""``main_CFT.py``, ``main_CFT_stage2.py`` and the fusion modules of the DI-MML repository."""
 
-FUSIONS = {"film": "FiLM", "gated": "BiGated"}
-"""Against the fusion modules of the DI-MML repository."""
-
-OTHERS = (*JOINT, *DIMML, *FUSIONS)
-NAMES = (*MODES, *OTHERS)
-
-
-def needs_dimml(name: str) -> bool:
-    """Whether a column is against the DI-MML repository, and not against MLA's."""
-    return name in DIMML or name in FUSIONS
-
-
-def title(name: str) -> str:
-    """The head of a column of the table."""
-    if name in MODES:
-        return MODES[name].title
-    return JOINT[name].title if name in JOINT else (DIMML | FUSIONS)[name]
-
-
-def toy_case(modalities: tuple[str, ...] = MODALITIES, dtype: Any = jnp.float32) -> Case:
-    """One convolution an encoder: OGM acts on kernels of convolutions and on nothing else."""
-    inputs = {"audio": (8, 8, 1), "visual": (8, 6, 2), "text": (6, 6, 3)}
-    modules = {m: Conv2D(feature_dim=16, widths=(), dtype=dtype) for m in modalities}
-    return Case(
-        "toy_convolutions",
-        Encoders(modules, 16),
-        {m: inputs[m] for m in modalities},
-        learning_rate=1e-2,
-        named=("Conv_0/kernel", "BatchNorm_0/scale", "BatchNorm_0/bias"),
-    )
-
-
-def training_batch(case: Case, number: int, dtype: Any = np.float32) -> Batch:
-    """Training batch ``number`` from 0; its examples overlap with those of the other batches."""
-    batch = case.batch(number, dtype=dtype)
-    index = (np.arange(case.batch_size) * 3 + 5 * number) % EXAMPLES
-    return {**batch, "index": index.astype(np.int32)}
-
-
-def fusion_rule(name: str) -> tuple[Encoders, JointRule]:
-    """Our FiLM or gated fusion of the toy case's features."""
-    encoders = toy_case().encoders
-    switches = resolved(name, "released", {})
-    return encoders, methods.get(name).rule(switches, encoders, Task(CLASSES, 1, EXAMPLES))
-
-
-def fusion_inputs(name: str, dtype: Any) -> tuple[Tensors, np.ndarray, Tensors]:
-    """``({modality: features [B, D]}, labels, weights)`` for one fusion module, by formula."""
-    encoders, rule = fusion_rule(name)
-    shapes = traverse_util.flatten_dict(
-        {"params": {"head": jax.eval_shape(rule.init_heads, jax.random.key(0))}}, sep="/"
-    )
-    tensors = formula.tensors({path: leaf.shape for path, leaf in shapes.items()}, 9)
-    features = {
-        m: np.maximum(formula.uniform((8, encoders.feature_dim), 60 + i), -0.25) + 0.25
-        for i, m in enumerate(encoders.modalities)
-    }
-    return (
-        {m: z.astype(dtype) for m, z in features.items()},
-        formula.labels(8, CLASSES, 62),
-        {path: value.astype(dtype) for path, value in tensors.items()},
-    )
-
-
-def resolved(name: str, fidelity: str, switches: Mapping[str, Any]) -> ConfigDict:
-    """``config.method`` with every switch set."""
-    block = {"name": name, "fidelity": fidelity, **switches}
-    return ConfigDict(fields.resolve_switches(block))
-
-
-def weights(
-    method: Method, case: Case, dtype: Any, encoders: Tensors | None = None, seed: int = 7
-) -> Tensors:
-    """Weights by formula for all that a method has; ``encoders`` replaces some of them.
-
-    The kernels of heads are large: small logits would leave QMF's ranking loss at 0, and the
-    encoders of the ResNet case have small features (``cases.comparable``).  Biases are not 0.
-    """
-    shapes = jax.eval_shape(method.init, jax.random.key(0), case.batch(0))
-    flat = traverse_util.flatten_dict(shapes.variables, sep="/")
-    found = formula.tensors({name: leaf.shape for name, leaf in flat.items()}, seed)
-    larger = np.float32(12 if encoders is None else 1 / SMALL)
-    for name, value in found.items():
-        if name.startswith("params/head/") and name.endswith("kernel"):
-            found[name] = value * larger
-    return {name: value.astype(dtype) for name, value in (found | (encoders or {})).items()}
+COLUMNS = MLA | JOINT | DIMML

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mla_jax.convert.names import Tensors
-from mla_jax.parity.columns import title
+from mla_jax.parity.columns import COLUMNS
 
 FORWARD, TRAINED, DOUBLE = 1e-5, 1e-4, 1e-9
 """Relative tolerances in float32: of forward quantities and first gradients, and of whatever
@@ -91,7 +91,7 @@ def difference(row: str, theirs: np.ndarray, ours: np.ndarray) -> tuple[float, f
 def compare(theirs: Tensors, ours: Tensors, float64: bool = False) -> dict[str, Verdict]:
     """``{row: verdict}``.  A quantity that one side lacks is an infinite difference."""
     verdicts: dict[str, Verdict] = {}
-    for name in [*theirs, *(n for n in ours if n not in theirs)]:
+    for name in theirs | ours:
         row, _, detail = name.partition("/")
         if name in theirs and name in ours:
             absolute, relative = difference(row, np.asarray(theirs[name]), np.asarray(ours[name]))
@@ -119,7 +119,7 @@ def rows_of(table: Table) -> list[str]:
 def failures(table: Table) -> list[str]:
     """One line for each cell out of tolerance."""
     return [
-        f"{title(mode)}: {row}: {v.relative:.2e} > {v.tolerance:.0e} at {v.worst or 'all'}"
+        f"{COLUMNS[mode].title}: {row}: {v.relative:.2e} > {v.tolerance:.0e} at {v.worst or 'all'}"
         for mode, verdicts in table.items()
         for row, v in verdicts.items()
         if not v.passed
@@ -128,7 +128,7 @@ def failures(table: Table) -> list[str]:
 
 def markdown(table: Table, notes: Sequence[str]) -> str:
     """The table and the notes as Markdown; a cell is ``absolute / relative``."""
-    header = ["quantity", "tolerance", *(title(mode) for mode in table)]
+    header = ["quantity", "tolerance", *(COLUMNS[mode].title for mode in table)]
     lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
     for row in rows_of(table):
         found = [verdicts.get(row) for verdicts in table.values()]
@@ -145,7 +145,7 @@ def plain(table: Table, abreast: int = 5) -> str:
         parts = [names[i : i + abreast] for i in range(0, len(names), abreast)]
         return "\n\n".join(plain({name: table[name] for name in part}) for part in parts)
     width = max(map(len, rows_of(table))) + 1
-    titles = [title(mode) for mode in table]
+    titles = [COLUMNS[mode].title for mode in table]
     lines = [" " * width + "  ".join(f"{name:>24}" for name in titles)]
     for row in rows_of(table):
         cells = []

@@ -1,0 +1,23 @@
+"""Runs this package on the weights and batches of the references."""
+
+from typing import Any
+
+from mla_jax.convert.names import Tensors
+from mla_jax.parity.cases import Case
+from mla_jax.parity.columns import Column
+from mla_jax.parity.ours import dimml, joint, mla
+from mla_jax.parity.ours.compiled import CompiledMethod
+
+RUN = {
+    "mla": mla.run,
+    "joint": joint.run,
+    "detached": dimml.detached,
+    "fused": dimml.fused,
+    "module": dimml.fusion_module,
+}
+"""By ``Column.kind``."""
+
+
+def run(column: Column, case: Case, found: Tensors, dtype: Any, broken: str = "") -> Tensors:
+    """Every quantity of a column; ``found`` is what ``theirs.run`` gave, or a fixture of it."""
+    return RUN[column.kind](CompiledMethod(column, case, dtype, broken), found)

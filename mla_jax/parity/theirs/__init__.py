@@ -1,0 +1,31 @@
+"""Runs the PyTorch references from the user's clones.
+
+PyTorch itself comes with a clone (``clones.loaded``), so that this package imports without it.
+"""
+
+from typing import Any
+
+from mla_jax.convert.names import Tensors
+from mla_jax.parity.cases import Case
+from mla_jax.parity.columns import Column
+from mla_jax.parity.theirs import classifiers, dimml, joint, mla
+from mla_jax.parity.theirs.clones import Clone
+
+RUN = {
+    "mla": mla.run,
+    "joint": joint.run,
+    "detached": dimml.detached,
+    "fused": dimml.fused,
+    "module": dimml.fusion_module,
+}
+"""By ``Column.kind``."""
+
+
+def run(clone: Clone, column: Column, case: Case, dtype: Any, few_ties: bool = False) -> Tensors:
+    """Every quantity of a column, and the weights before and after training (``rows.py``).
+
+    Evaluation starts from the reference's weights after training on both sides, so that its rows
+    show the forward pass alone and not what training accumulated.
+    """
+    trial = classifiers.trial(clone, column, case, dtype, few_ties)
+    return trial.start() | RUN[column.kind](trial)

@@ -1,0 +1,213 @@
+"""Loads a PyTorch reference from the user's clone, unmodified, and makes it run on a CPU.
+
+Everything is done from outside and undone afterwards; ``Clone.workarounds`` says what was.
+No code of a reference is part of this package.
+"""
+
+import contextlib
+import importlib
+import importlib.abc
+import importlib.machinery
+import io
+import os
+import pathlib
+import sys
+import types
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+from unittest import mock
+
+from mla_jax.convert.files import import_torch
+from mla_jax.errors import UserError
+
+
+class Repository(NamedTuple):
+    """One reference: ``modules`` are ``{attribute of Clone: module}``."""
+
+    name: str
+    required: tuple[str, ...]
+    modules: Mapping[str, str]
+
+
+BOTH = ("models/backbone.py", "models/basic_model.py", "models/fusion_modules.py", "utils/utils.py")
+REPOSITORIES = {
+    "reference": Repository(
+        "Cecile-hi/Multimodal-Learning-with-Alternating-Unimodal-Adaptation",
+        ("main.py", *BOTH, "models/cav_mae.py", "models/m3ae.py", "dataset/dataset.py"),
+        {"main": "main", "basic_model": "models.basic_model", "utils": "utils.utils"},
+    ),
+    "dimml": Repository(
+        "fanyunfeng-bit/DI-MML",
+        (
+            "main_CFT.py",
+            "main_CFT_stage2.py",
+            *BOTH,
+            "loss/contrast_loss.py",
+            "dataset/CramedDataset.py",
+        ),
+        {"stage1": "main_CFT", "stage2": "main_CFT_stage2"},
+    ),
+}
+"""``{flag of the command: repository}``."""
+
+OPTIONAL_IMPORTS = (
+    "PIL",
+    "cv2",
+    "librosa",
+    "utils.gtransforms",
+    "torchvision",
+    "torchaudio",
+    "timm",
+    "sklearn",
+    "transformers",
+    "einops",
+    "torch.utils.tensorboard",
+)
+"""What the references import for their data sets, transformers and logs; not run here."""
+
+
+class Clone(types.SimpleNamespace):
+    """``torch``, the modules of a reference, ready to run on a CPU, and ``workarounds``."""
+
+
+@contextlib.contextmanager
+def loaded(flag: str, path: str | pathlib.Path, float64: bool = False) -> Iterator[Clone]:
+    """The reference at ``path``; ``float64`` makes all it computes double precision.
+
+    Raises:
+      UserError: PyTorch is not installed, or a file of the reference is not there.
+    """
+    repository = REPOSITORIES[flag]
+    root = pathlib.Path(path).expanduser().resolve()
+    for name in repository.required:
+        if not (root / name).is_file():
+            raise UserError(
+                f"{root / name} not found: --{flag} should be a clone of {repository.name}"
+            )
+    torch = import_torch("the parity tool")
+    with _clean_imports(root):
+        modules = {n: importlib.import_module(name) for n, name in repository.modules.items()}
+    workarounds = [
+        "stood in for imports it does not use here: " + ", ".join(OPTIONAL_IMPORTS),
+        "called its classes and functions without its command line",
+        "replaced torch.cuda.FloatTensor, in its plugin, by a CPU type, and Tensor.cuda(), in its "
+        "history, by nothing",
+    ]
+    if float64:
+        workarounds.append("made Tensor.float() mean double precision")
+    if flag == "dimml":
+        workarounds = ["DI-MML: the same, with its two training files"]
+    with _on_cpu(torch, float64):
+        yield Clone(torch=torch, workarounds=workarounds, **modules)
+
+
+def with_constants(function: Callable[..., Any], constants: dict[Any, Any]) -> Callable[..., Any]:
+    """A copy of ``function`` in whose body other constants stand for those given.
+
+    For a device or a width that the reference has written into its code.
+    """
+    code = function.__code__
+    known = tuple(constants.get(c, c) if isinstance(c, str | int) else c for c in code.co_consts)
+    if missing := set(constants) - {c for c in code.co_consts if isinstance(c, str | int)}:
+        raise ValueError(f"{function.__name__} holds no constant {missing}")
+    return types.FunctionType(code.replace(co_consts=known), function.__globals__)
+
+
+def arguments(**changes: Any) -> types.SimpleNamespace:
+    """The options that the two-ResNet classifiers, training and evaluation read.
+
+    CREMA-D is the one data set that MLA's accepts (Q16).
+    """
+    chosen = {
+        "dataset": "CREMAD",
+        "fusion_method": "concat",
+        "modulation": "Normal",
+        "lorb": "base",
+        "gs_flag": False,
+        "modal3": False,
+        "clip": False,
+        "dynamic": False,
+        "alpha": 0.3,
+        "modulation_starts": 0,
+        "modulation_ends": 50,
+        "use_tensorboard": True,
+    }
+    return types.SimpleNamespace(**(chosen | changes))
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Drops what the reference prints, and what PyTorch warns of in it."""
+    with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+@contextlib.contextmanager
+def _clean_imports(root: pathlib.Path) -> Iterator[None]:
+    """Lets the reference's top-level names (``main``, ``models``, ``utils``) mean its own files."""
+    packages = ("models", "utils", "dataset", "loss")
+    own = ("main", "main_CFT", "main_CFT_stage2", *packages)
+    hidden = {n: sys.modules.pop(n) for n in list(sys.modules) if n.split(".")[0] in own}
+    before = set(sys.modules)
+    for name in packages:  # most have no __init__.py: any installed package would win
+        sys.modules[name] = types.ModuleType(name)
+        sys.modules[name].__path__ = [str(root / name)]
+    try:
+        with (
+            mock.patch.dict(os.environ),
+            mock.patch.object(sys, "path", [str(root), *sys.path]),
+            mock.patch.object(sys, "meta_path", [_StubFinder(), *sys.meta_path]),
+            mock.patch.object(sys, "dont_write_bytecode", True),  # leaves the clone as it was
+        ):
+            yield
+    finally:
+        for name in list(sys.modules):
+            stub = isinstance(sys.modules[name], _Stub)
+            if name.split(".")[0] in own or (name not in before and stub):
+                del sys.modules[name]
+        sys.modules.update(hidden)
+
+
+class _Stub(types.ModuleType):
+    """A module whose every attribute is an empty class."""
+
+    __path__: tuple[str, ...] = ()
+
+    def __getattr__(self, name: str) -> type:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return type(name, (), {})
+
+
+class _StubFinder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
+        if any(name == known or name.startswith(f"{known}.") for known in OPTIONAL_IMPORTS):
+            return importlib.machinery.ModuleSpec(name, self, is_package=True)
+        return None
+
+    def create_module(self, spec: Any) -> types.ModuleType:
+        return _Stub(spec.name)
+
+    def exec_module(self, module: types.ModuleType) -> None:
+        pass
+
+
+@contextlib.contextmanager
+def _on_cpu(torch: Any, float64: bool) -> Iterator[None]:
+    """The plugin asks for a CUDA tensor type, QMF's history calls ``.cuda()``; training and
+    evaluation call ``.float()``."""
+    tensor_type = torch.DoubleTensor if float64 else torch.FloatTensor
+    to_float = torch.Tensor.double if float64 else torch.Tensor.float
+    default = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64 if float64 else torch.float32)
+    try:
+        with (
+            mock.patch.object(torch.cuda, "FloatTensor", tensor_type),
+            mock.patch.object(torch.Tensor, "float", to_float),
+            mock.patch.object(torch.Tensor, "cuda", lambda tensor: tensor),
+        ):
+            yield
+    finally:
+        torch.set_default_dtype(default)
