@@ -225,7 +225,7 @@ def test_what_has_no_twin_is_refused_and_told_where_to_go(tmp_path, run, words):
 
 def test_an_encoder_without_twin_and_other_suffixes_are_refused(tmp_path):
     run = Weights(encoder={"name": "mlp", "hidden": 4})
-    with pytest.raises(UserError, match="the encoder 'sound' has no twin in PyTorch"):
+    with pytest.raises(UserError, match="the encoder 'sound' has no counterpart in PyTorch"):
         save_weights(run, tmp_path / "x.pth", encoder="sound")
     with pytest.raises(UserError, match="unknown modality of this run"):
         save_weights(run, tmp_path / "x.pth", encoder="sounds")

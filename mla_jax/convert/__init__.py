@@ -7,7 +7,7 @@
     python -m mla_jax.convert --from=RUN --to=BACKBONE.pth --encoder=MODALITY
 
 A run goes to ``.safetensors`` whole, under our own names, whatever it is.  To ``.pth``, or to a
-directory, it goes in PyTorch's names, so only what has a twin there (``runs/weights.py``).
+directory, it goes in PyTorch's names, so only what has a counterpart there (``runs/weights.py``).
 
 Reads the MLA reference's checkpoints (with ``module.``, of any of its encoders and heads),
 torchvision's ``resnet18``, CAV-MAE's and M3AE's own, from PyTorch's files or, without PyTorch, from

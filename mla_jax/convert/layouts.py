@@ -170,11 +170,11 @@ def manifest_of_encoder(
     ``tensors`` are those of ``params/encoder/<modality>`` and ``batch_stats/<modality>``.
 
     Raises:
-      UserError: it has no twin in PyTorch, or a transformer's convention is not given.
+      UserError: it has no counterpart in PyTorch, or a transformer's convention is not given.
     """
     backbone = backbones_of(tensors).get(modality, "")
     if not backbone:
-        raise UserError(f"the encoder '{modality}' has no twin in PyTorch")
+        raise UserError(f"the encoder '{modality}' has no counterpart in PyTorch")
     return {
         "backbones": {modality: backbone},
         "towers": {modality: ""},

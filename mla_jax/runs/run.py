@@ -28,12 +28,17 @@ from mla_jax.state import TrainState
 EPOCHS = ("chosen", "last")
 
 
-def open_run(path: str | pathlib.Path, say: Callable[[str], None] = print) -> "Run":
+def open_run(
+    path: str | pathlib.Path,
+    say: Callable[[str], None] = print,
+    devices: Sequence[jax.Device] | None = None,
+) -> "Run":
     """The run in a folder; neither its training data nor its configuration file must be at hand.
 
     Args:
       path: the ``--workdir`` of the run, finished or not.
       say: takes each line meant for a person.
+      devices: predict on the first of these and evaluate on all (default: the local ones).
 
     Raises:
       UserError: no run lives there, or a file of it is damaged.
@@ -48,7 +53,7 @@ def open_run(path: str | pathlib.Path, say: Callable[[str], None] = print) -> "R
             f"{workdir.path} holds no run (no config.json): name the --workdir of a training"
         )
     config = FrozenConfigDict(identity["config"])
-    return Run(workdir, config, workdir.data(), identity["data"], say)
+    return Run(workdir, config, workdir.data(), identity["data"], say, devices)
 
 
 def is_run(path: str | pathlib.Path) -> bool:
@@ -69,6 +74,7 @@ class Run:
         data: DataSpec,
         fingerprint: str,
         say: Callable[[str], None] = print,
+        devices: Sequence[jax.Device] | None = None,
     ):
         """``config`` is resolved; ``fingerprint`` is that of the data set."""
         self.workdir = workdir
@@ -78,6 +84,7 @@ class Run:
         self.selector = Selector(config, data)
         self.seconds = Stopwatch()
         self.say = say
+        self._devices = list(devices) if devices else jax.local_devices()
         self._checkpoints: Checkpoints | None = None
         self._metrics: metrics.MetricsFile | None = None
         self._states: dict[int, TrainState] = {}
@@ -118,7 +125,7 @@ class Run:
     @functools.cached_property
     def program(self) -> Program:
         """The method, for prediction: on the first local device; nothing is compiled yet."""
-        return build_program(self.config, self.data, jax.local_devices()[:1])
+        return build_program(self.config, self.data, self._devices[:1])
 
     def load(self, epoch: str = "chosen") -> TrainState:
         """The training state of the ``chosen`` epoch, whose test figures are the result.
@@ -148,7 +155,7 @@ class Run:
     def _placement(self) -> jax.sharding.Sharding:
         if jax.process_count() > 1:  # orbax reads on all processes together
             return distributed.data_parallel(jax.device_count()).replicated
-        return jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+        return jax.sharding.SingleDeviceSharding(self._devices[0])
 
     def predict(
         self,
@@ -222,7 +229,7 @@ class Run:
 
     @functools.cached_property
     def _evaluator(self) -> Evaluator:
-        return Evaluator(self.program.method)
+        return Evaluator(self.program.method, self._devices)
 
     def dataset(self, data_dir: str = "") -> Any:
         """The data set that the run was trained on, loaded again.

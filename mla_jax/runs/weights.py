@@ -1,4 +1,4 @@
-"""A run's weights as files: our own tensors, or PyTorch's names where PyTorch has a twin."""
+"""A run's weights as files: our own tensors, or PyTorch's names where PyTorch has them."""
 
 import json
 import pathlib
@@ -41,8 +41,8 @@ def save_weights(
       epoch: ``chosen`` or ``last``, as in ``Run.load``.
 
     Raises:
-      UserError: the weights have no twin in PyTorch and ``path`` is not ``.safetensors``, another
-        suffix, an unknown modality, or no checkpoint.
+      UserError: the weights have no counterpart in PyTorch and ``path`` is not ``.safetensors``,
+        another suffix, an unknown modality, or no checkpoint.
     """
     path = pathlib.Path(path)
     if encoder:
