@@ -3,7 +3,8 @@
     python -m mla_jax.export --run=runs/digits --to=digits.stablehlo
     python -m mla_jax.export --run=runs/digits --to=digits.stablehlo --batch=32
 
-The weights and the run's own transform are inside; digits.json, beside it, says how to call it.
+The weights and the run's own transform are inside; digits.stablehlo.json, beside it,
+says how to call it.
 """
 
 import argparse

@@ -69,6 +69,8 @@ def train(
         "all of them share",
     )
     if finished:
+        if distributed.is_main():
+            run.workdir.write_data(run.data)  # runs of earlier versions lack it
         say(f"{run.path} holds a finished run; its result:")
         say(report.result_table(run.result))
         return run
@@ -86,7 +88,7 @@ def train(
         run.start()
         fit(run, program, state, dataset)
         if distributed.is_main():
-            result = summarize(run, program.method.stages, parameters)
+            result = result_of(run, program.method.stages, parameters)
             counts = run.selector.chosen["test"]["confusion"]
             report.write_report(run.path, result, run.identity, counts)
             run.workdir.finish(result)
@@ -206,7 +208,7 @@ def without_counts(figures: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in figures.items() if key != "confusion"}
 
 
-def summarize(run: Run, stages: Sequence[Stage], parameters: int) -> dict[str, Any]:
+def result_of(run: Run, stages: Sequence[Stage], parameters: int) -> dict[str, Any]:
     """The content of ``result.json``."""
     config, spent, chosen = run.config, run.seconds.spent, run.selector.chosen
     epochs = sum(stage.epochs for stage in stages)

@@ -83,7 +83,7 @@ def test_a_process_with_jax_alone_gives_the_same(folder, tmp_path, batch, capsys
     assert main(options) == 0
     assert "model.stablehlo" in capsys.readouterr().out
     run = open_run(folder)
-    about = json.loads((tmp_path / "model.json").read_text())
+    about = json.loads((tmp_path / "model.stablehlo.json").read_text())
     assert about["inputs"]["audio"]["shape"][0] == ("B" if batch == "symbolic" else 7)
     assert about["class_names"] == list(run.class_names)
     arrays, present = inputs_of(run, 7)

@@ -241,3 +241,17 @@ def test_the_ground_floor_imports_nothing_of_the_trainer():
 def test_the_root_is_small():
     files = [path for path in PACKAGE.iterdir() if path.is_file()]
     assert len(files) <= 14, sorted(path.name for path in files)
+
+
+def test_masks_as_optax_takes_them():
+    full = only_heads(TREE)
+    full["params"]["head"]["bias"] = False
+    for mask in (full, {"params": {"first": False, "head": {"kernel": True, "bias": False}}}):
+        assert projected(mask=mask) == ["params/head/kernel"]
+    inside = optax.multi_transform(
+        {"a": orthogonal_projection(D, mask=full), "b": optax.identity()},
+        lambda tree: jax.tree.map(lambda head: "a" if head else "b", only_heads(tree)),
+    )
+    inside.init(TREE)
+    with pytest.raises(UserError, match="another structure than the parameters"):
+        projected(mask={"params": {"other": True}})

@@ -55,7 +55,7 @@ FLAGS = {
     "--dataset=iemocap": "has neither Session1.txt to Session5.txt nor",
     "--dataset=ucf101": "has no trainlist01.txt with testlist01.txt",
     "--dataset=modelnet40": "has no picture",
-    "--dataset=folder": "examples.csv does not exist: write one line an example",
+    "--dataset=folder": "examples.csv does not exist: write one line per example",
     "--dataset=folder --max_unreadable=2": "--max_unreadable=2.0 must be a share",
     "--dataset=folder --examples_per_shard=0": "must be at least 1",
 }

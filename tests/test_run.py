@@ -113,8 +113,16 @@ def good_inputs():
         (lambda x: x.update(audio=x["audio"][:3]), None, "equally many examples"),
         (lambda x: x.update(audio=x["audio"][:, :7]), None, r"'audio' is float32\[5, 7, 13\].*32,"),
         (lambda x: x.update(text=x["text"] / 2), None, r"'text' is float64.*int32\[N, 24\]"),
-        (lambda x: x.update(text=x["text"] + np.int64(2**40)), None, "values outside int32"),
-        (lambda x: x["audio"].__setitem__((2, 0, 0), np.inf), None, "infinity in example 2"),
+        (
+            lambda x: x.update(text=x["text"] + np.int64(2**40)),
+            None,
+            r"values outside -2147483648 to \d+ in example 0",
+        ),
+        (
+            lambda x: x["audio"].__setitem__((2, 0, 0), np.inf),
+            None,
+            "NaN, infinity or .* in example 2",
+        ),
         (lambda x: None, np.ones((5, 3), bool), r"'present' is bool\[5, 3\]"),
         (lambda x: None, np.ones((5, 2)), r"'present' is float64"),
         (lambda x: None, np.eye(5, 2, dtype=bool), "example 2 has no modality"),
@@ -308,3 +316,107 @@ def test_reading_agrees_with_restoring(runs):
     jax.tree.map(np.testing.assert_array_equal, restored, state)
     with pytest.raises(UserError, match="there is no checkpoint"):
         read_state(run.workdir.checkpoints, 7, state)
+
+
+# ---- What a review found ---------------------------------------------------------------------
+
+
+def test_token_ids_that_the_encoder_does_not_know(runs):
+    run, inputs = open_run(runs("mla")), good_inputs()
+    for bad in (1024, -3):
+        text = inputs["text"].copy()
+        text[2, 0] = bad
+        with pytest.raises(UserError, match="'text' holds values outside 0 to 1023 in example 2"):
+            run.predict({**inputs, "text": text})
+        present = np.ones((5, 2), bool)
+        present[2, 1] = False
+        assert len(run.predict({**inputs, "text": text}, present).classes) == 5
+
+
+def test_numbers_too_large_for_the_runs_type(runs):
+    inputs = {m: x.astype(np.float64) if m == "audio" else x for m, x in good_inputs().items()}
+    inputs["audio"][3] *= 1e300
+    with pytest.raises(UserError, match="too large for float32 in example 3"):
+        open_run(runs("mla")).predict(inputs)
+
+
+def test_logits_that_are_not_finite_are_refused(runs):
+    inputs = good_inputs()
+    inputs["audio"] = inputs["audio"].copy()
+    inputs["audio"][1] = np.finfo(np.float32).max
+    with pytest.raises(UserError, match="the logits of example 1 are not finite"):
+        open_run(runs("mla")).predict(inputs)
+
+
+def test_incomplete_examples_count_alike_in_predict_and_evaluate(tmp_path, monkeypatch):
+    dataset = build_dataset(missing=0.4, seed=3)
+    monkeypatch.setattr(train, "load_dataset", lambda *arguments: dataset)
+    run = quietly(build_config(epochs=1), tmp_path / "run")
+    test = dataset.splits["test"]
+    for i, m in enumerate(run.modalities):
+        there = test.present[:, i]
+        assert 0 < there.sum() < test.examples
+        found = run.predict({m: test.inputs[m][there]})
+        figures = run.evaluate(test, m)
+        assert figures["examples"] == there.sum()
+        assert figures["fused"] == figures[m] == np.mean(found.classes == test.label[there])
+
+
+def test_splits_in_another_order_are_refused(runs):
+    run, test = open_run(runs("concat")), digits_program("concat")[1].splits["test"]
+    swapped = test._replace(inputs=dict(reversed(test.inputs.items())))
+    one = test._replace(inputs={"text": test.inputs["text"]}, present=test.present[:, :1])
+    none = test._replace(label=test.label[:0], inputs={m: x[:0] for m, x in test.inputs.items()})
+    for split, sentence in ((swapped, "in this order"), (one, "takes"), (none, "no examples")):
+        for use in (run.predict, run.evaluate):
+            with pytest.raises(UserError, match=sentence):
+                use(split)
+    with pytest.raises(UserError, match="give arrays by modality or a split"):
+        run.predict(None)
+
+
+def test_a_run_that_cannot_be_restored_stays_what_it_was(tmp_path):
+    quietly(config_of("concat", epochs=1, **CONSTANT), tmp_path / "run")
+    for file in (tmp_path / "run" / "checkpoints").rglob("*"):
+        if file.is_file() and file.parent.name == "d":
+            file.write_bytes(file.read_bytes()[:-9] + b"123456789")
+    with pytest.raises(UserError, match="all checkpoints"):
+        quietly(config_of("concat", epochs=2, **CONSTANT), tmp_path / "run")
+    run = open_run(tmp_path / "run")
+    assert run.config.epochs == 1 and run.result["train"]["epochs"] == 1
+
+
+def test_a_finished_run_of_an_earlier_version_gets_its_data_json(runs, tmp_path):
+    path = shutil.copytree(runs("concat"), tmp_path / "run")
+    (path / "data.json").unlink()
+    config = json.loads((path / "config.json").read_text())
+    del config["config"]["check_loss_every"]
+    (path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match="repeat the command that trained the run"):
+        open_run(path)
+    quietly(config_of("concat"), path)
+    assert open_run(path).config.check_loss_every == 50
+    assert len(open_run(path).predict(good_inputs()).classes) == 5
+
+
+def test_a_method_of_ones_own_must_be_registered(runs, tmp_path):
+    path = shutil.copytree(runs("concat"), tmp_path / "run")
+    text = (path / "config.json").read_text().replace('"name": "concat"', '"name": "mine"')
+    (path / "config.json").write_text(text)
+    with pytest.raises(UserError, match=r"method 'mine'.*mla_jax.methods.register"):
+        open_run(path)
+
+
+def test_a_damaged_checkpoint_is_one_short_sentence(runs, tmp_path):
+    path = shutil.copytree(runs("concat"), tmp_path / "run")
+    for file in (path / "checkpoints").rglob("*"):
+        if file.is_file() and file.parent.name == "d":
+            file.write_bytes(b"nothing")
+    with pytest.raises(UserError, match="damaged") as error:
+        open_run(path).load()
+    assert len(str(error.value)) < 400
+
+
+def test_the_data_of_a_run_has_moved(runs):
+    with pytest.raises(UserError, match="part of mla_jax: leave out --data_dir"):
+        open_run(runs("concat")).evaluate(data_dir="elsewhere")

@@ -225,6 +225,21 @@ def to_json(config: ConfigDict | FrozenConfigDict) -> dict[str, Any]:
     return json.loads(json.dumps(config.to_dict()))
 
 
+def completed(saved: Mapping[str, Any]) -> dict[str, Any]:
+    """A saved ``to_json`` configuration with the defaults of the fields it was too old to have."""
+    defaults = to_json(base_config())
+    del defaults["method"]  # its switches are those of its own method
+    return _merge_known(defaults, saved)
+
+
+def _merge_known(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in changes.items():
+        nested = isinstance(value, Mapping) and isinstance(base.get(key), Mapping)
+        merged[key] = _merge_known(base[key], value) if nested else value
+    return merged
+
+
 def differing_fields(saved: Mapping[str, Any], current: Mapping[str, Any]) -> list[str]:
     """The fields on which two ``to_json`` configurations differ, as ``name: saved -> current``."""
     a, b = flatten(saved), flatten(current)

@@ -9,7 +9,7 @@ import numpy as np
 
 from mla_jax.data.streams import Stream
 
-if TYPE_CHECKING:  # preparing starts a process a core, and none of them needs JAX
+if TYPE_CHECKING:  # preparing starts one process per core, and none of them needs JAX
     from mla_jax.state import Batch
 
 RESERVED_NAMES = ("fused", "shared", "joint", "examples", "macro_f1", "confusion")
@@ -173,17 +173,20 @@ def _stream(fields: Mapping[str, Any]) -> Stream:
 class SubsetOfModalities:
     """A split in which all modalities but some are missing, whatever it holds of them.
 
-    The arrays of a hidden modality are zeros, as they are where it is missing.
+    The arrays of a hidden modality are zeros, as they are where it is missing.  Examples that have
+    none of the others are left out.
     """
 
     def __init__(self, split: Split, shown: Sequence[bool]):
         """``shown: bool[M]``, in the order of the data set's modalities."""
         self._split, self._shown = split, np.asarray(shown, bool)
-        self.label, self.present = split.label, split.present & self._shown
+        present = split.present & self._shown
+        self._rows = np.flatnonzero(present.any(1))
+        self.label, self.present = split.label[self._rows], present[self._rows]
 
     @property
     def examples(self) -> int:
-        return self._split.examples
+        return len(self._rows)
 
     @property
     def shapes(self) -> Mapping[str, tuple[int, ...]]:
@@ -191,9 +194,9 @@ class SubsetOfModalities:
 
     def fetch(self, index: np.ndarray) -> "Batch":
         """The batch of examples ``index: int[B]``, all valid."""
-        batch = self._split.fetch(index)
+        batch = self._split.fetch(self._rows[index])
         inputs = {
             m: array if shown else np.zeros_like(array)
             for (m, array), shown in zip(batch["inputs"].items(), self._shown, strict=True)
         }
-        return {**batch, "inputs": inputs, "present": self.present[batch["index"]]}
+        return {**batch, "inputs": inputs, "present": self.present[index]}

@@ -2,7 +2,7 @@
 
 ``dataset.path`` names a folder with ``train.npz``, ``test.npz`` and perhaps ``validation.npz``.
 Each has ``label`` (integers) and one array a modality with as many rows; ``present`` (booleans, a
-column a modality in the order of ``modalities``) may say what is missing.  ``train_label.npy``,
+column per modality in the order of ``modalities``) may say what is missing.  ``train_label.npy``,
 ``train_image.npy`` and so on will do as well.  ``classes.txt`` may name the classes.
 """
 

@@ -45,8 +45,8 @@ def enumerate_csv(options: argparse.Namespace) -> Raw:
     path = pathlib.Path(options.csv) if options.csv else root / FILE
     if not path.is_file():
         raise UserError(
-            f"{path} does not exist: write one line an example, with the columns "
-            "id,label,split and one a modality (docs/datasets.md)"
+            f"{path} does not exist: write one line per example, with the columns "
+            "id,label,split and one per modality (docs/datasets.md)"
         )
     rows = lists.read_csv(path, ("id", "label", "split"))
     columns = [c for c in (rows[0] if rows else ()) if c not in ("id", "label", "split")]

@@ -21,7 +21,7 @@ from mla_jax.data.dataset import RESERVED_NAMES
 from mla_jax.data.streams import Stream
 from mla_jax.errors import UserError
 
-if TYPE_CHECKING:  # preparing starts a process a core, and none of them needs JAX
+if TYPE_CHECKING:  # preparing starts one process per core, and none of them needs JAX
     from mla_jax.state import Batch
 
 VERSION = "1.0.0"

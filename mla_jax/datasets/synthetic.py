@@ -17,7 +17,7 @@ from mla_jax.data.streams import Stream
 from mla_jax.datasets.description import Description, class_names
 from mla_jax.errors import UserError, check_choice
 
-if TYPE_CHECKING:  # preparing starts a process a core, and none of them needs JAX
+if TYPE_CHECKING:  # preparing starts one process per core, and none of them needs JAX
     from mla_jax.state import Batch
 
 STRENGTHS = (1.5, 0.25, 0.2)

@@ -44,7 +44,7 @@ def entropy_weights(logits: jax.Array, present: jax.Array) -> jax.Array:
 
 
 def fixed_weights(weights: Sequence[float]) -> Weights:
-    """Constant weights, one a modality; those of missing modalities go to the present ones."""
+    """Constant weights, one per modality; those of missing modalities go to the present ones."""
 
     def rule(logits: jax.Array, present: jax.Array) -> jax.Array:
         check_axes(logits=(logits, "M B C"), present=(present, "B M"))
@@ -86,7 +86,7 @@ def certainty_weights(temperature: float) -> Weights:
 
 
 def batch_entropy_weights(logits: jax.Array, present: jax.Array) -> jax.Array:
-    """The released rule (``main.py:65-106``, quirks Q5 and Q6): one weight a modality a *batch*.
+    """The released rule (``main.py:65-106``, Q5 and Q6): one weight per modality and *batch*.
 
     The softmax runs over the batch axis, so an example's prediction depends on its neighbours, on
     the batch size and on the order of the list; and like the original it overflows to NaN when

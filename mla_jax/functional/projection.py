@@ -86,7 +86,8 @@ def orthogonal_projection(
       order: ``update_then_project`` lets this batch's own mean feature act on its own gradient.
       apply: ``replace`` the gradient by the projected one, or ``add`` it (BalanceMM's variant).
       skip_first: leaves gradient and P alone in the very first call (``exp_count != 0``).
-      mask: which leaves are projected; default: ``kernels(dim)``.  A chosen leaf has D rows.
+      mask: which leaves are projected; a chosen leaf has D rows.  The default is every leaf that
+        ``kernels(dim)`` names: where hidden layers are D wide too, choose the head yourself.
 
     Raises:
       UserError: an option has an unknown value.  ``init`` raises it for a tree without a leaf to
@@ -101,7 +102,10 @@ def orthogonal_projection(
     check_choice("projection normalize", normalize, NORMALIZATIONS)
     check_choice("projection order", order, ORDERS)
     check_choice("projection apply", apply, APPLICATIONS)
-    choose = kernels(dim) if mask is None else mask
+    mask = kernels(dim) if mask is None else mask
+
+    def chosen_of(tree: Any) -> Any:
+        return _broadcast(mask(tree) if callable(mask) else mask, tree)
 
     def updated(P: jax.Array, h: jax.Array, alpha: jax.Array) -> jax.Array:
         Ph = jnp.matmul(P, h, precision=HIGHEST)
@@ -113,7 +117,7 @@ def orthogonal_projection(
         return P / jnp.linalg.norm(P) if normalize == "frobenius" else P
 
     def init(params: Any) -> ProjectionState:
-        _check_chosen(choose(params) if callable(choose) else choose, params, dim)
+        _check_chosen(chosen_of(params), params, dim)
         return ProjectionState(jnp.eye(dim, dtype=float), jnp.zeros((), jnp.int32))
 
     def update(
@@ -141,10 +145,21 @@ def orthogonal_projection(
                 projected = gradient + projected
             return jnp.where(active, projected, gradient).reshape(leaf.shape)
 
-        chosen = choose(updates) if callable(choose) else choose
-        return jax.tree.map(project, chosen, updates), ProjectionState(P, state.count + 1)
+        updates = jax.tree.map(project, chosen_of(updates), updates)
+        return updates, ProjectionState(P, state.count + 1)
 
     return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _broadcast(mask: Any, tree: Any) -> Any:
+    """A mask that is a prefix of ``tree``, as a tree of booleans of its structure."""
+    try:
+        return jax.tree.map(lambda flag, part: jax.tree.map(lambda _: flag, part), mask, tree)
+    except (ValueError, TypeError) as error:
+        raise UserError(
+            "the mask of orthogonal_projection has another structure than the parameters: give a "
+            "tree like theirs, a prefix of it, or a function from one to the other"
+        ) from error
 
 
 def _check_chosen(chosen: Any, params: Any, dim: int) -> None:

@@ -142,8 +142,8 @@ def read_state(directory: pathlib.Path, step: int, abstract: Any) -> TrainState:
         return _checked(loaded)[0]
     except ChecksumError as error:
         raise UserError(
-            f"checkpoint {step} of {directory} is damaged (bad checksum): run the training command "
-            "again, which goes on from the one before it"
+            f"checkpoint {step} of {directory} is damaged (bad checksum): train the run again in "
+            "another --workdir"
         ) from error
 
 
@@ -151,17 +151,14 @@ def _read(directory: pathlib.Path, step: int, wanted: dict[str, Any]) -> dict[st
     path = directory.absolute() / str(step)
     if not path.is_dir():
         raise UserError(f"there is no checkpoint {path}: train the run again")
-    try:
-        with _quiet():
-            return ocp.load_checkpointables(path, wanted)
-    except Exception as error:  # orbax raises many kinds, none of them documented
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UserError(
-            f"cannot read checkpoint {path} ({reason}): it is damaged, or it is of another run"
-        ) from error
-    finally:
-        with _quiet():
-            gc.collect()  # orbax leaves coroutines behind that complain when collected
+    loaded = None
+    with _quiet():
+        with contextlib.suppress(Exception):  # of many kinds, with pages of text
+            loaded = ocp.load_checkpointables(path, wanted)
+        gc.collect()  # orbax leaves coroutines behind that complain when collected
+    if loaded is None:
+        raise UserError(f"checkpoint {path} cannot be read: it is damaged, or it is of another run")
+    return loaded
 
 
 def _decoded(loaded: dict[str, Any]) -> dict[str, Any]:

@@ -57,10 +57,13 @@ def initialize_from(
             tensors = layouts.in_order(tensors, order, tuple(conventions))
         loaded = traverse_util.unflatten_dict(tensors, sep="/")
         encoders = loaded["params"].get("encoder", {})
+        remedy = "convert it again with --modalities"
+        if is_run(path):
+            remedy = "take one encoder with python -m mla_jax.convert --from=RUN --encoder=MODALITY"
         if strangers := [m for m in encoders if m not in modalities]:
             raise UserError(
                 f"{path} holds an encoder for {', '.join(strangers)}, but this run has "
-                f"{', '.join(modalities)}: convert it again with --modalities"
+                f"{', '.join(modalities)}: {remedy}"
             )
         for m in (m for m in modalities if m in encoders):
             if f"encoder {m}" in replaced:

@@ -39,9 +39,21 @@ class Predictions(NamedTuple):
 
 
 def collect(parts: Sequence[Outputs], spec: DataSpec, present: np.ndarray) -> Predictions:
-    """Joins the outputs of batches; ``present: bool[N, M]``."""
+    """Joins the outputs of batches; ``present: bool[N, M]``.
+
+    Raises:
+      UserError: a logit is not finite.
+    """
     fused = np.concatenate([part.fused for part in parts])
     unimodal = np.concatenate([part.unimodal for part in parts], axis=1)
+    sound = np.isfinite(fused).all(1)
+    sound &= (np.isfinite(unimodal).all(2).T | ~present).all(1)
+    if not sound.all():
+        first = int(np.flatnonzero(~sound)[0])
+        raise UserError(
+            f"the logits of example {first} are not finite: its inputs, or those of its batch, are "
+            "far from what the run was trained on"
+        )
     weights = None
     if parts[0].weights is not None:
         weights = np.concatenate([part.weights for part in parts])
@@ -67,7 +79,10 @@ def softmax(logits: np.ndarray) -> np.ndarray:
 
 
 def split_of_arrays(
-    spec: DataSpec, inputs: Mapping[str, np.ndarray], present: np.ndarray | None = None
+    spec: DataSpec,
+    inputs: Mapping[str, np.ndarray],
+    present: np.ndarray | None = None,
+    vocabularies: Mapping[str, int] | None = None,
 ) -> Split:
     """A split of the user's arrays, of which every example has at least one modality.
 
@@ -75,10 +90,11 @@ def split_of_arrays(
       spec: of the run's data.
       inputs: ``{modality: [N, ...]}``, any of the run's modalities.
       present: ``bool[N, len(inputs)]`` in the order of ``inputs``; default: all there.
+      vocabularies: by modality, how many token ids its encoder knows.
 
     Raises:
       UserError: an unknown modality, arrays of another length, shape or type, values that are not
-        finite, or an example without any modality.
+        finite or no token ids, or an example without any modality.
     """
     arrays = {m: np.asarray(array) for m, array in inputs.items()}
     for modality in arrays:
@@ -107,15 +123,27 @@ def split_of_arrays(
             complete[m] = np.zeros((count, *spec.shapes[m]), spec.dtypes[m])
             continue
         columns[:, place] = there = present[:, list(arrays).index(m)]
-        array = _checked(m, arrays[m], spec, there)
-        complete[m] = np.where(there.reshape(-1, *[1] * (array.ndim - 1)), array, 0).astype(
-            array.dtype
-        )
+        complete[m] = _checked(m, arrays[m], spec, there, (vocabularies or {}).get(m, 0))
     return ArraySplit(complete, np.zeros(count, np.int32), columns)
 
 
-def _checked(modality: str, array: np.ndarray, spec: DataSpec, there: np.ndarray) -> np.ndarray:
-    """The array in the type that the run takes."""
+def check_split(spec: DataSpec, split: Split) -> None:
+    """Raises ``UserError`` unless a split has the run's modalities, in order and shape."""
+    if not hasattr(split, "fetch"):
+        raise UserError(f"give arrays by modality or a split of a data set, not {type(split)}")
+    shapes = {m: tuple(shape) for m, shape in split.shapes.items()}
+    if list(shapes.items()) != list(spec.shapes.items()):
+        raise UserError(
+            f"the split has {shapes}, and this run takes {dict(spec.shapes)}, in this order"
+        )
+    if not split.examples:
+        raise UserError("the split has no examples")
+
+
+def _checked(
+    modality: str, array: np.ndarray, spec: DataSpec, there: np.ndarray, vocabulary: int
+) -> np.ndarray:
+    """The array in the type that the run takes, with zeros where ``there: bool[N]`` is False."""
     shape, dtype = spec.shapes[modality], np.dtype(spec.dtypes[modality])
     wanted = f"{dtype.name}[N, {', '.join(map(str, shape))}]".replace(", ]", "]")
     note = spec.input_notes.get(modality, "")
@@ -123,18 +151,22 @@ def _checked(modality: str, array: np.ndarray, spec: DataSpec, there: np.ndarray
     given = f"input '{modality}' is {array.dtype}{list(array.shape)}"
     if array.shape[1:] != shape:
         raise UserError(f"{given}, and this run takes {wanted}")
-    kinds = ("iu", "f")
-    alike = any(array.dtype.kind in kind and dtype.kind in kind for kind in kinds)
-    if not alike:
+    if not any(array.dtype.kind in kind and dtype.kind in kind for kind in ("iu", "f")):
         raise UserError(f"{given}, and this run takes {wanted}: convert it on purpose")
+    flat = array.reshape(len(array), -1)
     if dtype.kind in "iu":
         limits = np.iinfo(dtype)
-        if array.size and not limits.min <= array.min() <= array.max() <= limits.max:
-            raise UserError(f"{given} with values outside {dtype.name}; this run takes {wanted}")
-    elif not np.isfinite(array[there]).all():
-        rows = ~np.isfinite(array.reshape(len(array), -1)).all(1) & there
+        low, high = (0, vocabulary - 1) if vocabulary else (limits.min, limits.max)
+        good = ((flat >= low) & (flat <= high)).all(1)
+        problem = f"values outside {low} to {high}"
+    else:
+        with np.errstate(over="ignore"):  # what is too large becomes infinite, and is refused
+            flat = flat.astype(dtype)
+        good = np.isfinite(flat).all(1)
+        problem = f"NaN, infinity or values too large for {dtype.name}"
+    if not good[there].all():
+        row = int(np.flatnonzero(there & ~good)[0])
         raise UserError(
-            f"input '{modality}' holds NaN or infinity in example {int(np.flatnonzero(rows)[0])}: "
-            "mend it, or mark it missing"
+            f"input '{modality}' holds {problem} in example {row}: mend it, or mark it missing"
         )
-    return array.astype(dtype)
+    return np.where(there[:, None], flat, 0).astype(dtype).reshape(array.shape)

@@ -38,7 +38,7 @@ def parameter_table(params: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def epoch_line(line: Mapping[str, Any], epochs: int) -> str:
-    """One line an epoch: losses, then the accuracies of each split that was evaluated."""
+    """One line per epoch: losses, then the accuracies of each split that was evaluated."""
     losses = [
         f"{name.removesuffix('/loss')} {value:.3f}"
         for name, value in line["train"].items()

@@ -9,11 +9,11 @@ import jax
 import numpy as np
 from ml_collections import FrozenConfigDict
 
-from mla_jax import distributed
+from mla_jax import distributed, methods
 from mla_jax.config import fields
 from mla_jax.data.dataset import DataSpec, Split, SubsetOfModalities
 from mla_jax.data.pipeline import evaluation_batches
-from mla_jax.datasets import load_dataset
+from mla_jax.datasets import DESCRIPTIONS, load_dataset
 from mla_jax.errors import UserError, check_choice
 from mla_jax.evaluate import Evaluator, outputs
 from mla_jax.program import Program, build_program
@@ -26,6 +26,8 @@ from mla_jax.runs.workdir import Workdir
 from mla_jax.state import TrainState
 
 EPOCHS = ("chosen", "last")
+DATA_FIELDS = {"arrays": "path"}
+"""Where ``--data_dir`` goes, for data sets that were not prepared; for the others ``data_dir``."""
 
 
 def open_run(
@@ -34,6 +36,8 @@ def open_run(
     devices: Sequence[jax.Device] | None = None,
 ) -> "Run":
     """The run in a folder; neither its training data nor its configuration file must be at hand.
+
+    A method of your own must be registered first.
 
     Args:
       path: the ``--workdir`` of the run, finished or not.
@@ -52,12 +56,17 @@ def open_run(
         raise UserError(
             f"{workdir.path} holds no run (no config.json): name the --workdir of a training"
         )
-    config = FrozenConfigDict(identity["config"])
+    config = FrozenConfigDict(fields.completed(identity["config"]))
+    if config.method.name not in methods.REGISTRY:
+        raise UserError(
+            f"{workdir.path} was trained with the method '{config.method.name}', which is not part "
+            "of mla_jax: call mla_jax.methods.register with its module first"
+        )
     return Run(workdir, config, workdir.data(), identity["data"], say, devices)
 
 
 def is_run(path: str | pathlib.Path) -> bool:
-    """Whether a run lives in a folder: whether it has a ``config.json`` and checkpoints."""
+    """Whether a run lives in a folder: whether it has a ``config.json`` of ours."""
     return "://" not in str(path) and Workdir(path).is_run()
 
 
@@ -109,7 +118,7 @@ class Run:
 
     @property
     def metrics(self) -> list[dict[str, Any]]:
-        """The lines of ``metrics.jsonl``, one per epoch."""
+        """The lines of ``metrics.jsonl``: one per epoch, and one per event, such as a NaN loss."""
         return metrics.read_lines(self.workdir.metrics)
 
     @property
@@ -176,7 +185,11 @@ class Run:
         """
         split = inputs
         if isinstance(inputs, Mapping):
-            split = predictions.split_of_arrays(self.data, inputs, present)
+            known = {
+                m: getattr(e, "vocabulary", 0) for m, e in self.program.encoders.modules.items()
+            }
+            split = predictions.split_of_arrays(self.data, inputs, present, known)
+        predictions.check_split(self.data, split)
         state, size = self.load(epoch), self.config.evaluation.batch_size
         found = []
         with ProgressBar(-(-split.examples // size), 0) as bar:
@@ -202,7 +215,7 @@ class Run:
     def evaluate(
         self,
         split: str | Split = "test",
-        modalities: Sequence[str] = (),
+        modalities: str | Sequence[str] = (),
         epoch: str = "chosen",
         data_dir: str = "",
     ) -> dict[str, Any]:
@@ -210,21 +223,24 @@ class Run:
 
         Args:
           split: a name, for which the data set is loaded again; or a split.
-          modalities: those that are seen, the others count as missing; (): all.
+          modalities: those that are seen, as ``a+b`` or a sequence; the others count as missing,
+            and examples with none of those seen are left out.  (): all.
           epoch: ``chosen`` or ``last``, as in ``load``.
           data_dir: where the data is now, if not where the run found it.
 
         Raises:
           UserError: an unknown split or modality, or data that differs from the run's.
         """
-        for modality in modalities:
-            check_choice(f"modality of this run ({'+'.join(self.modalities)})",
-                         modality, self.modalities)  # fmt: skip
+        modalities = modalities.split("+") if isinstance(modalities, str) else modalities
+        for modality in filter(None, modalities):
+            what = f"modality of this run ({'+'.join(self.modalities)})"
+            check_choice(what, modality, self.modalities)
         if isinstance(split, str):
             check_choice(f"split of {self.data.name}", split, self.data.examples)
             split = self.dataset(data_dir).splits[split]
-        if modalities:
+        if any(modalities):
             split = SubsetOfModalities(split, [m in modalities for m in self.modalities])
+        predictions.check_split(self.data, split)
         return self._evaluator(self.load(epoch), split, self.config.evaluation.batch_size)
 
     @functools.cached_property
@@ -238,12 +254,19 @@ class Run:
           UserError: it is not at hand, or it has changed since.
         """
         config = self.config.dataset.to_dict()
-        config["data_dir"] = data_dir or config["data_dir"]
+        where = DATA_FIELDS.get(
+            config["name"], "data_dir" if config["name"] in DESCRIPTIONS else ""
+        )
+        if data_dir and not where:
+            raise UserError(f"{config['name']} is part of mla_jax: leave out --data_dir")
+        if data_dir:
+            config[where] = data_dir
         dataset = load_dataset(FrozenConfigDict(config), tuple(self.config.modalities))
         if dataset.fingerprint != self.identity["data"]:
+            remedy = "name the original with --data_dir" if where else "use the original version"
             raise UserError(
                 f"the data has changed since {self.path} was trained ({self.identity['data']} -> "
-                f"{dataset.fingerprint}): name the original with --data_dir"
+                f"{dataset.fingerprint}): {remedy}"
             )
         return dataset
 
@@ -282,6 +305,8 @@ class Run:
             return None
         state, progress = restored
         self.workdir.require_same(progress["identity"], self.identity)
+        if distributed.is_main():  # only now: a run that cannot be restored stays what it was
+            self.workdir.extend(self.identity)
         self.selector.chosen = progress["chosen"]
         self.seconds.continue_from(progress["seconds"])
         if self.selector.keeps_best and self.selector.chosen:

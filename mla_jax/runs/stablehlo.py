@@ -53,7 +53,7 @@ CALL = (
 def export_run(
     run: "Run", path: str | pathlib.Path, batch: int | str = SYMBOLIC, epoch: str = "chosen"
 ) -> None:
-    """Writes a run to a ``.stablehlo`` file, and ``describe`` to a ``.json`` file beside it.
+    """Writes a run to ``NAME.stablehlo``, and ``describe`` to ``NAME.stablehlo.json`` beside it.
 
     Raises:
       UserError: another suffix, or as ``lower``.
@@ -62,10 +62,16 @@ def export_run(
     if path.suffix != ".stablehlo":
         raise UserError(f"{path} should end in .stablehlo")
     exported = lower(run, batch, epoch)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(serialize(exported))
     content = {**describe(run, exported), "epoch": epoch}
-    path.with_suffix(".json").write_text(json.dumps(content, indent=1) + "\n")
+    described = json.dumps(content, indent=1) + "\n"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for target, data in (
+        (path, serialize(exported)),
+        (path.with_name(path.name + ".json"), described.encode()),
+    ):
+        temporary = target.with_name(target.name + ".tmp")
+        temporary.write_bytes(data)
+        temporary.replace(target)
 
 
 def lower(run: "Run", batch: int | str = SYMBOLIC, epoch: str = "chosen") -> export.Exported:
@@ -114,9 +120,13 @@ def batch_size(batch: int | str) -> int | None:
     """The number that ``batch`` is, None for ``symbolic``; ``UserError`` if it is neither."""
     if batch == SYMBOLIC:
         return None
-    if not str(batch).isdigit() or not int(batch):
+    try:
+        number = int(batch)
+    except ValueError:
+        number = 0
+    if number < 1:
         raise UserError(f"batch={batch} should be a number of at least 1, or {SYMBOLIC}")
-    return int(batch)
+    return number
 
 
 def prediction(run: "Run", epoch: str = "chosen") -> Any:

@@ -22,8 +22,8 @@ class Workdir:
     def __init__(self, path: str | pathlib.Path):
         if "://" in str(path):
             raise UserError(
-                f"--workdir={path} is no local path: mount the bucket (gcsfuse) or another file "
-                "system that all processes share, and name a directory there"
+                f"{path} is not a local path: mount the bucket (gcsfuse) or another file system "
+                "that all processes share, and name a directory there"
             )
         self.path = pathlib.Path(path)
         self.metrics = self.path / "metrics.jsonl"
@@ -39,7 +39,10 @@ class Workdir:
 
     def is_run(self) -> bool:
         """Whether a run lives here, to judge by what lies in the directory."""
-        return self._config.is_file() and self.checkpoints.is_dir()
+        try:
+            return self.identity() is not None
+        except UserError:  # somebody else's config.json
+            return False
 
     def check(self, identity: dict[str, Any]) -> None:
         """Refuses a directory that belongs to another run.
@@ -97,8 +100,6 @@ class Workdir:
     def create(self, identity: dict[str, Any], data: DataSpec) -> None:
         """Makes the directory, locks it, and writes ``config.json`` and ``data.json``.
 
-        The result of a run that is going on for more epochs is kept under another name.
-
         Raises:
           UserError: the directory cannot be written, or another process is at work in it.
         """
@@ -106,20 +107,31 @@ class Workdir:
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock = (self.path / ".lock").open("w")
             self._take_lock()
-            saved = self.identity()
-            if saved is not None and self.is_shorter(saved, identity):
-                if self._result.exists():  # first: a crash here leaves a run without a result
-                    epochs = saved["config"]["epochs"]
-                    self._result.replace(self.path / f"result-{epochs}-epochs.json")
-                saved = None
-            self._write(self._data, data.to_json())
-            if saved is None:
+            self.write_data(data)
+            if not self._config.exists():
                 self._write(self._config, identity)
         except OSError as error:
             raise UserError(
                 f"cannot write to --workdir={self.path} ({error.strerror}): name a directory that "
                 "you may write to"
             ) from error
+
+    def extend(self, identity: dict[str, Any]) -> None:
+        """Makes this the directory of a longer run, if it is that of a shorter one.
+
+        The result of the shorter run is kept as ``result-<epochs>-epochs.json``.
+        """
+        saved = self.identity()
+        if saved is not None and self.is_shorter(saved, identity):
+            if self._result.exists():  # first: a crash here leaves a run without a result
+                epochs = saved["config"]["epochs"]
+                self._result.replace(self.path / f"result-{epochs}-epochs.json")
+            self._write(self._config, identity)
+
+    def write_data(self, data: DataSpec) -> None:
+        """Writes ``data.json`` unless it is there already."""
+        if not self._data.exists():
+            self._write(self._data, data.to_json())
 
     def _take_lock(self) -> None:
         if not fcntl:
@@ -139,13 +151,18 @@ class Workdir:
         Raises:
           UserError: it is missing or damaged.
         """
-        content = self._read(self._data, {"class_names": list, "shapes": dict, "streams": dict})
+        kinds = {"class_names": list, "examples": dict, "shapes": dict, "dtypes": dict}
+        content = self._read(self._data, {**kinds, "streams": dict})
         if content is None:
-            raise UserError(f"{self._data} is missing: train the run again to write it")
+            raise UserError(
+                f"{self._data} is missing: repeat the command that trained the run, which writes it"
+            )
         try:
             return DataSpec.from_json(content)
         except (KeyError, TypeError, AttributeError) as error:
-            raise UserError(f"{self._data} is damaged ({error}): train the run again") from error
+            raise UserError(
+                f"{self._data} is damaged: delete it and repeat the command that trained the run"
+            ) from error
 
     def release(self) -> None:
         """Gives up the lock."""
@@ -173,7 +190,7 @@ class Workdir:
     def _read(self, path: pathlib.Path, expected: dict[str, type]) -> dict[str, Any] | None:
         try:
             content = json.loads(path.read_text())
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
         except (OSError, ValueError) as error:
             raise UserError(f"{path} is unreadable or damaged ({error}): {ELSEWHERE}") from error
