@@ -28,7 +28,7 @@ import json, sys
 import jax, numpy as np
 from jax import export
 model = export.deserialize(bytearray(open(sys.argv[1] + ".stablehlo", "rb").read()))
-about = json.load(open(sys.argv[1] + ".json"))
+about = json.load(open(sys.argv[1] + ".stablehlo.json"))
 arrays = dict(np.load(sys.argv[2]))
 present = arrays.pop("present")
 assert list(about["inputs"]) == about["modalities"] == list(arrays), about
