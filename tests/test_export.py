@@ -78,7 +78,6 @@ def assert_same(found, expected, tolerance=1e-6):
 
 @pytest.mark.parametrize("batch", ["symbolic", "7"])
 def test_a_process_with_jax_alone_gives_the_same(folder, tmp_path, batch, capsys):
-    pytest.importorskip("flatbuffers")  # JAX writes and reads the file with it
     options = [f"--run={folder}", f"--to={tmp_path / 'model.stablehlo'}", f"--batch={batch}"]
     assert main(options) == 0
     assert "model.stablehlo" in capsys.readouterr().out
