@@ -7,9 +7,10 @@ import jax
 import numpy as np
 import pytest
 
-from mla_jax import predict, train
+from mla_jax import train
 from mla_jax.config import fields, files
 from mla_jax.evaluate import __main__ as evaluate
+from mla_jax.predict import __main__ as predict
 from mla_jax.prepare.__main__ import main as prepare
 from mla_jax.runs.run import open_run
 from tests.conftest import TINY, digits_program
@@ -122,7 +123,7 @@ def test_new_media_without_labels_some_modalities_and_a_broken_file(media, tmp_p
     assert [sorted(line["modalities"]) for line in found] == [
         ["embedding", "picture"], ["embedding"], ["picture"]]  # fmt: skip
     printed = capsys.readouterr().out
-    assert "left out: cut.jpg" in printed and "of 3 examples" not in printed
+    assert "unusable: cut.jpg of b (" in printed and "of 3 examples" not in printed
 
 
 def test_evaluate_prints_what_the_result_holds(digits, tmp_path, capsys):

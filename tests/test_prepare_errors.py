@@ -14,7 +14,9 @@ from tests.trees import write
 CSV = {
     "id,label,picture\na,b,c.jpg": "has no column 'split': known: id, label, picture",
     "id,label,split\na,b,train": "has no column of a modality",
-    "": "has no column 'id'",
+    "": "is empty: write a header",
+    "id,label,split,p,p\na,b,train,c.jpg,c.jpg": "has the column 'p' twice",
+    "id,label,split,p,p:image\na,b,train,c.jpg,c.jpg": "has two columns of the modality 'p'",
     "id,label,split,p\na,b,train,c.jpg\na,b,train,c.jpg": "line 3 .* repeats 'a'",
     "id,label,split,p\na,b,trian,c.jpg": "unknown split in line 2 .*'trian': did you mean 'train'",
     "id,label,split,p\na,b,train": "line 2 .* has 3 cells and the header 4",
