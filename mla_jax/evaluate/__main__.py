@@ -54,12 +54,14 @@ def _evaluate(chosen: argparse.Namespace) -> None:
           f"{found['examples']} {chosen.split} examples{seen}")  # fmt: skip
     print(figures_table(found))
     if chosen.output:
-        figures = {key: _null_for_nan(value) for key, value in found.items()}
-        write_whole(output, (json.dumps(figures, allow_nan=False) + "\n").encode())
+        content = json.dumps(_null_for_nan(found), allow_nan=False)
+        write_whole(output, (content + "\n").encode())
 
 
 def _null_for_nan(value: Any) -> Any:
     """NaN is no JSON: the figure of a modality that no example has is null."""
+    if isinstance(value, dict):
+        return {key: _null_for_nan(content) for key, content in value.items()}
     return None if isinstance(value, float) and math.isnan(value) else value
 
 

@@ -202,7 +202,8 @@ def _media(
     if len(problems) > SHOWN:
         print(f"unusable: {len(problems) - SHOWN} more files")
     examples = _records(run, folder, str(path))
-    absent = sorted(set(table.labels) - set(examples.ids), key=list(table.labels).index)
+    kept = set(examples.ids)
+    absent = [id for id in table.labels if id not in kept]
     wanted = " or ".join(dict.fromkeys(table.columns.values()))
     say_left_out(absent, len(table.labels), f"without a usable {wanted}")
     labels = [table.labels[id] for id in examples.ids]
