@@ -5,16 +5,20 @@ import re
 import pytest
 
 from mla_jax.config.fields import dataset_block
-from mla_jax.datasets import load_dataset
+from mla_jax.datasets import folder, load_dataset
+from mla_jax.datasets.description import Source
 from mla_jax.errors import UserError
 from mla_jax.prepare import plan
+from mla_jax.prepare.__main__ import parser
 from tests.test_prepare import said
 from tests.trees import write
 
 CSV = {
     "id,label,picture\na,b,c.jpg": "has no column 'split': known: id, label, picture",
     "id,label,split\na,b,train": "has no column of a modality",
-    "": "has no column 'id'",
+    "": "is empty: write a header",
+    "id,label,split,p,p\na,b,train,c.jpg,c.jpg": "has the column 'p' twice",
+    "id,label,split,p,p:image\na,b,train,c.jpg,c.jpg": "has two columns of the modality 'p'",
     "id,label,split,p\na,b,train,c.jpg\na,b,train,c.jpg": "line 3 .* repeats 'a'",
     "id,label,split,p\na,b,trian,c.jpg": "unknown split in line 2 .*'trian': did you mean 'train'",
     "id,label,split,p\na,b,train": "line 2 .* has 3 cells and the header 4",
@@ -123,3 +127,16 @@ def test_absent_data_names_both_ways_out(tmp_path):
     command = "python -m mla_jax.prepare --dataset=cremad --raw=FOLDER"
     assert f"run `{command} --data_dir={tmp_path}`" in str(caught.value)
     assert "or `python -m mla_jax.main --config=configs/cremad.py:synthetic`" in str(caught.value)
+
+
+def test_the_frames_that_videos_give_are_recorded(tmp_path):
+    """The rule of the example goes before that of its modality; a picture has none."""
+    header, *lines = "id,label,split,film,picture", "a,x,train,a.mp4,a.jpg", "b,x,test,b.mp4,b.mp4"
+    write(tmp_path / "examples.csv", header, *lines, "c,x,test,,c.png")
+    options = parser().parse_args(["--dataset=folder", f"--raw={tmp_path}"])
+    raw = folder.enumerate_csv(options)
+    assert plan.frame_rules(raw, raw.modalities) == {"film": ["stride"], "picture": ["middle"]}
+    first, *others = raw.examples
+    sources = {"film": Source("a.mp4", frames="seed999"), "picture": first.sources["picture"]}
+    raw = raw._replace(examples=[first._replace(sources=sources), others[-1]])
+    assert plan.frame_rules(raw, raw.modalities) == {"film": ["seed999"], "picture": []}

@@ -3,6 +3,7 @@
 import os
 import pathlib
 import sys
+import tempfile
 import traceback
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -16,7 +17,7 @@ from mla_jax.config import fields, files
 from mla_jax.datasets import DESCRIPTIONS
 from mla_jax.errors import Interrupted, NonFiniteLossError, UserError, check_choice
 
-USAGE_ERROR, NON_FINITE = 2, 3
+FILE_ERROR, USAGE_ERROR, NON_FINITE = 1, 2, 3
 """Exit statuses.  A run that signal n stops exits with 128 + n, so that a scheduler restarts it."""
 
 
@@ -97,20 +98,63 @@ def run_command(main: Callable[[], None]) -> None:
     _leave(status)
 
 
-def status_of(name: str, work: Callable[[], None]) -> int:
-    """Runs a command that has parsed its own options; returns the exit status, 2 for bad input.
+def status_of(name: str, work: Callable[[], int | None]) -> int:
+    """Runs a command that has parsed its own options; returns the exit status.
 
-    ``name`` stands before the sentence about bad input.
+    It is what ``work`` returns, 0 for None; 2 for bad input, 1 for a file that cannot be used.
+    ``name`` stands before the sentence about either.
     """
     try:
-        work()
+        return work() or 0
     except UserError as error:
         print(f"{name}: {error}", file=sys.stderr)
         return USAGE_ERROR
+    except OSError as error:
+        where = f"cannot use {error.filename}: " if error.filename else ""
+        print(f"{name}: {where}{error.strerror or error}", file=sys.stderr)
+        return FILE_ERROR
     except KeyboardInterrupt:
-        print("stopped; nothing was written", file=sys.stderr)
+        print("stopped before the end", file=sys.stderr)
         return 130
-    return 0
+
+
+def check_output(path: pathlib.Path) -> None:
+    """Makes sure, before the work, that ``write_whole`` can write the file of ``--output``.
+
+    Raises:
+      UserError: it is a folder, its folder is missing, or nothing can be written there.
+    """
+    if path.is_dir():
+        raise UserError(f"--output={path} is a folder: name a file")
+    if not path.parent.is_dir():
+        raise UserError(f"--output={path}: there is no folder {path.parent}: make it first")
+    try:
+        if _is_special(path):
+            path.open("ab").close()
+        else:
+            tempfile.TemporaryFile(dir=path.parent).close()
+    except OSError as error:
+        raise UserError(
+            f"--output={path} cannot be written ({error.strerror}): name a file elsewhere"
+        ) from error
+
+
+def write_whole(path: pathlib.Path, content: bytes) -> None:
+    """Writes a file, all of it or nothing; no temporary file is left behind."""
+    if _is_special(path):
+        path.write_bytes(content)
+        return
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        temporary.write_bytes(content)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _is_special(path: pathlib.Path) -> bool:
+    """Whether it is there and no plain file, such as ``/dev/stdout``: it must not be replaced."""
+    return path.exists() and not path.is_file()
 
 
 def _leave(status: int) -> None:

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Sequence
 
 import mla_jax.convert
+from mla_jax.config.command_line import status_of
 from mla_jax.errors import UserError
 from mla_jax.runs.run import EPOCHS, is_run, open_run
 
@@ -69,23 +70,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "or released (default: pretraining, but released for MLA's PyTorch files of M3AE)",
     )
     chosen = parser.parse_args(arguments)
+    return status_of("mla_jax.convert", lambda: _convert(chosen))
+
+
+def _convert(chosen: argparse.Namespace) -> None:
     modalities = tuple(chosen.modalities.split("+")) if chosen.modalities else ()
     for_files = (modalities, chosen.ignore, chosen.average_channels, chosen.convention)
-    try:
-        if is_run(chosen.source):
-            if any(for_files):
-                raise UserError(f"{chosen.source} is a run: it takes --encoder and --epoch alone")
-            run = open_run(chosen.source)
-            count = run.save_weights(chosen.target, chosen.encoder, chosen.epoch or EPOCHS[0])
-        else:
-            if chosen.encoder or chosen.epoch:
-                raise UserError(f"{chosen.source} is no run: --encoder and --epoch are for runs")
-            count = mla_jax.convert.convert(chosen.source, chosen.target, *for_files)
-    except UserError as error:
-        print(f"mla_jax.convert: {error}", file=sys.stderr)
-        return 2
+    if is_run(chosen.source):
+        if any(for_files):
+            raise UserError(f"{chosen.source} is a run: it takes --encoder and --epoch alone")
+        run = open_run(chosen.source)
+        count = run.save_weights(chosen.target, chosen.encoder, chosen.epoch or EPOCHS[0])
+    else:
+        if chosen.encoder or chosen.epoch:
+            raise UserError(f"{chosen.source} is no run: --encoder and --epoch are for runs")
+        count = mla_jax.convert.convert(chosen.source, chosen.target, *for_files)
     print(f"{count} tensors: {chosen.source} -> {chosen.target}")
-    return 0
 
 
 if __name__ == "__main__":

@@ -86,6 +86,8 @@ class Dataset(NamedTuple):
     statistics: Mapping[str, Mapping[str, Any]] = MappingProxyType({})
     """By modality, ``{"mean": [...], "std": [...]}`` of the training split, by which the arrays
     were standardised before they came here; a stream's own are in ``streams``."""
+    preparation: Mapping[str, Any] = MappingProxyType({})
+    """By modality, what its records were prepared with: ``prepared.preparation``."""
 
     @property
     def classes(self) -> int:
@@ -109,6 +111,7 @@ class Dataset(NamedTuple):
             dict(self.streams),
             dict(self.input_notes),
             {m: dict(values) for m, values in self.statistics.items()},
+            {m: dict(values) for m, values in self.preparation.items()},
         )
 
 
@@ -127,6 +130,8 @@ class DataSpec(NamedTuple):
     streams: Mapping[str, Stream]
     input_notes: Mapping[str, str]
     statistics: Mapping[str, Mapping[str, Any]]
+    preparation: Mapping[str, Any] = MappingProxyType({})
+    """Empty where nothing was prepared, and for runs from before it was recorded."""
 
     @property
     def classes(self) -> int:
@@ -139,7 +144,8 @@ class DataSpec(NamedTuple):
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""
         streams = {m: stream._asdict() for m, stream in self.streams.items()}
-        return json.loads(json.dumps({**self._asdict(), "streams": streams}))
+        content = {**self._asdict(), "streams": streams, "preparation": dict(self.preparation)}
+        return json.loads(json.dumps(content))
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> "DataSpec":
@@ -148,6 +154,7 @@ class DataSpec(NamedTuple):
         Raises:
           KeyError, TypeError: the content is not that of ``to_json``.
         """
+        content = {"preparation": {}, **content}
         found = {field: content[field] for field in cls._fields}
         for field in ("modalities", "class_names"):
             found[field] = tuple(found[field])

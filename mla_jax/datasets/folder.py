@@ -49,10 +49,7 @@ def enumerate_csv(options: argparse.Namespace) -> Raw:
             "id,label,split and one per modality (docs/datasets.md)"
         )
     rows = lists.read_csv(path, ("id", "label", "split"))
-    columns = [c for c in (rows[0] if rows else ()) if c not in ("id", "label", "split")]
-    if not columns:
-        raise UserError(f"{path} has no column of a modality, or no rows: add image, audio, ...")
-    names = {column: column.partition(":")[0] for column in columns}
+    names = modality_columns(path, rows)
     modalities = {name: _modality(path, root, rows, c, options) for c, name in names.items()}
     given = lists.read_lines(pathlib.Path(options.classes)) if options.classes else ()
     classes = given or sorted({row["label"] for row in rows if row["label"]})
@@ -73,6 +70,24 @@ def enumerate_csv(options: argparse.Namespace) -> Raw:
         examples.append(Example(row["id"], row["label"], sources))
         parts.setdefault(row["split"], []).append(row["id"])
     return Raw(examples, classes, {"csv": parts}, problems, modalities=modalities)
+
+
+def modality_columns(path: pathlib.Path, rows: list[dict[str, str]]) -> dict[str, str]:
+    """``{column: modality}`` of a table, whose header may say ``name:kind``.
+
+    Raises:
+      UserError: there is none, or two columns are of the same modality.
+    """
+    columns = [c for c in (rows[0] if rows else ()) if c not in ("id", "label", "split")]
+    if not columns:
+        raise UserError(f"{path} has no column of a modality, or no rows: add image, audio, ...")
+    found: dict[str, str] = {}
+    for column in columns:
+        name = column.partition(":")[0]
+        if name in found.values():
+            raise UserError(f"{path} has two columns of the modality '{name}': leave out one")
+        found[column] = name
+    return found
 
 
 def _source(cell: str, kind: str) -> Source | None:

@@ -56,10 +56,16 @@ def read_csv(path: pathlib.Path, columns: Sequence[str]) -> list[dict[str, str]]
     """The rows of a csv file with a header that has at least ``columns``.
 
     Raises:
-      UserError: a column is missing, or a row has too few or too many cells.
+      UserError: the file is empty, a column is missing or occurs twice, or a row has too few or too
+        many cells.
     """
     rows = [row for row in csv.reader(io.StringIO(read_text(path), newline="")) if any(row)]
-    header = [name.strip() for name in rows[0]] if rows else []
+    if not rows:
+        raise UserError(f"{path} is empty: write a header and one line per example")
+    header = [name.strip() for name in rows[0]]
+    for name in filter(None, header):
+        if header.count(name) > 1:
+            raise UserError(f"{path} has the column '{name}' twice: leave out one of them")
     for column in columns:
         if column not in header:
             raise UserError(f"{path} has no column '{column}': {nearest(column, header)}")

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import pathlib
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -79,7 +80,25 @@ def load(description: Description, config: Any, modalities: tuple[str, ...]) -> 
         fingerprint,
         rule.select_on_validation,
         streams,
+        preparation=preparation(index, modalities),
     )
+
+
+def preparation(index: Mapping[str, Any], modalities: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """By modality, what its records depend on besides the media and the stream's shape.
+
+    ``code``: the version of the preparation; ``vocabulary``: a digest, for tokens; ``recipe``: for
+    spectrograms; ``frames``: the rules by which pictures were taken out of videos, if any were.
+    What an older index does not hold is left out.
+    """
+    settings, found = index.get("settings", {}), {}
+    own = {"tokens": ("code", "vocabulary"), "spectrogram": ("code", "recipe")}
+    for m in modalities:
+        fields = own.get(index["streams"][m]["kind"], ("code",))
+        found[m] = {field: settings[field] for field in fields if settings.get(field)}
+        if rules := index.get("frames", {}).get(m):
+            found[m]["frames"] = list(rules)
+    return found
 
 
 def find(description: Description, data_dir: str, variant: str, recipe: str) -> pathlib.Path:

@@ -6,11 +6,13 @@ python -m mla_jax.evaluate --run=runs/digits --split=validation --modalities=ima
 
 import argparse
 import json
+import math
 import pathlib
 import sys
 from collections.abc import Sequence
+from typing import Any
 
-from mla_jax.config.command_line import status_of
+from mla_jax.config.command_line import check_output, status_of, write_whole
 from mla_jax.runs.report import figures_table
 from mla_jax.runs.run import EPOCHS, open_run
 
@@ -41,6 +43,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _evaluate(chosen: argparse.Namespace) -> None:
+    output = pathlib.Path(chosen.output)
+    if chosen.output:
+        check_output(output)
     run = open_run(chosen.run)
     modalities = tuple(chosen.modalities.split("+")) if chosen.modalities else ()
     found = run.evaluate(chosen.split, modalities, chosen.epoch, chosen.data_dir)
@@ -49,7 +54,15 @@ def _evaluate(chosen: argparse.Namespace) -> None:
           f"{found['examples']} {chosen.split} examples{seen}")  # fmt: skip
     print(figures_table(found))
     if chosen.output:
-        pathlib.Path(chosen.output).write_text(json.dumps(found) + "\n")
+        content = json.dumps(_null_for_nan(found), allow_nan=False)
+        write_whole(output, (content + "\n").encode())
+
+
+def _null_for_nan(value: Any) -> Any:
+    """NaN is no JSON: the figure of a modality that no example has is null."""
+    if isinstance(value, dict):
+        return {key: _null_for_nan(content) for key, content in value.items()}
+    return None if isinstance(value, float) and math.isnan(value) else value
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from mla_jax.config.command_line import status_of
 from mla_jax.errors import UserError, check_choice
 from mla_jax.parity import compare, fixtures, ours, rows, theirs
 from mla_jax.parity.columns import BREAKS, COLUMNS, MLA, NOTES
@@ -43,11 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--write_fixtures", default="", metavar="DIR", help="write tests/fixtures instead"
     )
     chosen = parser.parse_args(arguments)
-    try:
-        return run(chosen, modes_of(chosen))
-    except UserError as error:
-        print(f"mla_jax.parity: {error}", file=sys.stderr)
-        return 2
+    return status_of("mla_jax.parity", lambda: run(chosen, modes_of(chosen)))
 
 
 def modes_of(chosen: argparse.Namespace) -> list[str]:

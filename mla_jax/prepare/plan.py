@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from mla_jax.data import audio
-from mla_jax.datasets import records
+from mla_jax.datasets import lists, records
 from mla_jax.datasets.description import Description, Modality, Raw
 from mla_jax.errors import UserError, check_choice
 from mla_jax.prepare import store, work
@@ -83,6 +83,20 @@ def make_plan(description: Description, options: argparse.Namespace) -> Plan:
         settings,
         digest.hexdigest()[:16],
     )
+
+
+def frame_rules(raw: Raw, modalities: Mapping[str, Modality]) -> dict[str, list[str]]:
+    """By modality, the rules by which its pictures are taken out of videos, in alphabetical order.
+
+    A picture that is a file of its own needs none.
+    """
+    found = {m: set() for m, how in modalities.items() if how.stream.kind in records.PICTURES}
+    for example in raw.examples:
+        for m, rules in found.items():
+            source = example.sources.get(m)
+            if source and pathlib.PurePath(source.path).suffix.lower() not in lists.IMAGE:
+                rules.add(source.frames or modalities[m].frames)
+    return {m: sorted(rules) for m, rules in found.items()}
 
 
 def _jobs(

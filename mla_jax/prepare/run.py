@@ -16,7 +16,7 @@ from mla_jax.datasets import records
 from mla_jax.datasets.splits import Members
 from mla_jax.errors import UserError
 from mla_jax.prepare import work
-from mla_jax.prepare.plan import NOTES, Plan
+from mla_jax.prepare.plan import NOTES, Plan, frame_rules
 from mla_jax.prepare.progress import Progress
 
 REPORT = "prepare_report.json"
@@ -38,8 +38,8 @@ def prepare(
     """Writes what is missing of the records, then the index and the report; returns the report.
 
     Raises:
-      UserError: more than ``max_unreadable`` of the examples (a fraction) cannot be used, or the
-        folder holds records of other raw files or settings.
+      UserError: more than ``max_unreadable`` of the examples (a fraction) cannot be used, or none
+        can, or the folder holds records of other raw files or settings.
     """
     with _claim(plan, force):
         return _prepare(plan, workers, max_unreadable, say)
@@ -64,6 +64,8 @@ def _prepare(
             limit.add(note["problems"])
             limit.check()
     notes = [done[job.shard] for job in plan.jobs]
+    if not any(note["rows"] for note in notes):
+        raise UserError(limit.nothing_left())
     index = _write_index(plan, notes)
     report = _report(plan, notes, index)
     _write_json(plan.folder / REPORT, report)
@@ -140,6 +142,14 @@ class _Limit:
         self._ids |= {problem["id"] for problem in problems}
         self._first = self._first or (problems[0] if problems else {})
 
+    def nothing_left(self) -> str:
+        """The sentence for when no example can be used."""
+        first = ""
+        if problem := self._first:
+            where = problem["path"] or problem["modality"]
+            first = f"; the first is {problem['id']} ({where}: {problem['reason']})"
+        return f"none of the {self._total} examples can be used{first}: check the raw folder"
+
     def check(self) -> None:
         if len(self._ids) > self._most:
             first = self._first
@@ -195,6 +205,7 @@ def _write_index(plan: Plan, notes: list[dict[str, Any]]) -> dict[str, Any]:
         "name": plan.description.name,
         "fingerprint": digest.hexdigest()[:12],
         "settings": plan.settings,
+        "frames": frame_rules(plan.raw, plan.modalities),
         "streams": {m: how.stream._asdict() for m, how in plan.modalities.items()},
         "classes": list(plan.raw.classes),
         "shard_bytes": [note["bytes"] for note in notes],
