@@ -359,3 +359,14 @@ def test_records_made_in_another_way_are_refused(field, new, sentence, capsys):
         return
     with pytest.raises(UserError, match=sentence):
         check_preparation(run, index, ("sound", "film"), "new")
+
+
+def test_token_ids_of_a_file_are_checked(digits, tmp_path, capsys):
+    run, new = digits
+    content = dict(np.load(new))
+    content["text"][4, 0] = 5000
+    np.savez(tmp_path / "bad.npz", **content)
+    options = [f"--run={run}", f"--input={tmp_path}/bad.npz", f"--output={tmp_path}/p.csv"]
+    assert predict.main(options) == 2
+    assert "values outside 0 to 1023 in example 4" in capsys.readouterr().err
+    assert not (tmp_path / "p.csv").exists()

@@ -12,7 +12,6 @@ from mla_jax.datasets import arrays, records
 from mla_jax.errors import UserError
 from mla_jax.predict import raw_media
 from mla_jax.predict.preparation import check_preparation
-from mla_jax.runs.predictions import split_of_arrays
 from mla_jax.runs.run import Run
 
 EXTRAS = ("id", "label", "present")
@@ -62,7 +61,7 @@ def _arrays(run: Run, path: pathlib.Path) -> Examples:
     content = arrays.read_arrays(path)
     inputs = {name: array for name, array in content.items() if name not in EXTRAS}
     inputs = {m: inputs.pop(m) for m in run.modalities if m in inputs} | inputs
-    split = split_of_arrays(run.data, inputs, content.get("present"))
+    split = run.split_of_arrays(inputs, content.get("present"))
     for name in ("id", "label"):
         if name in content and content[name].shape != (split.examples,):
             shape = content[name].shape

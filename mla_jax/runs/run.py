@@ -185,10 +185,7 @@ class Run:
         """
         split = inputs
         if isinstance(inputs, Mapping):
-            known = {
-                m: getattr(e, "vocabulary", 0) for m, e in self.program.encoders.modules.items()
-            }
-            split = predictions.split_of_arrays(self.data, inputs, present, known)
+            split = self.split_of_arrays(inputs, present)
         predictions.check_split(self.data, split)
         state, size = self.load(epoch), self.config.evaluation.batch_size
         found = []
@@ -207,6 +204,14 @@ class Run:
                 )
                 bar.update(1)
         return predictions.collect(found, self.data, split.present)
+
+    def split_of_arrays(
+        self, inputs: Mapping[str, np.ndarray], present: np.ndarray | None = None
+    ) -> Split:
+        """The checked split that ``predict`` makes of a user's arrays; arguments as there."""
+        modules = self.program.encoders.modules
+        vocabularies = {m: getattr(e, "vocabulary", 0) for m, e in modules.items()}
+        return predictions.split_of_arrays(self.data, inputs, present, vocabularies)
 
     @functools.cached_property
     def _outputs(self) -> Callable[..., Any]:
