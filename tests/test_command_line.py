@@ -1,5 +1,6 @@
 """What a user sees who types something wrong: one sentence, status 2, nothing half-written."""
 
+import os
 import pathlib
 import subprocess
 import sys
@@ -76,7 +77,71 @@ def test_damaged_arrays(commands, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_help_lists_the_options():
+# ---- --help ------------------------------------------------------------------------------------
+
+SHARED = {
+    "--config": "(required)", "--data_dir": "default: ", "--distributed": "(default: auto)",
+    "--compilation_cache": "(default: ~/.cache/mla_jax/xla)", "--num_processes": "default: ",
+    "--config.FIELD": "default: ", "method=...": "(default: mla)", "epochs=...": "(default: 0)",
+    "synthetic": "(default: off)",
+}  # fmt: skip
+HELP = {
+    "main": SHARED | {"--workdir": "default: runs/"},
+    "compare": SHARED | {"--methods": "(default: unimodal,concat,late_fusion,mla)",
+                         "--seeds": "(default: 0,1,2)"},
+    "benchmark": {},
+    "benchmark input": {"--batch_size": "(default: 64)", "--workers": "(default: 1,2)"},
+    "benchmark step": {"--config": "(required)", "--json": "(default: off)"},
+    "prepare": {"--data_dir": "(default: data)", "--csv": "default: examples.csv in --raw"},
+    "convert": {"--from": "(required)", "--average_channels": "(default: off)"},
+    "parity": {"--modes": "default: all", "--workdir": "(default: none)"},
+    "evaluate": {"--split": "(default: test)", "--output": "(default: none)"},
+    "export": {"--batch": "(default: symbolic)"},
+    "predict": {},
+}  # fmt: skip
+"""Options of each command, and what their entries must say."""
+
+
+def entries_of(text):
+    """``{option: its entry in one line}`` of a help text."""
+    found = {}
+    for line in text.splitlines():
+        if line.startswith("  ") and not line.startswith("   "):
+            option = line.split()[0].rstrip(",")
+            found[option] = ""
+        if found:
+            found[option] += " " + line.strip()
+    return {option: " ".join(entry.split()) for option, entry in found.items()}
+
+
+@pytest.mark.parametrize("command", HELP)
+def test_help(command, commands):
+    """Usage, an example, every option with its default; on stdout, with status 0."""
+    name, *kind = command.split()
+    done = commands.run(f"mla_jax.{name}", [*kind, "--help"])
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith(f"usage: python -m mla_jax.{command} ")
+    assert f"\n    python -m mla_jax.{command} --" in done.stdout or command == "benchmark"
+    assert max(map(len, done.stdout.splitlines())) <= 130
+    entries = entries_of(done.stdout.partition("options:")[2])
+    for option, words in HELP[command].items():
+        assert words in entries[option], entries
+    for option, entry in entries.items():
+        if option.startswith("--") and option != "--help" and command != "predict":
+            assert "default: " in entry or "(required)" in entry, entry
+
+
+def test_help_on_a_configuration_lists_its_fields(commands):
+    done = commands.run("mla_jax.main", ["--help", "--config=configs/digits.py:method=qmf"])
+    assert done.returncode == 0
+    assert "\n  --config.optimizer.learning_rate=0.05\n" in done.stdout
+    assert "\n  --config.method.name=qmf\n" in done.stdout
+    wrong = commands.run("mla_jax.main", ["--config=configs/digit.py", "--help"])
+    assert wrong.returncode == 2 and wrong.stderr.startswith("error: there is no configuration")
+
+
+def test_help_starts_no_device():
     command = [sys.executable, "-m", "mla_jax.main", "--help"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert "--workdir" in done.stdout and "configs/digits.py" in done.stdout
+    environment = os.environ | {"JAX_PLATFORMS": "none_such"}
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0 and "--workdir" in done.stdout

@@ -1,7 +1,9 @@
 """Evaluates a trained run again: any split, any subset of its modalities.
 
-python -m mla_jax.evaluate --run=runs/digits
-python -m mla_jax.evaluate --run=runs/digits --split=validation --modalities=image
+    python -m mla_jax.evaluate --run=runs/digits
+    python -m mla_jax.evaluate --run=runs/digits --split=validation --modalities=image
+
+Every example is counted once, on all local devices.
 """
 
 import argparse
@@ -11,17 +13,14 @@ import sys
 from collections.abc import Sequence
 
 from mla_jax.config.command_line import status_of
+from mla_jax.config.help import create_parser
 from mla_jax.runs.report import figures_table
 from mla_jax.runs.run import EPOCHS, open_run
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Evaluates as the command line says; returns the exit status, 2 for bad input."""
-    parser = argparse.ArgumentParser(
-        prog="python -m mla_jax.evaluate",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = create_parser("evaluate", __doc__)
     parser.add_argument("--run", required=True, metavar="DIR", help="the --workdir of a training")
     parser.add_argument("--split", default="test", help="train, validation or test (default: test)")
     parser.add_argument(
@@ -35,7 +34,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--data_dir", default="", metavar="DIR",
         help="where prepared data is now (default: where the run found it)",
     )  # fmt: skip
-    parser.add_argument("--output", default="", metavar="FILE.json", help="writes the figures too")
+    parser.add_argument(
+        "--output", default="", metavar="FILE.json", help="writes the figures there too"
+    )
     chosen = parser.parse_args(arguments)
     return status_of("mla_jax.evaluate", lambda: _evaluate(chosen))
 
