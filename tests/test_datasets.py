@@ -236,6 +236,15 @@ WRONG_ARRAYS = {
     r"'a' .* has shape \(47, 8\), and there are 48 labels": {"a": lambda x: x[1:]},
     r"'present' .* has shape \(48,\)": {"present": lambda x: x > 0},
     "damaged": {"a": lambda x: x.astype(object)},
+    "'a' of the train split .* is of type <U32: it must hold numbers": {
+        "a": lambda x: x.astype(str)
+    },
+    "'present' .* is of type <U4: it must hold numbers": {
+        "present": lambda x: np.full((len(x), 2), "True")
+    },
+    r"'b' of the train split .* has shape \(48, 0\), so it holds nothing": {
+        "b": lambda x: x[:, :0]
+    },
 }
 
 
@@ -277,6 +286,27 @@ def test_training_on_arrays(tmp_path):
     result = train.train(config, tmp_path / "run", say=lines.append).result
     assert result["test"]["fused"] > 0.8
     assert "a 8, b 8; 48 train" in lines[0]
+
+
+WRONG_ENCODERS = {
+    r"\[batch, time, feature\], not an input of shape \(1, 8, 8, 1\)": ((8, 8, 1), "conv1d", {}),
+    r"\[batch, height, width, channel\], not an input of shape": ((8, 3), "conv2d", {}),
+    r"conv2d halves its input 3 times, .* \(1, 9, 4, 1\) is too small": (
+        (9, 4, 1), "conv2d", {"widths": (2, 2, 2)}),
+    r"ngram_bag takes token ids int32\[batch, length\], .* type float32": ((8,), "ngram_bag", {}),
+    r"'features' takes": ((8, 3, 3), "features", {}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("words", WRONG_ENCODERS)
+def test_an_encoder_that_does_not_suit_its_modality(words, tmp_path):
+    """Refused by the modality's name; nothing is compiled and nothing is written."""
+    shape, name, options = WRONG_ENCODERS[words]
+    write_arrays(tmp_path, a=lambda x: np.ones((len(x), *shape)))
+    config = config_for(arrays_block(tmp_path), ("a",), name=name, **options)
+    with pytest.raises(UserError, match=f"encoders.a does not suit 'a': .*{words}"):
+        train.train(config, tmp_path / "run", say=lambda line: None)
+    assert not (tmp_path / "run").exists()
 
 
 def test_training_on_a_twin(tmp_path):

@@ -1,7 +1,9 @@
 """What the commands share: flags, start-up, and errors that are one sentence."""
 
+import itertools
 import os
 import pathlib
+import re
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -16,9 +18,11 @@ from mla_jax.config import fields, files, help, recipes
 from mla_jax.datasets import DESCRIPTIONS
 from mla_jax.errors import Interrupted, NonFiniteLossError, UserError, check_choice
 
+CONFIG_FLAG = re.compile(r"--?config\.")
 USAGE_ERROR, NON_FINITE = 2, 3
 """Exit statuses.  A run that signal n stops exits with 128 + n, so that a scheduler restarts it."""
 
+NO_CONFIG = "give --config=FILE, for example --config=configs/digits.py"
 HELP = {"--help", "-help", "--helpshort", "-h", "-?"}
 
 
@@ -80,10 +84,10 @@ def run_command(main: Callable[[], None]) -> None:
         try:
             arguments = flags.FLAGS(argv)
             if flags.FLAGS.config is None:
-                raise UserError("give --config=FILE, for example --config=configs/digits.py")
+                raise UserError(NO_CONFIG)
             fields.override(flags.FLAGS.config, data_dir_override())
             return arguments
-        except (flags.Error, AttributeError, TypeError) as error:
+        except (flags.Error, AttributeError, LookupError, TypeError, ValueError) as error:
             explain_config_flags(argv)
             raise UserError(f"{str(error).splitlines()[0]} (--help lists the options)") from error
 
@@ -148,22 +152,31 @@ def _leave(status: int) -> None:
 
 
 def explain_config_flags(argv: Sequence[str]) -> None:
-    """Raises ``UserError`` if a ``--config.FIELD`` flag names no field, or a group of fields."""
+    """Raises ``UserError`` if a ``--config.FIELD`` flag names no field, or a group of fields.
+
+    Flags that set fields of no file are refused too.
+    """
+    wanted = [a.lstrip("-").removeprefix("config.") for a in argv if CONFIG_FLAG.match(a)]
+    if not wanted:
+        return
     filename = config_option(argv)
     if filename is None:
-        return
+        raise UserError(NO_CONFIG)
     known = fields.flatten(files.load_config(filename).to_dict())
-    for argument in argv:
-        if argument.startswith("--config."):
-            field = argument.removeprefix("--config.").split("=", 1)[0]
-            if any(name.startswith(field + ".") for name in known):
-                raise UserError(f"configuration field '{field}' is a group: set one of its fields")
-            check_choice("configuration field", field, known)
+    for argument in wanted:
+        field = argument.split("=", 1)[0]
+        if any(name.startswith(field + ".") for name in known):
+            raise UserError(f"configuration field '{field}' is a group: set one of its fields")
+        check_choice("configuration field", field, known)
 
 
 def config_option(argv: Sequence[str]) -> str | None:
-    """The value of ``--config=`` on a command line that was not parsed yet."""
-    return next((a.split("=", 1)[1] for a in argv if a.startswith("--config=")), None)
+    """The value of ``--config`` on a command line that was not parsed yet."""
+    for argument, following in itertools.pairwise([*argv, None]):
+        name, equals, value = argument.partition("=")
+        if name in ("--config", "-config"):
+            return value if equals else following
+    return None
 
 
 def config_name() -> str:

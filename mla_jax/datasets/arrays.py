@@ -101,7 +101,7 @@ def _split(
             f"'label' of the {part} split in {folder} is {label.dtype}{list(label.shape)}: it must "
             "be a row of integers from 0"
         )
-    present = arrays.get("present", np.ones((len(label), len(modalities)), bool)).astype(bool)
+    present = arrays.get("present", np.ones((len(label), len(modalities)), bool))
     wanted = {"present": (len(label), len(modalities))}
     for name, array in {**{m: arrays[m] for m in modalities}, "present": present}.items():
         if len(array) != len(label) or array.shape != wanted.get(name, array.shape):
@@ -109,8 +109,20 @@ def _split(
                 f"'{name}' of the {part} split in {folder} has shape {array.shape}, and there are "
                 f"{len(label)} labels and {len(modalities)} modalities"
             )
+    for name in ("present", *modalities):
+        array = arrays.get(name, label)
+        if array.dtype.kind not in "biuf":
+            raise UserError(
+                f"'{name}' of the {part} split in {folder} is of type {array.dtype}: it must hold "
+                "numbers, so convert it (text to token ids, for example) and save it again"
+            )
+        if array.size == 0:
+            raise UserError(
+                f"'{name}' of the {part} split in {folder} has shape {array.shape}, so it holds "
+                "nothing: save it again, or leave it out of config.modalities"
+            )
     inputs = {m: _narrow(arrays[m]) for m in modalities}
-    return ArraySplit(inputs, label.astype(np.int32), present)
+    return ArraySplit(inputs, label.astype(np.int32), present.astype(bool))
 
 
 def _narrow(array: np.ndarray) -> np.ndarray:

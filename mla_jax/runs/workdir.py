@@ -15,6 +15,24 @@ except ImportError:  # Windows: two runs in one directory are then not noticed
 
 ELSEWHERE = "give another --workdir"
 
+NUMBER = (int, float)
+RESULT = {
+    **dict.fromkeys(("dataset", "method", "fidelity", "protocol", "device", "commit"), str),
+    "seed": int,
+    "parameters": int,
+    "versions": {},
+    "selection": {"rule": str, "epoch": int},
+    "test": {"examples": int, "macro_f1": {}, "fused": NUMBER},
+    "train": {
+        "stages": {},
+        "epochs": int,
+        "steps": int,
+        **dict.fromkeys(("seconds", "examples_per_second"), NUMBER),
+        **dict.fromkeys(("compile_seconds", "evaluate_seconds"), NUMBER),
+    },
+}
+"""What every ``result.json`` holds, of those things that are read again: types by name."""
+
 
 class Workdir:
     """``config.json data.json metrics.jsonl result.json report.md checkpoints/`` and plots."""
@@ -180,8 +198,25 @@ class Workdir:
         return next(iter(self.steps()), 0)
 
     def result(self) -> dict[str, Any] | None:
-        """The result of a finished run, else None."""
-        return self._read(self._result, {"test": dict, "train": dict, "method": str})
+        """The result of a finished run, else None.
+
+        Raises:
+          UserError: it is damaged, or lacks what every result has.
+        """
+        content = self._read(self._result, {"test": dict, "train": dict, "method": str})
+        if content is None:
+            return None
+        missing = _missing(content, RESULT)
+        if not missing:
+            names = content["test"]["macro_f1"]
+            figures = {"macro_f1": dict.fromkeys(names, NUMBER)} | dict.fromkeys(names, NUMBER)
+            missing = _missing(content["test"], figures, "test")
+        if missing:
+            raise UserError(
+                f"{self._result} is damaged (no sound '{missing}'): delete it and repeat the "
+                f"command that trained the run, or {ELSEWHERE}"
+            )
+        return content
 
     def finish(self, result: dict[str, Any]) -> None:
         """Writes ``result.json``, all of it or nothing."""
@@ -203,3 +238,14 @@ class Workdir:
         temporary = path.with_suffix(".tmp")
         temporary.write_text(json.dumps(content, indent=1) + "\n")
         temporary.replace(path)
+
+
+def _missing(content: Any, expected: Any, name: str = "") -> str:
+    """The name of the first thing that is missing or of another type, as ``test.examples``."""
+    if not isinstance(expected, dict):
+        return "" if isinstance(content, expected) else name
+    if not isinstance(content, dict):
+        return name
+    prefix = f"{name}." if name else ""
+    found = (_missing(content.get(key), kind, prefix + key) for key, kind in expected.items())
+    return next(filter(None, found), "")
