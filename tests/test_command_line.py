@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from mla_jax.datasets import digits
+from tests.commands import Commands
 
 ROOT = pathlib.Path(__file__).parents[1]
 TINY = "tests/configs/tiny.py"
@@ -81,6 +82,62 @@ def test_damaged_arrays(commands, tmp_path):
         and done.stderr.count("\n") == 1
     )
     assert not (tmp_path / "run").exists()
+
+
+# ---- Started in the parent folder of a clone ---------------------------------------------------
+
+FINDER = """
+import importlib.machinery
+import sys
+
+
+class Finder:
+    @staticmethod
+    def find_spec(name, path=None, target=None):
+        if name == "mla_jax":
+            return None
+        parent, _, child = name.rpartition(".")
+        if parent == "mla_jax":
+            return importlib.machinery.PathFinder.find_spec(name, [{package!r}])
+
+
+sys.meta_path.insert(sys.meta_path.index(importlib.machinery.PathFinder) + 1, Finder)
+"""
+"""What an editable install adds to Python: it finds the modules of a package, wherever it lies."""
+OPTIONS = {
+    "main": [f"--config=mla_jax/{TINY}", "--workdir=run"],
+    "compare": [f"--config=mla_jax/{TINY}", "--workdir=run"],
+    "benchmark": ["step", f"--config=mla_jax/{TINY}"],
+    "prepare": ["--dataset=folder", "--raw=mla_jax"],
+    "convert": ["--from=run", "--to=weights.pth"],
+    "parity": ["--reference=mla_jax"],
+    "evaluate": ["--run=run"],
+    "export": ["--run=run", "--to=x.stablehlo"],
+    "predict": ["--run=run", "--input=x.npz", "--output=x.csv"],
+}
+
+
+@pytest.fixture(scope="module")
+def parent_folder(tmp_path_factory):
+    """Commands that are run where ``mla_jax/`` is the clone."""
+    folder = tmp_path_factory.mktemp("parent")
+    (folder / "mla_jax").symlink_to(ROOT)
+    (folder / "tests").symlink_to(ROOT / "tests")
+    (folder / "sitecustomize.py").write_text(FINDER.format(package=str(ROOT / "mla_jax")))
+    server = Commands(folder, {"PYTHONPATH": str(folder)})
+    yield server, folder
+    server.close()
+
+
+@pytest.mark.parametrize("command", OPTIONS)
+def test_started_in_the_parent_folder_of_a_clone(command, parent_folder):
+    """Python then takes the clone for a package without ``__init__.py``; noticed at the start."""
+    server, folder = parent_folder
+    done = server.run(f"mla_jax.{command}", OPTIONS[command])
+    assert done.returncode == 2, done.stderr
+    assert f"Python takes the folder {folder / 'mla_jax'} for the package mla_jax" in done.stderr
+    assert "cd " in done.stderr and done.stderr.count("\n") == 1
+    assert done.stdout == "" and not (folder / "run").exists()
 
 
 # ---- --help ------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from ml_collections import ConfigDict, config_flags
 from mla_jax import distributed
 from mla_jax.config import fields, files, help, recipes
 from mla_jax.datasets import DESCRIPTIONS
-from mla_jax.errors import Interrupted, NonFiniteLossError, UserError, check_choice
+from mla_jax.errors import Interrupted, NonFiniteLossError, UserError, check_choice, check_package
 
 CONFIG_FLAG = re.compile(r"--?config\.")
 USAGE_ERROR, NON_FINITE = 2, 3
@@ -81,6 +81,7 @@ def run_command(main: Callable[[], None]) -> None:
         if HELP & set(argv[1:]):
             print(help_text(argv), end="")
             raise SystemExit(0)
+        check_package()
         try:
             arguments = flags.FLAGS(argv)
             if flags.FLAGS.config is None:
@@ -133,6 +134,7 @@ def status_of(name: str, work: Callable[[], None]) -> int:
     ``name`` stands before the sentence about bad input.
     """
     try:
+        check_package()
         work()
     except UserError as error:
         print(f"{name}: {error}", file=sys.stderr)

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import mla_jax.convert
 from mla_jax.config.help import create_parser
-from mla_jax.errors import UserError
+from mla_jax.errors import UserError, check_package
 from mla_jax.runs.run import EPOCHS, is_run, open_run
 
 
@@ -80,6 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     modalities = tuple(chosen.modalities.split("+")) if chosen.modalities else ()
     for_files = (modalities, chosen.ignore, chosen.average_channels, chosen.convention)
     try:
+        check_package()
         if is_run(chosen.source):
             if any(for_files):
                 raise UserError(f"{chosen.source} is a run: it takes --encoder and --epoch alone")

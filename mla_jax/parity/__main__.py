@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mla_jax.config.help import create_parser
-from mla_jax.errors import UserError, check_choice
+from mla_jax.errors import UserError, check_choice, check_package
 from mla_jax.parity import compare, fixtures, ours, rows, theirs
 from mla_jax.parity.columns import BREAKS, COLUMNS, MLA, NOTES
 from mla_jax.parity.theirs import clones
@@ -51,6 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     chosen = parser.parse_args(arguments)
     try:
+        check_package()
         return run(chosen, modes_of(chosen))
     except UserError as error:
         print(f"mla_jax.parity: {error}", file=sys.stderr)

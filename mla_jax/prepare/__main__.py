@@ -14,7 +14,7 @@ from typing import Any
 
 from mla_jax.config.help import create_parser
 from mla_jax.datasets import DESCRIPTIONS
-from mla_jax.errors import UserError, check_choice
+from mla_jax.errors import UserError, check_choice, check_package
 from mla_jax.prepare import run
 from mla_jax.prepare.plan import make_plan
 
@@ -85,6 +85,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Exit status 0 when all is done, 2 for bad input, 130 when stopped by Ctrl-C."""
     options = parser().parse_args(arguments)
     try:
+        check_package()
         check_choice("dataset", options.dataset, DESCRIPTIONS)
         if options.examples_per_shard < 1 or options.workers < 0:
             raise UserError("--examples_per_shard must be at least 1 and --workers at least 0")
