@@ -266,6 +266,30 @@ def test_missing_arrays(tmp_path):
         load_dataset(arrays_block(tmp_path), ("a",))
 
 
+@pytest.mark.parametrize("label", [1000, 2_000_000_000, 2**32, 2**63 - 1])
+def test_a_label_beyond_what_the_data_can_hold(label, tmp_path):
+    """At once: two billion names would take minutes, and 2**32 would become class 0."""
+    write_arrays(tmp_path, label=lambda x: np.where(np.arange(len(x)) == 9, label, x))
+    words = (
+        f"the largest label of the train split in .* is {label}, and there are 48 training "
+        "examples: without classes.txt a label must be below 1000 or below that number"
+    )
+    with pytest.raises(UserError, match=words):
+        load_dataset(arrays_block(tmp_path), ("a",))
+
+
+def test_labels_that_the_data_can_hold(tmp_path):
+    write_arrays(tmp_path, label=lambda x: np.where(np.arange(len(x)) == 9, 999, x))
+    assert load_dataset(arrays_block(tmp_path), ("a",)).classes == 1000
+    (tmp_path / "classes.txt").write_text("\n".join(f"class {i}" for i in range(1201)))
+    write_arrays(tmp_path, label=lambda x: x + 1198)
+    assert load_dataset(arrays_block(tmp_path), ("a",)).class_names[1200] == "class 1200"
+    (tmp_path / "classes.txt").unlink()
+    for part, n in {"train": 1500, "validation": 3, "test": 3}.items():
+        np.savez(tmp_path / f"{part}.npz", label=np.arange(1500)[-n:], a=np.ones((n, 2)))
+    assert load_dataset(arrays_block(tmp_path), ("a",)).classes == 1500
+
+
 # ---- Training on them ----------------------------------------------------------------------------
 
 
