@@ -14,6 +14,7 @@ from collections.abc import Sequence
 
 from mla_jax.config.command_line import status_of
 from mla_jax.config.help import create_parser
+from mla_jax.runs.nulls import with_nulls
 from mla_jax.runs.report import figures_table
 from mla_jax.runs.run import EPOCHS, open_run
 
@@ -50,7 +51,7 @@ def _evaluate(chosen: argparse.Namespace) -> None:
           f"{found['examples']} {chosen.split} examples{seen}")  # fmt: skip
     print(figures_table(found))
     if chosen.output:
-        pathlib.Path(chosen.output).write_text(json.dumps(found) + "\n")
+        pathlib.Path(chosen.output).write_text(json.dumps(with_nulls(found)) + "\n")
 
 
 if __name__ == "__main__":

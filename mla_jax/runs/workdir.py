@@ -7,6 +7,7 @@ from typing import Any
 from mla_jax.config import fields
 from mla_jax.data.dataset import DataSpec
 from mla_jax.errors import UserError
+from mla_jax.runs.nulls import with_nulls
 
 try:
     import fcntl
@@ -16,13 +17,14 @@ except ImportError:  # Windows: two runs in one directory are then not noticed
 ELSEWHERE = "give another --workdir"
 
 NUMBER = (int, float)
+FIGURE = (*NUMBER, type(None))
 RESULT = {
     **dict.fromkeys(("dataset", "method", "fidelity", "protocol", "device", "commit"), str),
     "seed": int,
     "parameters": int,
     "versions": {},
     "selection": {"rule": str, "epoch": int},
-    "test": {"examples": int, "macro_f1": {}, "fused": NUMBER},
+    "test": {"examples": int, "macro_f1": {}, "fused": FIGURE},
     "train": {
         "stages": {},
         "epochs": int,
@@ -200,6 +202,8 @@ class Workdir:
     def result(self) -> dict[str, Any] | None:
         """The result of a finished run, else None.
 
+        Figures that are no numbers are None (NaN where an earlier version wrote the file).
+
         Raises:
           UserError: it is damaged, or lacks what every result has.
         """
@@ -209,7 +213,7 @@ class Workdir:
         missing = _missing(content, RESULT)
         if not missing:
             names = content["test"]["macro_f1"]
-            figures = {"macro_f1": dict.fromkeys(names, NUMBER)} | dict.fromkeys(names, NUMBER)
+            figures = {"macro_f1": dict.fromkeys(names, FIGURE)} | dict.fromkeys(names, FIGURE)
             missing = _missing(content["test"], figures, "test")
         if missing:
             raise UserError(
@@ -219,8 +223,8 @@ class Workdir:
         return content
 
     def finish(self, result: dict[str, Any]) -> None:
-        """Writes ``result.json``, all of it or nothing."""
-        self._write(self._result, result)
+        """Writes ``result.json``, all of it or nothing; figures that are no numbers are null."""
+        self._write(self._result, with_nulls(result))
 
     def _read(self, path: pathlib.Path, expected: dict[str, type]) -> dict[str, Any] | None:
         try:
@@ -247,5 +251,5 @@ def _missing(content: Any, expected: Any, name: str = "") -> str:
     if not isinstance(content, dict):
         return name
     prefix = f"{name}." if name else ""
-    found = (_missing(content.get(key), kind, prefix + key) for key, kind in expected.items())
+    found = (_missing(content.get(key, ...), kind, prefix + key) for key, kind in expected.items())
     return next(filter(None, found), "")
