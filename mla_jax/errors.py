@@ -4,6 +4,8 @@ import difflib
 from collections.abc import Iterable
 from typing import Any
 
+import mla_jax
+
 
 class UserError(Exception):
     """Bad input: a sentence that names the thing and the remedy.
@@ -37,6 +39,20 @@ class Interrupted(Exception):  # noqa: N818 - it is an outcome, not an error
     def __init__(self, signal: int, batches: int):
         super().__init__(f"stopped after batch {batches}, checkpoint saved: same command resumes")
         self.signal = signal
+
+
+def check_package() -> None:
+    """Raises ``UserError`` if Python takes a folder for ``mla_jax``; every command calls it first.
+
+    In the parent folder of a clone that is called ``mla_jax``, the clone is a namespace package:
+    the modules are found where they are installed, and what ``__init__.py`` defines is not.
+    """
+    if getattr(mla_jax, "__file__", None) is None:
+        folder = next(iter(mla_jax.__path__))
+        raise UserError(
+            f"Python takes the folder {folder} for the package mla_jax: repeat the command in "
+            f"another folder, for example after cd {folder}"
+        )
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

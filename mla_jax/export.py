@@ -12,17 +12,14 @@ import sys
 from collections.abc import Sequence
 
 from mla_jax.config.command_line import status_of
+from mla_jax.config.help import create_parser
 from mla_jax.runs import stablehlo
 from mla_jax.runs.run import EPOCHS, open_run
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exports one run; returns the exit status, 2 for bad input."""
-    parser = argparse.ArgumentParser(
-        prog="python -m mla_jax.export",
-        description=f"{__doc__}\n{stablehlo.__doc__}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = create_parser("export", f"{__doc__}\n{stablehlo.__doc__}")
     parser.add_argument("--run", required=True, metavar="DIR", help="the --workdir of a training")
     parser.add_argument(
         "--to", required=True, metavar="FILE.stablehlo", help="replaced if it is there already"

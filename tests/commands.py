@@ -11,7 +11,7 @@ import runpy
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -19,17 +19,19 @@ ROOT = pathlib.Path(__file__).parents[1]
 class Commands:
     """``run(module, options)`` as ``subprocess.run``; ``close`` ends the process that forks."""
 
-    def __init__(self) -> None:
+    def __init__(self, cwd: pathlib.Path = ROOT, environment: Mapping[str, str] | None = None):
+        """``cwd``: where the commands are run; ``environment``: changes to that of this process."""
         self._server = subprocess.Popen(
             [sys.executable, "-m", "tests.commands"],
-            cwd=ROOT,
+            cwd=cwd,
+            env=os.environ | dict(environment or {}),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
         )
 
     def run(self, module: str, options: Sequence[str]) -> subprocess.CompletedProcess:
-        """Runs ``python -m module options`` in the repository's root to its end."""
+        """Runs ``python -m module options`` to its end."""
         with tempfile.TemporaryDirectory() as folder:
             files = [pathlib.Path(folder) / name for name in ("out", "err")]
             argv = [module, *options]

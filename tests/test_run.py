@@ -1,4 +1,4 @@
-"""A run opened from its folder alone: prediction, evaluation, going on for more epochs."""
+"""A run opened from its folder alone: prediction, evaluation, a place to start from."""
 
 import json
 import shutil
@@ -9,32 +9,13 @@ import pytest
 
 import mla_jax
 from mla_jax import methods, train
-from mla_jax.config import files
 from mla_jax.datasets import arrays
 from mla_jax.errors import Interrupted, UserError
 from mla_jax.runs import predictions
 from mla_jax.runs.checkpoint import Checkpoints, read_state
 from mla_jax.runs.run import is_run
-from mla_jax.runs.run import open_run as open_on_all
-from tests.conftest import TINY, build_config, build_dataset, digits_program
-
-SAID = []
-
-
-def open_run(path):
-    """On one device: evaluating on all eight would compile for each."""
-    return open_on_all(path, devices=jax.devices()[:1])
-
-
-def quietly(config, path, program=None):
-    return train.train(config, path, program, jax.devices()[:1], SAID.append)
-
-
-def config_of(method, **overrides):
-    modalities = "audio" if method == "unimodal" else "audio+text"
-    chosen = {"method": method, "modalities": modalities}
-    config = files.load_config(TINY, {"epochs": 3, **overrides}, chosen)
-    return config
+from tests.conftest import build_config, build_dataset, digits_program
+from tests.runs import SAID, config_of, good_inputs, open_run, quietly
 
 
 @pytest.fixture(scope="module")
@@ -99,10 +80,6 @@ def test_examples_may_lack_modalities_one_by_one(runs):
     garbage = {m: x.copy() for m, x in test.inputs.items()}
     garbage["audio"][~present[:, 0]] = np.nan
     np.testing.assert_array_equal(run.predict(garbage, present).logits, found.logits)
-
-
-def good_inputs():
-    return {m: x[:5] for m, x in digits_program("mla")[1].splits["test"].inputs.items()}
 
 
 @pytest.mark.parametrize(
@@ -221,75 +198,6 @@ def test_damaged_runs(damage, sentence, runs, tmp_path):
         open_run(path).load()
 
 
-# ---- More epochs -----------------------------------------------------------------------------
-
-CONSTANT = {"optimizer.schedule": "constant"}
-
-
-@pytest.mark.parametrize("method", ["mla", "concat", "qmf"])
-def test_more_epochs_are_the_longer_run_bit_for_bit(method, tmp_path):
-    short, long = config_of(method, **CONSTANT), config_of(method, epochs=5, **CONSTANT)
-    quietly(short, tmp_path / "extended")
-    first = json.loads((tmp_path / "extended" / "result.json").read_text())
-    quietly(long, tmp_path / "extended")
-    quietly(long, tmp_path / "straight")
-    states, lines, results = [], [], []
-    for name in ("extended", "straight"):
-        run = open_run(tmp_path / name)
-        states.append(run.load())
-        lines.append([{k: v for k, v in line.items() if k != "time"} for line in run.metrics])
-        results.append({k: v for k, v in run.result.items() if k != "train"})
-    jax.tree.map(np.testing.assert_array_equal, *states)
-    assert lines[0] == lines[1] and results[0] == results[1]
-    kept = json.loads((tmp_path / "extended" / "result-3-epochs.json").read_text())
-    assert kept == first and open_run(tmp_path / "extended").config.epochs == 5
-    with pytest.raises(UserError, match="epochs: 5 -> 3"):
-        quietly(short, tmp_path / "extended")
-
-
-def test_a_longer_run_that_is_stopped_goes_on(tmp_path, monkeypatch):
-    from mla_jax import distributed
-
-    quietly(config_of("concat", **CONSTANT), tmp_path / "cut")
-    long = config_of("concat", epochs=5, **CONSTANT)
-
-    class Stop(distributed.StopSignal):
-        def __call__(self, step):
-            self.received = 15
-            return step == 90
-
-    with monkeypatch.context() as patch:
-        patch.setattr(distributed, "StopSignal", Stop)
-        with pytest.raises(Interrupted):
-            quietly(long, tmp_path / "cut")
-    run = quietly(long, tmp_path / "cut")
-    straight = quietly(long, tmp_path / "straight")
-    jax.tree.map(np.testing.assert_array_equal, run.load(), straight.load())
-
-
-@pytest.mark.parametrize(
-    ("method", "overrides", "reason"),
-    [
-        ("concat", {"optimizer.schedule": "cosine"}, "schedule=cosine ends with the last epoch"),
-        ("concat", {"optimizer.decay_every": 0}, "decay_every=0 lowers the learning rate at 70 %"),
-        ("dimml", CONSTANT, "dimml trains its fused head after the last epoch"),
-        (
-            "concat",
-            {**CONSTANT, "evaluation.every_epochs": 2, "selection": "validation"},
-            "evaluation.every_epochs=2 would skip",
-        ),
-    ],
-)
-def test_epochs_that_are_not_the_first_of_the_longer_run(method, overrides, reason, tmp_path):
-    short = config_of(method, **{**overrides, "epochs": 1})
-    quietly(short, tmp_path / "run")
-    files_before = {p: p.read_bytes() for p in (tmp_path / "run").rglob("*") if p.is_file()}
-    with pytest.raises(UserError, match=reason) as error:
-        quietly(config_of(method, **overrides), tmp_path / "run")
-    assert "--config.init_from=" in str(error.value)
-    assert {p: p.read_bytes() for p in (tmp_path / "run").rglob("*") if p.is_file()} == files_before
-
-
 def test_a_run_is_a_place_to_start_from(runs, tmp_path):
     source = open_run(runs("mla"))
     config = config_of("concat", init_from=str(runs("mla")), epochs=1)
@@ -373,17 +281,6 @@ def test_splits_in_another_order_are_refused(runs):
                 use(split)
     with pytest.raises(UserError, match="give arrays by modality or a split"):
         run.predict(None)
-
-
-def test_a_run_that_cannot_be_restored_stays_what_it_was(tmp_path):
-    quietly(config_of("concat", epochs=1, **CONSTANT), tmp_path / "run")
-    for file in (tmp_path / "run" / "checkpoints").rglob("*"):
-        if file.is_file() and file.parent.name == "d":
-            file.write_bytes(file.read_bytes()[:-9] + b"123456789")
-    with pytest.raises(UserError, match="all checkpoints"):
-        quietly(config_of("concat", epochs=2, **CONSTANT), tmp_path / "run")
-    run = open_run(tmp_path / "run")
-    assert run.config.epochs == 1 and run.result["train"]["epochs"] == 1
 
 
 def test_a_finished_run_of_an_earlier_version_gets_its_data_json(runs, tmp_path):

@@ -1,7 +1,9 @@
 """Measures speed side by side and prints one table.
 
-python -m mla_jax.benchmark input --recipe=image,text
-python -m mla_jax.benchmark step --config=configs/digits.py --methods=concat,mla
+    python -m mla_jax.benchmark input --recipe=image,text
+    python -m mla_jax.benchmark step --config=configs/digits.py --methods=concat,mla
+
+``input --help`` and ``step --help`` list the options of each.
 """
 
 import argparse
@@ -18,36 +20,44 @@ from mla_jax import methods
 from mla_jax.benchmark import input as input_benchmark
 from mla_jax.benchmark import recipes
 from mla_jax.benchmark import step as step_benchmark
-from mla_jax.errors import UserError, check_choice
+from mla_jax.config.help import HelpFormatter, create_parser
+from mla_jax.errors import UserError, check_choice, check_package
 from mla_jax.runs import report
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one benchmark; returns the exit status, 2 for bad input."""
-    parser = argparse.ArgumentParser(
-        prog="python -m mla_jax.benchmark",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = create_parser("benchmark", __doc__)
     kinds = parser.add_subparsers(dest="kind", required=True)
     shared = argparse.ArgumentParser(add_help=False)
     shared.add_argument("--json", action="store_true", help="print JSON instead of a table")
 
-    command = kinds.add_parser("input", parents=[shared], help=input_benchmark.__doc__)
-    command.add_argument("--recipe", default=",".join(recipes.RECIPES), metavar="A,B")
-    command.add_argument("--workers", default="1,2", metavar="N,M")
-    command.add_argument("--batch_size", type=int, default=64)
-    command.add_argument("--examples", type=int, default=512, help="files a recipe")
-    command.add_argument("--seconds", type=float, default=2.0, help="a measurement")
-    command.add_argument("--rounds", type=int, default=3)
+    def add_command(kind: str, about: str) -> argparse.ArgumentParser:
+        example = next(line for line in __doc__.splitlines() if f"benchmark {kind} --" in line)
+        return kinds.add_parser(
+            kind,
+            parents=[shared],
+            help=about.splitlines()[0],
+            description=f"{about.splitlines()[0]}\n\n{example}",
+            formatter_class=HelpFormatter,
+        )
 
-    command = kinds.add_parser("step", parents=[shared], help=step_benchmark.__doc__)
-    command.add_argument("--config", required=True, metavar="FILE[:name=value,...]")
-    command.add_argument("--methods", default="concat,mla", metavar="A,B")
-    command.add_argument("--rounds", type=int, default=20, help="batches a method")
+    add = add_command("input", input_benchmark.__doc__).add_argument
+    add("--recipe", default=",".join(recipes.RECIPES), metavar="A,B", help="kinds of files")
+    add("--workers", default="1,2", metavar="N,M", help="numbers of processes that load")
+    add("--batch_size", type=int, default=64, metavar="N", help="examples per batch")
+    add("--examples", type=int, default=512, metavar="N", help="files per recipe")
+    add("--seconds", type=float, default=2.0, metavar="S", help="per measurement")
+    add("--rounds", type=int, default=3, metavar="N", help="measurements, of which the best counts")
+
+    add = add_command("step", step_benchmark.__doc__).add_argument
+    add("--config", required=True, metavar="FILE[:name=value,...]", help="what is trained")
+    add("--methods", default="concat,mla", metavar="A,B", help="each is a row of the table")
+    add("--rounds", type=int, default=20, metavar="N", help="batches per method")
 
     chosen = parser.parse_args(arguments)
     try:
+        check_package()
         benchmark, rows = _run(chosen)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)

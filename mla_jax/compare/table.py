@@ -10,6 +10,7 @@ import numpy as np
 from mla_jax import methods
 from mla_jax.compare.variants import Variant
 from mla_jax.runs import report
+from mla_jax.runs.nulls import number, with_nulls
 
 Runs = Sequence[Sequence[Mapping[str, Any]]]
 """The ``result.json`` of a row's runs, ``[seed][part]``; there is one part, or one per modality
@@ -32,7 +33,7 @@ def summarize_row(variant: Variant, runs: Runs) -> dict[str, Any]:
         for result in parts:
             for figure in result["test"]["macro_f1"]:
                 if figure != "fused" or not alone:
-                    values.setdefault(figure, []).append(result["test"][figure])
+                    values.setdefault(figure, []).append(number(result["test"][figure]))
     rate = [1 / sum(1 / r["train"]["examples_per_second"] for r in parts) for parts in runs]
     return {
         "label": variant.label,
@@ -105,7 +106,7 @@ def write(path: pathlib.Path, comparison: Mapping[str, Any]) -> str:
     text = [f"# Methods on {comparison['about']['dataset']}", about]
     text += [report.markdown_table(header, body), "![](comparison.png)", origin(comparison)]
     (path / "comparison.md").write_text("\n\n".join(text) + "\n")
-    (path / "comparison.json").write_text(json.dumps(comparison, indent=1) + "\n")
+    (path / "comparison.json").write_text(json.dumps(with_nulls(comparison), indent=1) + "\n")
     plot(path / "comparison.png", rows, figures)
     written = f"written: {path / 'comparison.md'}, comparison.png, comparison.json"
     return "\n".join([*aligned(header, body), "", about, written])

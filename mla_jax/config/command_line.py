@@ -1,7 +1,9 @@
 """What the commands share: flags, start-up, and errors that are one sentence."""
 
+import itertools
 import os
 import pathlib
+import re
 import sys
 import tempfile
 import traceback
@@ -13,12 +15,16 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from mla_jax import distributed
-from mla_jax.config import fields, files
+from mla_jax.config import fields, files, help, recipes
 from mla_jax.datasets import DESCRIPTIONS
-from mla_jax.errors import Interrupted, NonFiniteLossError, UserError, check_choice
+from mla_jax.errors import Interrupted, NonFiniteLossError, UserError, check_choice, check_package
 
+CONFIG_FLAG = re.compile(r"--?config\.")
 FILE_ERROR, USAGE_ERROR, NON_FINITE = 1, 2, 3
 """Exit statuses.  A run that signal n stops exits with 128 + n, so that a scheduler restarts it."""
+
+NO_CONFIG = "give --config=FILE, for example --config=configs/digits.py"
+HELP = {"--help", "-help", "--helpshort", "-h", "-?"}
 
 
 class ConfigFileParser(flags.ArgumentParser):
@@ -34,19 +40,22 @@ class ConfigFileParser(flags.ArgumentParser):
 def define_flags() -> None:
     """The flags of every command that trains."""
     config_flags.DEFINE_config_file(
-        "config", None, "FILE or FILE:name=value,... of configs/; --config.a.b=v sets a field"
+        "config", None, "a file of configs/ or of your own, as FILE or FILE:name=value,..."
     )
     flags.FLAGS["config"].parser = ConfigFileParser()
-    flags.DEFINE_string("data_dir", None, "where python -m mla_jax.prepare wrote (default: data)")
+    flags.DEFINE_string(
+        "data_dir", None, "where python -m mla_jax.prepare wrote (default: what FILE says, or data)"
+    )
     flags.DEFINE_string(
         "workdir", None, "directory of the run (default: runs/<config name and arguments>)"
     )
     flags.DEFINE_enum(
         "distributed", "auto", distributed.MODES, "connect several processes: auto asks the cluster"
     )
-    flags.DEFINE_string("coordinator_address", None, "HOST:PORT of process 0")
-    flags.DEFINE_integer("num_processes", None, "how many processes the run has")
-    flags.DEFINE_integer("process_id", None, "the number of this one, from 0")
+    asked = "(default: the cluster says)"
+    flags.DEFINE_string("coordinator_address", None, f"HOST:PORT of process 0 {asked}")
+    flags.DEFINE_integer("num_processes", None, f"how many processes the run has {asked}")
+    flags.DEFINE_integer("process_id", None, f"the number of this one, from 0 {asked}")
     flags.DEFINE_string(
         "compilation_cache",
         "~/.cache/mla_jax/xla",
@@ -70,13 +79,17 @@ def run_command(main: Callable[[], None]) -> None:
         main()
 
     def parse(argv: Sequence[str]) -> list[str]:
+        if HELP & set(argv[1:]):
+            print(help_text(argv), end="")
+            raise SystemExit(0)
+        check_package()
         try:
             arguments = flags.FLAGS(argv)
             if flags.FLAGS.config is None:
-                raise UserError("give --config=FILE, for example --config=configs/digits.py")
+                raise UserError(NO_CONFIG)
             fields.override(flags.FLAGS.config, data_dir_override())
             return arguments
-        except (flags.Error, AttributeError, TypeError) as error:
+        except (flags.Error, AttributeError, LookupError, TypeError, ValueError) as error:
             explain_config_flags(argv)
             raise UserError(f"{str(error).splitlines()[0]} (--help lists the options)") from error
 
@@ -98,6 +111,24 @@ def run_command(main: Callable[[], None]) -> None:
     _leave(status)
 
 
+def help_text(argv: Sequence[str]) -> str:
+    """What ``--help`` prints; with ``--config=FILE`` it ends with the fields of that file.
+
+    Raises:
+      UserError: there is no such file, or it is not a configuration file.
+    """
+    command = sys.modules["__main__"]
+    spec = command.__spec__
+    name = spec.name.removesuffix(".__main__") if spec else pathlib.Path(argv[0]).stem
+    shared = flags.FLAGS.flags_by_module_dict()[__name__]
+    own = [*shared, *flags.FLAGS.get_flags_for_module(sys.argv[0])]
+    filename = config_option(argv)
+    values = fields.flatten(files.load_config(filename).to_dict()) if filename else {}
+    return help.of_training_command(
+        name.removeprefix("mla_jax."), command.__doc__, own, recipes.ARGUMENTS, values
+    )
+
+
 def status_of(name: str, work: Callable[[], int | None]) -> int:
     """Runs a command that has parsed its own options; returns the exit status.
 
@@ -105,6 +136,7 @@ def status_of(name: str, work: Callable[[], int | None]) -> int:
     ``name`` stands before the sentence about either.
     """
     try:
+        check_package()
         return work() or 0
     except UserError as error:
         print(f"{name}: {error}", file=sys.stderr)
@@ -166,17 +198,31 @@ def _leave(status: int) -> None:
 
 
 def explain_config_flags(argv: Sequence[str]) -> None:
-    """Raises ``UserError`` if a ``--config.FIELD`` flag names no field, or a group of fields."""
-    filename = next((a.split("=", 1)[1] for a in argv if a.startswith("--config=")), None)
-    if filename is None:
+    """Raises ``UserError`` if a ``--config.FIELD`` flag names no field, or a group of fields.
+
+    Flags that set fields of no file are refused too.
+    """
+    wanted = [a.lstrip("-").removeprefix("config.") for a in argv if CONFIG_FLAG.match(a)]
+    if not wanted:
         return
+    filename = config_option(argv)
+    if filename is None:
+        raise UserError(NO_CONFIG)
     known = fields.flatten(files.load_config(filename).to_dict())
-    for argument in argv:
-        if argument.startswith("--config."):
-            field = argument.removeprefix("--config.").split("=", 1)[0]
-            if any(name.startswith(field + ".") for name in known):
-                raise UserError(f"configuration field '{field}' is a group: set one of its fields")
-            check_choice("configuration field", field, known)
+    for argument in wanted:
+        field = argument.split("=", 1)[0]
+        if any(name.startswith(field + ".") for name in known):
+            raise UserError(f"configuration field '{field}' is a group: set one of its fields")
+        check_choice("configuration field", field, known)
+
+
+def config_option(argv: Sequence[str]) -> str | None:
+    """The value of ``--config`` on a command line that was not parsed yet."""
+    for argument, following in itertools.pairwise([*argv, None]):
+        name, equals, value = argument.partition("=")
+        if name in ("--config", "-config"):
+            return value if equals else following
+    return None
 
 
 def config_name() -> str:

@@ -14,6 +14,18 @@ LOCAL_ENCODERS = {"m3ae_text": {"name": "ngram_bag", "vocabulary": 30522}}
 """``runlocal`` puts these in the place of the encoders that are the keys."""
 PERCEPTRON = {"name": "mlp", "hidden": 16}
 """``runlocal`` puts it in the place of every other encoder."""
+ARGUMENTS = {
+    "method": ("mla", "one of mla_jax/methods; python -m mla_jax.compare takes several"),
+    "fidelity": ("paper", "which form of the method, as in released"),
+    "modalities": ("all of the file", "those to train on, as in image+audio"),
+    "protocol": ("strict", "strict, or paper: reports the best test epoch"),
+    "seed": (0, "of the initial weights and of the order of the examples"),
+    "epochs": (0, "0: as many as the file says"),
+    "split": ("auto", "the name of a split; not for embedded data"),
+    "synthetic": (False, "generated data of the same shapes; not for embedded data"),
+    "runlocal": (False, "small encoders, small crops, few epochs; not for embedded data"),
+}
+"""``{name: (default, meaning)}`` of the arguments that the files in ``configs/`` share."""
 NOT_FOR_EMBEDDED = {
     "split": "has one split",
     "synthetic": "has no synthetic form",
@@ -27,10 +39,8 @@ def arguments(
 ) -> ConfigDict:
     """The part after the colon of ``--config=FILE:...``, with one field per argument.
 
-    All files take ``method``, ``fidelity``, ``modalities`` (``a+b``), ``protocol``, ``seed`` and
-    ``epochs`` (0: as many as the file says).  Files whose data is not embedded also take ``split``
-    and two flags: ``synthetic`` (data of the same shapes, with a planted imbalance) and
-    ``runlocal`` (small encoders, small crops, few epochs).
+    All files take those of ``ARGUMENTS``, but for embedded data, which takes none of
+    ``NOT_FOR_EMBEDDED``.  ``synthetic`` data has a planted imbalance.
 
     Args:
       text: the arguments as the user wrote them; None if there were none.
@@ -41,17 +51,10 @@ def arguments(
     Raises:
       UserError: an unknown name, or a value of another type.
     """
-    defaults = {
-        "method": "mla",
-        "fidelity": "paper",
-        "modalities": modalities,
-        "protocol": "strict",
-        "seed": 0,
-        "epochs": 0,
-        **own,
-    }
-    if not embedded:
-        defaults |= {"split": "auto", "synthetic": False, "runlocal": False}
+    defaults = {name: default for name, (default, _) in ARGUMENTS.items()}
+    defaults |= {"modalities": modalities, **own}
+    if embedded:
+        defaults = {n: value for n, value in defaults.items() if n not in NOT_FOR_EMBEDDED}
     for item in (text or "").split(","):
         name = item.partition("=")[0]
         if embedded and name in NOT_FOR_EMBEDDED:

@@ -1,4 +1,11 @@
-"""The command line of ``mla_jax.convert``."""
+"""Converts weights between PyTorch's files, our directories and trained runs.
+
+    python -m mla_jax.convert --from=resnet18.pth --to=weights --modalities=image --ignore='fc.*'
+    python -m mla_jax.convert --from=weights --to=weights.pth
+    python -m mla_jax.convert --from=runs/digits --to=weights.safetensors
+
+docs/encoders.md says which files it knows.
+"""
 
 import argparse
 import sys
@@ -6,13 +13,14 @@ from collections.abc import Sequence
 
 import mla_jax.convert
 from mla_jax.config.command_line import status_of
+from mla_jax.config.help import create_parser
 from mla_jax.errors import UserError
 from mla_jax.runs.run import EPOCHS, is_run, open_run
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Converts one checkpoint; returns the exit status, 2 for bad input."""
-    parser = argparse.ArgumentParser(prog="python -m mla_jax.convert", description=__doc__)
+    parser = create_parser("convert", __doc__)
     parser.add_argument(
         "--from",
         dest="source",
@@ -55,7 +63,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         action="append",
         default=[],
         metavar="PATTERN",
-        help="leave out tensors whose names match, as 'fc.*' for torchvision's classifier",
+        help="leave out tensors whose names match, as 'fc.*' for torchvision's classifier; may be "
+        "given several times (default: none)",
     )
     parser.add_argument(
         "--average_channels",

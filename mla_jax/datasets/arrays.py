@@ -3,7 +3,8 @@
 ``dataset.path`` names a folder with ``train.npz``, ``test.npz`` and perhaps ``validation.npz``.
 Each has ``label`` (integers) and one array a modality with as many rows; ``present`` (booleans, a
 column per modality in the order of ``modalities``) may say what is missing.  ``train_label.npy``,
-``train_image.npy`` and so on will do as well.  ``classes.txt`` may name the classes.
+``train_image.npy`` and so on will do as well.  ``classes.txt`` may name the classes; without it
+every label is below 1000 or below the number of training examples.
 """
 
 import hashlib
@@ -19,6 +20,8 @@ from mla_jax.datasets.lists import read_lines
 from mla_jax.datasets.splits import PARTS
 from mla_jax.errors import UserError, nearest
 
+UNNAMED_CLASSES = 1000
+"""So many classes need no names, however few the examples are: a sample of ImageNet's will do."""
 DAMAGED = (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile)
 
 
@@ -35,28 +38,47 @@ def load(config: Any, modalities: tuple[str, ...]) -> Dataset:
             "test.npz (docs/datasets.md)"
         )
     digest = hashlib.sha256()
-    splits = {}
+    splits, largest = {}, {}
     for part in PARTS:
         arrays = _read(folder, part, digest)
         if arrays:
             splits[part] = _split(folder, part, arrays, modalities)
+            largest[part] = int(arrays["label"].max())
         elif part != "validation":
             raise UserError(
                 f"{folder} has neither {part}.npz nor {part}_label.npy: put the arrays of the "
                 f"{part} split there"
             )
-    classes = 1 + max(int(split.label.max()) for split in splits.values())
-    names = [str(i) for i in range(classes)]
-    if (folder / "classes.txt").is_file():
-        names = read_lines(folder / "classes.txt")
-        if len(names) < classes:
-            raise UserError(
-                f"{folder / 'classes.txt'} names {len(names)} classes and the labels go up to "
-                f"{classes - 1}: name them all"
-            )
+    names = _class_names(folder, largest, splits["train"].examples)
     streams = {m: _stream(m, splits) for m in modalities}
     fingerprint = f"arrays-{digest.hexdigest()[:16]}"
     return Dataset("arrays", modalities, names, splits, fingerprint, streams=streams)
+
+
+def _class_names(folder: pathlib.Path, largest: dict[str, int], examples: int) -> list[str]:
+    """The lines of ``classes.txt``, or the numbers up to the largest label.
+
+    Raises:
+      UserError: ``classes.txt`` is too short, or is missing and a label is neither below
+        ``UNNAMED_CLASSES`` nor below the number of training examples.
+    """
+    part = max(largest, key=largest.get)
+    label, path = largest[part], folder / "classes.txt"
+    if path.is_file():
+        names = read_lines(path)
+        if len(names) <= label:
+            raise UserError(
+                f"{path} names {len(names)} classes and the labels go up to {label}: name them all"
+            )
+        return names
+    if label >= max(UNNAMED_CLASSES, examples):
+        raise UserError(
+            f"the largest label of the {part} split in {folder} is {label}, and there are "
+            f"{examples} training examples: without classes.txt a label must be below "
+            f"{UNNAMED_CLASSES} or below that number, so number the classes from 0 without gaps, "
+            "or name them all in classes.txt"
+        )
+    return [str(i) for i in range(label + 1)]
 
 
 def _read(folder: pathlib.Path, part: str, digest: Any) -> dict[str, np.ndarray]:
@@ -101,7 +123,7 @@ def _split(
             f"'label' of the {part} split in {folder} is {label.dtype}{list(label.shape)}: it must "
             "be a row of integers from 0"
         )
-    present = arrays.get("present", np.ones((len(label), len(modalities)), bool)).astype(bool)
+    present = arrays.get("present", np.ones((len(label), len(modalities)), bool))
     wanted = {"present": (len(label), len(modalities))}
     for name, array in {**{m: arrays[m] for m in modalities}, "present": present}.items():
         if len(array) != len(label) or array.shape != wanted.get(name, array.shape):
@@ -109,8 +131,20 @@ def _split(
                 f"'{name}' of the {part} split in {folder} has shape {array.shape}, and there are "
                 f"{len(label)} labels and {len(modalities)} modalities"
             )
+    for name in ("present", *modalities):
+        array = arrays.get(name, label)
+        if array.dtype.kind not in "biuf":
+            raise UserError(
+                f"'{name}' of the {part} split in {folder} is of type {array.dtype}: it must hold "
+                "numbers, so convert it (text to token ids, for example) and save it again"
+            )
+        if array.size == 0:
+            raise UserError(
+                f"'{name}' of the {part} split in {folder} has shape {array.shape}, so it holds "
+                "nothing: save it again, or leave it out of config.modalities"
+            )
     inputs = {m: _narrow(arrays[m]) for m in modalities}
-    return ArraySplit(inputs, label.astype(np.int32), present)
+    return ArraySplit(inputs, label.astype(np.int32), present.astype(bool))
 
 
 def _narrow(array: np.ndarray) -> np.ndarray:

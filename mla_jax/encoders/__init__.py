@@ -86,11 +86,19 @@ class Encoders(NamedTuple):
         """``(params, batch_stats)`` keyed by modality.
 
         The same audio encoder starts a unimodal run and a trimodal one (``key``).
+
+        Raises:
+          UserError: an encoder cannot take the inputs of its modality.
         """
         params, batch_stats = {}, {}
         for modality, module in self.modules.items():
             example = jnp.asarray(inputs[modality][:1])
-            variables = module.init(self.key(rng, modality), example)
+            try:
+                variables = module.init(self.key(rng, modality), example)
+            except UserError as error:
+                raise UserError(
+                    f"encoders.{modality} does not suit '{modality}': {error}"
+                ) from error
             params[modality] = variables.get("params", {})  # precomputed features have none
             batch_stats[modality] = variables.get("batch_stats", {})
         return params, batch_stats

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from mla_jax.encoders.norm import BatchNorm
+from mla_jax.errors import UserError
 
 conv_init = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
@@ -15,6 +16,9 @@ class Conv2D(nn.Module):
     """3x3 convolutions with batch normalisation: ``[B, H, W, F]`` -> ``[B, D]``.
 
     One convolution a width and one to D; ReLU; max-pooling by 2 between them; mean over positions.
+
+    Raises:
+      UserError: the input has another number of axes, or too few positions to halve.
     """
 
     feature_dim: int
@@ -24,6 +28,7 @@ class Conv2D(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+        check_positions(type(self).__name__.lower(), x.shape, len(self.kernel), len(self.widths))
         x = x.astype(self.dtype)
         for i, width in enumerate((*self.widths, self.feature_dim)):
             if i:
@@ -33,6 +38,20 @@ class Conv2D(nn.Module):
             )(x)
             x = nn.relu(BatchNorm(dtype=self.dtype)(x, train))
         return x.mean(tuple(range(1, x.ndim - 1)))
+
+
+def check_positions(encoder: str, shape: Sequence[int], axes: int, halvings: int) -> None:
+    """Raises ``UserError`` unless an input has ``axes`` axes of positions, which can be halved."""
+    takes = {1: "[batch, time, feature]", 2: "[batch, height, width, channel]"}.get(axes)
+    if len(shape) != axes + 2:
+        raise UserError(
+            f"{encoder} takes {takes or f'{axes + 2} axes'}, not an input of shape {tuple(shape)}"
+        )
+    if min(shape[1:-1]) < 2**halvings:
+        raise UserError(
+            f"{encoder} halves its input {halvings} times, so an input of shape {tuple(shape)} is "
+            "too small: give fewer widths"
+        )
 
 
 def halve(x: jax.Array) -> jax.Array:
@@ -54,7 +73,11 @@ class Conv1D(Conv2D):
 
 
 class NgramBag(nn.Module):
-    """Mean of character n-gram embeddings: ids ``int32[B, L]`` (0 is padding) -> ``[B, D]``."""
+    """Mean of character n-gram embeddings: ids ``int32[B, L]`` (0 is padding) -> ``[B, D]``.
+
+    Raises:
+      UserError: the input is not of integers, or has other axes.
+    """
 
     feature_dim: int
     vocabulary: int = 1024
@@ -63,6 +86,11 @@ class NgramBag(nn.Module):
     @nn.compact
     def __call__(self, ids: jax.Array, train: bool = False) -> jax.Array:
         del train
+        if ids.ndim != 2 or not jnp.issubdtype(ids.dtype, jnp.integer):
+            raise UserError(
+                "ngram_bag takes token ids int32[batch, length], not an input of shape "
+                f"{tuple(ids.shape)} and type {ids.dtype}"
+            )
         table = nn.Embed(
             self.vocabulary,
             self.feature_dim,

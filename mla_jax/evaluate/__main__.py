@@ -1,29 +1,27 @@
 """Evaluates a trained run again: any split, any subset of its modalities.
 
-python -m mla_jax.evaluate --run=runs/digits
-python -m mla_jax.evaluate --run=runs/digits --split=validation --modalities=image
+    python -m mla_jax.evaluate --run=runs/digits
+    python -m mla_jax.evaluate --run=runs/digits --split=validation --modalities=image
+
+Every example is counted once, on all local devices.
 """
 
 import argparse
 import json
-import math
 import pathlib
 import sys
 from collections.abc import Sequence
-from typing import Any
 
 from mla_jax.config.command_line import check_output, status_of, write_whole
+from mla_jax.config.help import create_parser
+from mla_jax.runs.nulls import with_nulls
 from mla_jax.runs.report import figures_table
 from mla_jax.runs.run import EPOCHS, open_run
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Evaluates as the command line says; returns the exit status, 2 for bad input."""
-    parser = argparse.ArgumentParser(
-        prog="python -m mla_jax.evaluate",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = create_parser("evaluate", __doc__)
     parser.add_argument("--run", required=True, metavar="DIR", help="the --workdir of a training")
     parser.add_argument("--split", default="test", help="train, validation or test (default: test)")
     parser.add_argument(
@@ -37,7 +35,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--data_dir", default="", metavar="DIR",
         help="where prepared data is now (default: where the run found it)",
     )  # fmt: skip
-    parser.add_argument("--output", default="", metavar="FILE.json", help="writes the figures too")
+    parser.add_argument(
+        "--output", default="", metavar="FILE.json", help="writes the figures there too"
+    )
     chosen = parser.parse_args(arguments)
     return status_of("mla_jax.evaluate", lambda: _evaluate(chosen))
 
@@ -54,15 +54,8 @@ def _evaluate(chosen: argparse.Namespace) -> None:
           f"{found['examples']} {chosen.split} examples{seen}")  # fmt: skip
     print(figures_table(found))
     if chosen.output:
-        content = json.dumps(_null_for_nan(found), allow_nan=False)
+        content = json.dumps(with_nulls(found), allow_nan=False)
         write_whole(output, (content + "\n").encode())
-
-
-def _null_for_nan(value: Any) -> Any:
-    """NaN is no JSON: the figure of a modality that no example has is null."""
-    if isinstance(value, dict):
-        return {key: _null_for_nan(content) for key, content in value.items()}
-    return None if isinstance(value, float) and math.isnan(value) else value
 
 
 if __name__ == "__main__":

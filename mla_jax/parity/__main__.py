@@ -1,4 +1,10 @@
-"""Compares this package with clones of the PyTorch references, quantity by quantity."""
+"""Compares this package with clones of the PyTorch references, quantity by quantity.
+
+    python -m mla_jax.parity --reference=MLA_CLONE --dimml=DIMML_CLONE --workdir=runs/parity
+    python -m mla_jax.parity --reference=MLA_CLONE --modes=paper+qmf --float64
+
+It needs PyTorch (the extra ``parity``) and leaves the clones as they are.
+"""
 
 import argparse
 import contextlib
@@ -15,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mla_jax.config.command_line import status_of
+from mla_jax.config.help import create_parser
 from mla_jax.errors import UserError, check_choice
 from mla_jax.parity import compare, fixtures, ours, rows, theirs
 from mla_jax.parity.columns import BREAKS, COLUMNS, MLA, NOTES
@@ -23,7 +30,7 @@ from mla_jax.parity.theirs import clones
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Prints the table; exit status 0 if all is within tolerance, 1 if not, 2 for bad input."""
-    parser = argparse.ArgumentParser(prog="python -m mla_jax.parity", description=__doc__)
+    parser = create_parser("parity", __doc__)
     parser.add_argument(
         "--reference", default="", metavar="PATH", help="a clone of the MLA repository"
     )

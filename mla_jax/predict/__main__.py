@@ -25,6 +25,7 @@ import tempfile
 from collections.abc import Sequence
 
 from mla_jax.config.command_line import check_output, status_of, write_whole
+from mla_jax.config.help import create_parser
 from mla_jax.errors import UserError, check_choice
 from mla_jax.predict.read import read_examples
 from mla_jax.predict.write import WRITERS, accuracies
@@ -33,11 +34,7 @@ from mla_jax.runs.run import EPOCHS, open_run
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Predicts as the command line says; returns the exit status, 2 for bad input."""
-    parser = argparse.ArgumentParser(
-        prog="python -m mla_jax.predict",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = create_parser("predict", __doc__)
     parser.add_argument("--run", required=True, metavar="DIR", help="the --workdir of a training")
     parser.add_argument("--input", required=True, metavar="PATH", help=".npz, .csv or folder")
     parser.add_argument("--output", required=True, metavar="FILE", help=".csv, .jsonl or .npz")

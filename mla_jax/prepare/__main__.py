@@ -12,29 +12,52 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from mla_jax.config.help import create_parser
 from mla_jax.datasets import DESCRIPTIONS
-from mla_jax.errors import UserError, check_choice
+from mla_jax.errors import UserError, check_choice, check_package
 from mla_jax.prepare import run
 from mla_jax.prepare.plan import make_plan
 
 
 def parser() -> argparse.ArgumentParser:
     """The flags; ``enumerate`` of every description sees them too."""
-    p = argparse.ArgumentParser(
-        prog="python -m mla_jax.prepare",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    p = create_parser("prepare", __doc__)
     p.add_argument("--dataset", required=True, metavar="NAME", help=", ".join(DESCRIPTIONS))
     p.add_argument("--raw", required=True, metavar="DIR", help="the files as they were published")
     p.add_argument("--data_dir", default="data", metavar="DIR", help="where the records go")
-    p.add_argument("--lists", default="", metavar="DIR", help="list files, if not in --raw")
-    p.add_argument("--csv", default="", metavar="FILE", help="folder: the table of examples")
-    p.add_argument("--variant", default="", metavar="NAME", help="of the data set, or your own")
-    p.add_argument("--classes", default="", metavar="FILE", help="a class name a line")
-    p.add_argument("--recipe", default="", metavar="NAME", help="how sound is represented")
+    p.add_argument("--lists", default="", metavar="DIR", help="list files (default: in --raw)")
+    p.add_argument(
+        "--csv",
+        default="",
+        metavar="FILE",
+        help="folder: the table of examples (default: examples.csv in --raw)",
+    )
+    p.add_argument(
+        "--variant",
+        default="",
+        metavar="NAME",
+        help="of the data set, or a name of yours (default: the first)",
+    )
+    p.add_argument(
+        "--classes",
+        default="",
+        metavar="FILE",
+        help="a class name per line (default: the data set's)",
+    )
+    p.add_argument(
+        "--recipe",
+        default="",
+        metavar="NAME",
+        help="how sound is represented (default: the first of the data set)",
+    )
     p.add_argument("--vocab", default="", metavar="FILE", help="WordPiece vocabulary for text")
-    p.add_argument("--image_side", type=int, default=0, metavar="N", help="of stored pictures")
+    p.add_argument(
+        "--image_side",
+        type=int,
+        default=0,
+        metavar="N",
+        help="of stored pictures (default: the data set's)",
+    )
     p.add_argument(
         "--frames", type=int, default=0, metavar="N", help="folder: of a video (default: 3)"
     )
@@ -50,8 +73,10 @@ def parser() -> argparse.ArgumentParser:
         metavar="SHARE",
         help="stop when more of the examples have an unusable file (default: %(default)s)",
     )
-    p.add_argument("--workers", type=int, default=0, metavar="N", help="processes (0: all cores)")
-    p.add_argument("--examples_per_shard", type=int, default=256, metavar="N")
+    p.add_argument(
+        "--workers", type=int, default=0, metavar="N", help="processes (default: one per core)"
+    )
+    p.add_argument("--examples_per_shard", type=int, default=256, metavar="N", help="per file")
     p.add_argument("--force", action="store_true", help="remove earlier records first")
     return p
 
@@ -60,6 +85,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Exit status 0 when all is done, 2 for bad input, 130 when stopped by Ctrl-C."""
     options = parser().parse_args(arguments)
     try:
+        check_package()
         check_choice("dataset", options.dataset, DESCRIPTIONS)
         if options.examples_per_shard < 1 or options.workers < 0:
             raise UserError("--examples_per_shard must be at least 1 and --workers at least 0")

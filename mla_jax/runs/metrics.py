@@ -13,6 +13,7 @@ import jax
 import numpy as np
 
 from mla_jax.errors import NonFiniteLossError, UserError
+from mla_jax.runs.nulls import with_nulls
 from mla_jax.state import Batch, Metrics
 
 
@@ -90,14 +91,16 @@ def local_rows(array: jax.Array) -> np.ndarray:
 
 
 class MetricsFile:
-    """``metrics.jsonl``: one JSON object a line, each with ``step``, timing apart in ``time``.
+    """``metrics.jsonl``: one JSON object per line, each with ``step``, timing apart in ``time``.
+
+    Figures that are no numbers, such as the accuracy of a modality that no example has, are null.
 
     Its scalars also go to TensorBoard where tensorboardX is installed.
     """
 
     def __init__(self, path: pathlib.Path, resume_at: int):
         """Drops the lines past step ``resume_at``: what came after the checkpoint happens again."""
-        kept = [json.dumps(line) for line in read_lines(path) if line["step"] <= resume_at]
+        kept = [_written(line) for line in read_lines(path) if line["step"] <= resume_at]
         temporary = path.with_suffix(".tmp")
         temporary.write_text("".join(line + "\n" for line in kept))
         temporary.replace(path)
@@ -106,7 +109,7 @@ class MetricsFile:
 
     def write(self, line: dict[str, Any]) -> None:
         """Appends one line and flushes it."""
-        self._file.write(json.dumps(line) + "\n")
+        self._file.write(_written(line) + "\n")
         self._file.flush()
         if self._board:
             for name, value in _scalars(line):
@@ -116,6 +119,10 @@ class MetricsFile:
         self._file.close()
         if self._board:
             self._board.close()
+
+
+def _written(line: dict[str, Any]) -> str:
+    return json.dumps(with_nulls(line), allow_nan=False)
 
 
 def read_lines(path: pathlib.Path) -> list[dict[str, Any]]:

@@ -12,6 +12,7 @@ from ml_collections import FrozenConfigDict
 from mla_jax.config import fields
 from mla_jax.datasets import Dataset
 from mla_jax.runs.metrics import read_lines
+from mla_jax.runs.nulls import number
 
 
 def run_header(config: FrozenConfigDict, dataset: Dataset) -> str:
@@ -40,7 +41,7 @@ def parameter_table(params: Mapping[str, Mapping[str, Any]]) -> str:
 def epoch_line(line: Mapping[str, Any], epochs: int) -> str:
     """One line per epoch: losses, then the accuracies of each split that was evaluated."""
     losses = [
-        f"{name.removesuffix('/loss')} {value:.3f}"
+        f"{name.removesuffix('/loss')} {number(value):.3f}"
         for name, value in line["train"].items()
         if name.endswith("/loss")
     ]
@@ -53,13 +54,16 @@ def epoch_line(line: Mapping[str, Any], epochs: int) -> str:
 
 def accuracies(figures: Mapping[str, Any]) -> str:
     """``fused 0.971, image 0.955, ...`` from the figures of one split."""
-    return ", ".join(f"{name} {figures[name]:.4f}" for name in figures["macro_f1"])
+    return ", ".join(f"{name} {number(figures[name]):.4f}" for name in figures["macro_f1"])
 
 
 def figures_table(figures: Mapping[str, Any]) -> str:
     """Accuracy and macro-F1 of one split as aligned lines."""
     rows = [f"  {'':12}{'accuracy':>10}{'macro-F1':>10}"]
-    rows += [f"  {n:12}{figures[n]:10.4f}{f1:10.4f}" for n, f1 in figures["macro_f1"].items()]
+    rows += [
+        f"  {name:12}{number(figures[name]):10.4f}{number(f1):10.4f}"
+        for name, f1 in figures["macro_f1"].items()
+    ]
     return "\n".join(rows)
 
 
@@ -101,7 +105,10 @@ def write_report(
         plot_curves(path / "curves.png", lines, result["selection"]["epoch"])
     plot_confusion(path / "confusion.png", confusion)
     test = result["test"]
-    rows = [(n, f"{test[n]:.4f}", f"{test['macro_f1'][n]:.4f}") for n in test["macro_f1"]]
+    rows = [
+        (name, f"{number(test[name]):.4f}", f"{number(f1):.4f}")
+        for name, f1 in test["macro_f1"].items()
+    ]
     settings = fields.flatten(identity["config"])
     text = [
         f"# {result['method']} on {result['dataset']}",
@@ -147,7 +154,7 @@ def plot_curves(path: pathlib.Path, lines: Sequence[Mapping[str, Any]], chosen: 
     canvas, axes = figure(5 * len(splits), 3.6, len(splits))
     for ax, split in zip(axes, splits, strict=True):
         for name in lines[0][split]["macro_f1"]:
-            values = [line[split][name] for line in lines]
+            values = [number(line[split][name]) for line in lines]
             style = {"color": "black", "lw": 2} if name == "fused" else {"lw": 1.3}
             ax.plot([line["epoch"] for line in lines], values, label=name, marker=".", **style)
         ax.axvline(chosen, color="0.7", lw=1, ls=":")

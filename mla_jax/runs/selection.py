@@ -1,11 +1,13 @@
 """Which epoch's test figures are the result."""
 
+import math
 from typing import Any
 
 from ml_collections import FrozenConfigDict
 
 from mla_jax.data.dataset import DataSpec
 from mla_jax.errors import UserError
+from mla_jax.runs.nulls import number
 
 
 class Selector:
@@ -31,7 +33,13 @@ class Selector:
         """Notes an epoch's figures; returns whether it is now the chosen one."""
         split = "test" if self.rule == "best_test" else "validation"
         score = epoch if self.rule == "last" else scores[split]["fused"]
-        if self.chosen and score <= self.chosen["score"]:
+        if self.chosen and not _better(score, self.chosen["score"]):
             return False
         self.chosen = {"epoch": epoch, "step": step, "score": score, **scores}
         return True
+
+
+def _better(score: float | None, than: float | None) -> bool:
+    """Whether a score is higher; any number is better than None or NaN, and these than nothing."""
+    score, than = number(score), number(than)
+    return not math.isnan(score) and (math.isnan(than) or score > than)

@@ -7,6 +7,7 @@ from typing import Any
 from mla_jax.config import fields
 from mla_jax.data.dataset import DataSpec
 from mla_jax.errors import UserError
+from mla_jax.runs.nulls import with_nulls
 
 try:
     import fcntl
@@ -14,6 +15,25 @@ except ImportError:  # Windows: two runs in one directory are then not noticed
     fcntl = None
 
 ELSEWHERE = "give another --workdir"
+
+NUMBER = (int, float)
+FIGURE = (*NUMBER, type(None))
+RESULT = {
+    **dict.fromkeys(("dataset", "method", "fidelity", "protocol", "device", "commit"), str),
+    "seed": int,
+    "parameters": int,
+    "versions": {},
+    "selection": {"rule": str, "epoch": int},
+    "test": {"examples": int, "macro_f1": {}, "fused": FIGURE},
+    "train": {
+        "stages": {},
+        "epochs": int,
+        "steps": int,
+        **dict.fromkeys(("seconds", "examples_per_second"), NUMBER),
+        **dict.fromkeys(("compile_seconds", "evaluate_seconds"), NUMBER),
+    },
+}
+"""What every ``result.json`` holds, of those things that are read again: types by name."""
 
 
 class Workdir:
@@ -180,12 +200,31 @@ class Workdir:
         return next(iter(self.steps()), 0)
 
     def result(self) -> dict[str, Any] | None:
-        """The result of a finished run, else None."""
-        return self._read(self._result, {"test": dict, "train": dict, "method": str})
+        """The result of a finished run, else None.
+
+        Figures that are no numbers are None (NaN where an earlier version wrote the file).
+
+        Raises:
+          UserError: it is damaged, or lacks what every result has.
+        """
+        content = self._read(self._result, {"test": dict, "train": dict, "method": str})
+        if content is None:
+            return None
+        missing = _missing(content, RESULT)
+        if not missing:
+            names = content["test"]["macro_f1"]
+            figures = {"macro_f1": dict.fromkeys(names, FIGURE)} | dict.fromkeys(names, FIGURE)
+            missing = _missing(content["test"], figures, "test")
+        if missing:
+            raise UserError(
+                f"{self._result} is damaged (no sound '{missing}'): delete it and repeat the "
+                f"command that trained the run, or {ELSEWHERE}"
+            )
+        return content
 
     def finish(self, result: dict[str, Any]) -> None:
-        """Writes ``result.json``, all of it or nothing."""
-        self._write(self._result, result)
+        """Writes ``result.json``, all of it or nothing; figures that are no numbers are null."""
+        self._write(self._result, with_nulls(result))
 
     def _read(self, path: pathlib.Path, expected: dict[str, type]) -> dict[str, Any] | None:
         try:
@@ -203,3 +242,14 @@ class Workdir:
         temporary = path.with_suffix(".tmp")
         temporary.write_text(json.dumps(content, indent=1) + "\n")
         temporary.replace(path)
+
+
+def _missing(content: Any, expected: Any, name: str = "") -> str:
+    """The name of the first thing that is missing or of another type, as ``test.examples``."""
+    if not isinstance(expected, dict):
+        return "" if isinstance(content, expected) else name
+    if not isinstance(content, dict):
+        return name
+    prefix = f"{name}." if name else ""
+    found = (_missing(content.get(key, ...), kind, prefix + key) for key, kind in expected.items())
+    return next(filter(None, found), "")

@@ -1,0 +1,93 @@
+"""What ``--help`` prints: usage, every option with its default, the arguments, examples."""
+
+import argparse
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+METAVARS = {"int": "N", "comma separated list of strings": "A,B", "string": "TEXT"}
+"""What stands for the value of an absl flag, by the flag's type."""
+ABSENT = {None: "none", "": "none", False: "off"}
+"""How a default is written that says little by itself."""
+
+
+class HelpFormatter(argparse.RawDescriptionHelpFormatter):
+    """Keeps the lines of the description and ends each option with its default."""
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        text = action.help or ""
+        if "default" in text or action.default is argparse.SUPPRESS or not action.option_strings:
+            return text
+        if action.required:
+            return f"{text} (required)".lstrip()
+        shown = ABSENT.get(action.default, action.default)
+        return f"{text} (default: {str(shown).replace('%', '%%')})".lstrip()
+
+
+def create_parser(command: str, about: str, **options: Any) -> argparse.ArgumentParser:
+    """The parser of ``python -m mla_jax.COMMAND``; ``about`` says what it does, with examples."""
+    return argparse.ArgumentParser(
+        prog=f"python -m mla_jax.{command}",
+        description=about,
+        formatter_class=HelpFormatter,
+        **options,
+    )
+
+
+def of_training_command(
+    command: str,
+    about: str,
+    own_flags: Iterable[Any],
+    arguments: Mapping[str, tuple[Any, str]],
+    fields: Mapping[str, Any],
+) -> str:
+    """The help of a command whose flags absl parses.
+
+    Args:
+      command: ``main``, as in ``python -m mla_jax.main``.
+      about: what it does, with examples.
+      own_flags: the ``absl.flags.Flag`` of the command.
+      arguments: ``{name: (default, meaning)}``, what may follow the colon of ``--config=FILE:``.
+      fields: the configuration's fields with their values; empty if no ``--config`` is given.
+    """
+    parser = create_parser(
+        command,
+        about,
+        add_help=False,
+        usage="%(prog)s --config=FILE[:name=value,...] [--config.FIELD=VALUE ...] "
+        "[--OPTION=VALUE ...]",
+        epilog=_listed(fields),
+    )
+    for flag in own_flags:
+        kind = METAVARS.get(flag.flag_type(), "TEXT")
+        if flag.name == "config":
+            kind = "FILE"
+        elif flag.name.endswith(("dir", "cache")):
+            kind = "DIR"
+        default = ",".join(flag.default) if isinstance(flag.default, list) else flag.default
+        text = flag.help.replace("%", "%%")
+        parser.add_argument(
+            f"--{flag.name}", metavar=kind, default=default, help=text,
+            required=flag.name == "config",
+        )  # fmt: skip
+    parser.add_argument("--config.FIELD", metavar="VALUE", help="sets a field of the configuration "
+                        "(default: what FILE says; --config=FILE --help lists them)")  # fmt: skip
+    parser.add_argument("--help", action="help", help="prints this and exits")
+    group = parser.add_argument_group(
+        "arguments of the configuration, as in --config=FILE:name=value,name=value",
+        "A file may have others: its docstring names them.",
+    )
+    for name, (default, meaning) in arguments.items():
+        written = "" if isinstance(default, bool) else "=..."
+        shown = ABSENT[default] if isinstance(default, bool) else default
+        group.add_argument(
+            name, metavar=name + written, nargs="?", help=f"{meaning} (default: {shown})"
+        )
+    return parser.format_help()
+
+
+def _listed(fields: Mapping[str, Any]) -> str:
+    if not fields:
+        return ""
+    shown = {name: "" if value is None else value for name, value in fields.items()}
+    lines = [f"  --config.{name}={value}" for name, value in shown.items()]
+    return "\n".join(["fields of this configuration:", *lines])
