@@ -197,6 +197,43 @@ def test_two_runs_in_one_directory(interrupted):
     other.release()
 
 
+def contents(path: pathlib.Path) -> dict[pathlib.Path, bytes]:
+    return {p: p.read_bytes() for p in path.rglob("*") if p.is_file()}
+
+
+@pytest.mark.parametrize("still_at_work", [True, False])
+def test_a_run_that_comes_second_leaves_nothing_in_the_folder(still_at_work, tmp_path):
+    """Both saw an empty folder; the first one locked it, and is at work or stopped early."""
+    data = digits_program("mla")[1].spec()
+    identities = [
+        {"config": fields.to_json(fields.resolve(tiny("mla", seed=seed))), "data": fingerprint}
+        for seed, fingerprint in ((0, "first"), (9, "second"))
+    ]
+    first, second = Workdir(tmp_path / "run"), Workdir(tmp_path / "run")
+    for workdir, identity in zip((first, second), identities, strict=True):
+        workdir.check(identity)
+    first.create(identities[0], data)
+    if not still_at_work:
+        first.release()
+    before = contents(tmp_path)
+    sentence = "another process is at work" if still_at_work else "seed: 0 -> 9"
+    with pytest.raises(UserError, match=sentence):
+        second.create(identities[1], data._replace(name="second"))
+    second.release()
+    assert contents(tmp_path) == before
+    first.release()
+
+
+def test_the_data_of_a_run_that_never_began_is_replaced(tmp_path):
+    """It was killed between ``data.json`` and ``config.json``."""
+    data = digits_program("mla")[1].spec()
+    killed, second = Workdir(tmp_path), Workdir(tmp_path)
+    killed.write_data(data._replace(name="killed"))
+    second.create({"config": {"epochs": 1}, "data": "second"}, data)
+    second.release()
+    assert second.data() == data
+
+
 def test_another_configuration_is_refused(interrupted):
     changed = tiny("mla", **{"optimizer.learning_rate": 0.01, "seed": 3})
     before = sorted(interrupted.rglob("*"))
