@@ -1,9 +1,12 @@
 """A run cut short and resumed is the run that was never cut, bit for bit."""
 
 import json
+import os
 import pathlib
 import shutil
 import signal
+import subprocess
+import time
 
 import jax
 import numpy as np
@@ -124,6 +127,33 @@ def test_kill_9_and_resume(method, commands, straight, tmp_path):
     assert lines_without_time(tmp_path / "cut")[-1]["step"] == 2 * PER_EPOCH
     run(tiny(method), tmp_path / "cut")
     assert_same_run(straight(method), tmp_path / "cut", tiny(method))
+
+
+def processes_of_group(group: int) -> list[str]:
+    found = subprocess.run(["ps", "-A", "-o", "pgid=,stat=,args="], capture_output=True, text=True)
+    rows = [line.split(maxsplit=2) for line in found.stdout.splitlines()]
+    return [row[2] for row in rows if int(row[0]) == group and not row[1].startswith("Z")]
+
+
+@pytest.mark.parametrize(("number", "status"), [("SIGTERM", 143), ("SIGKILL", -9)])
+def test_a_signal_to_a_run_with_workers(number, status, commands, straight, tmp_path):
+    """SIGTERM goes to all processes of the run, SIGKILL to the trainer alone; no worker is left."""
+    arguments = ["method=mla,modalities=audio+text", str(tmp_path / "cut"), "57", number, "2"]
+    done = commands.run("tests.killed_run", arguments)
+    group, *lines = done.stdout.splitlines()
+    deadline = time.monotonic() + 20
+    while (left := processes_of_group(int(group))) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    if left:
+        os.killpg(int(group), signal.SIGKILL)
+    assert (done.returncode, left) == (status, []), done.stderr
+    last = 58 if number == "SIGTERM" else 50
+    assert Workdir(tmp_path / "cut").newest_checkpoint() == last
+    assert lines
+    if number == "SIGTERM":
+        assert done.stderr == ""
+        run(tiny("mla"), tmp_path / "cut")
+        assert_same_run(straight("mla"), tmp_path / "cut", tiny("mla"))
 
 
 @pytest.fixture
