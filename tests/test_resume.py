@@ -17,7 +17,7 @@ from mla_jax.config import fields, files
 from mla_jax.data import pipeline
 from mla_jax.errors import Interrupted, UserError
 from mla_jax.program import initial_state
-from mla_jax.runs import metrics, report
+from mla_jax.runs import checkpoint, metrics, report
 from mla_jax.runs.checkpoint import Checkpoints
 from mla_jax.runs.workdir import Workdir
 from tests.conftest import TINY, digits_program
@@ -169,7 +169,7 @@ def interrupted(tmp_path, monkeypatch):
 @pytest.mark.parametrize("damage", ["truncate_all", "flip_a_byte", "metadata", "empty"])
 def test_damaged_checkpoint_falls_back(damage, interrupted, straight, capfd):
     newest = interrupted / "checkpoints" / "40"
-    data = max((newest / "state").rglob("d/*"), key=lambda p: p.stat().st_size)
+    data = a_file_of_arrays(newest)
     if damage == "truncate_all":
         for file in filter(pathlib.Path.is_file, newest.rglob("*")):
             file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
@@ -189,6 +189,71 @@ def test_damaged_checkpoint_falls_back(damage, interrupted, straight, capfd):
     assert said[1] == f"resuming {interrupted} after batch 26 of {3 * PER_EPOCH}"
     assert capfd.readouterr().err == ""
     assert_same_run(straight("mla"), interrupted, tiny("mla"))
+
+
+def a_file_of_arrays(checkpoint: pathlib.Path) -> pathlib.Path:
+    return max((checkpoint / "state").rglob("d/*"), key=lambda p: p.stat().st_size)
+
+
+FILES = {
+    "arrays": a_file_of_arrays,
+    "metadata": lambda checkpoint: checkpoint / "state" / "_METADATA",
+    "progress": lambda checkpoint: checkpoint / "progress" / "manifest.ocdbt",
+}
+
+
+@pytest.mark.parametrize("file", FILES)
+@pytest.mark.parametrize("for_ever", [False, True])
+def test_a_file_that_cannot_be_read_at_the_moment(file, for_ever, interrupted, monkeypatch):
+    """The operating system fails (a link to itself does it); that is not damage."""
+    path = FILES[file](interrupted / "checkpoints" / "40")
+    path.rename(interrupted / "away")
+    path.symlink_to(path)
+
+    class Clock:
+        def sleep(self, seconds):
+            if not for_ever:
+                (interrupted / "away").replace(path)
+
+    monkeypatch.setattr(checkpoint, "time", Clock(), raising=False)
+    before = sorted(interrupted.rglob("*"))
+    like, said = initial_state(*digits_program("mla"), 0), []
+    checkpoints = Checkpoints(interrupted / "checkpoints")
+    if for_ever:
+        with pytest.raises(UserError, match=r"checkpoints/40 cannot be read at the moment \(") as e:
+            checkpoints.restore(like, said.append)
+        assert "repeat the command" in str(e.value) and len(str(e.value)) < 500
+        assert sorted(interrupted.rglob("*")) == before
+    else:
+        assert checkpoints.restore(like, said.append)[1]["batches"] == 40
+    assert said == [] and not list(interrupted.glob("damaged-*"))
+    checkpoints.close()
+
+
+@pytest.mark.parametrize("error", [OSError(116, "Stale file handle"), MemoryError()])
+def test_errors_that_are_no_damage(error, interrupted, monkeypatch):
+    failures, pauses = [error], []
+
+    def fail_once(state, whole=checkpoint.checksum):
+        if failures:
+            raise failures.pop()
+        return whole(state)
+
+    monkeypatch.setattr(checkpoint, "checksum", fail_once)
+    monkeypatch.setattr(checkpoint, "PAUSES", (0.0,), raising=False)
+    checkpoints = Checkpoints(interrupted / "checkpoints")
+    found = checkpoints.restore(initial_state(*digits_program("mla"), 0), pauses.append)
+    assert found[1]["batches"] == 40 and pauses == []
+    checkpoints.close()
+
+
+def test_another_structure_is_no_damage(interrupted):
+    checkpoints, like = Checkpoints(interrupted / "checkpoints"), {"w": jax.numpy.zeros(3)}
+    for _ in range(2):
+        with pytest.raises(UserError, match="another run, or of another version"):
+            checkpoints.restore(like)
+    assert not list(interrupted.glob("damaged-*"))
+    checkpoints.close()
 
 
 def test_all_checkpoints_damaged(interrupted):
