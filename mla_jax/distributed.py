@@ -69,12 +69,17 @@ def barrier(name: str) -> None:
         multihost_utils.sync_global_devices(name)
 
 
+def of_all(value: int) -> set[int]:
+    """The values that the processes give; every process must come here."""
+    if jax.process_count() == 1:
+        return {value}
+    return set(multihost_utils.process_allgather(np.int32(value)).tolist())
+
+
 def check_agreement(value: int, otherwise: str) -> None:
     """Raises ``UserError(otherwise)`` on every process unless all of them give the same value."""
-    if jax.process_count() > 1:
-        values = multihost_utils.process_allgather(np.int32(value))
-        if len(np.unique(values)) > 1:
-            raise UserError(otherwise)
+    if len(of_all(value)) > 1:
+        raise UserError(otherwise)
 
 
 class DataParallel(NamedTuple):

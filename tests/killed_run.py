@@ -1,4 +1,4 @@
-"""A run of ``configs/tiny.py`` that kills itself: ARGUMENTS WORKDIR BATCH."""
+"""A run of ``configs/tiny.py`` that signals itself: ARGUMENTS WORKDIR BATCH [SIGNAL [WORKERS]]."""
 
 import os
 import signal
@@ -7,26 +7,42 @@ import sys
 from mla_jax import train
 from mla_jax.config import files
 from mla_jax.data import pipeline
+from mla_jax.errors import Interrupted
 
 EPOCHS = 3
 
 
-def main(arguments: str, workdir: str, batch: str) -> None:
-    """Trains until batch number ``batch`` (from 0) is loaded; a checkpoint every ten batches."""
+def main(
+    arguments: str, workdir: str, batch: str, number: str = "SIGKILL", workers: str = "0"
+) -> None:
+    """Trains until batch number ``batch`` (from 0) is loaded; a checkpoint every ten batches.
+
+    SIGKILL goes to this process alone, any other signal to the process group, which is its own.
+    """
+    os.setsid()
+    print(os.getpgrp(), flush=True)
     original = pipeline.training_batches
 
     def loader(*options):
-        for i, item in enumerate(original(*options)):
-            if i == int(batch):
-                os.kill(os.getpid(), signal.SIGKILL)
-            yield item
+        batches = original(*options)
+        try:
+            for i, item in enumerate(batches):
+                if i == int(batch):
+                    send = os.kill if number == "SIGKILL" else os.killpg
+                    send(os.getpid(), getattr(signal, number))
+                yield item
+        finally:
+            batches.close()
 
     pipeline.training_batches = loader
     chosen = dict(item.split("=") for item in arguments.split(","))
-    overrides = {"checkpoint.every_steps": 10}
+    overrides = {"checkpoint.every_steps": 10, "loader.workers": int(workers)}
     config = files.load_config("tests/configs/tiny.py", overrides, chosen)
     config.epochs = EPOCHS
-    train.train(config, workdir)
+    try:
+        train.train(config, workdir)
+    except Interrupted as interruption:
+        sys.exit(128 + interruption.signal)
 
 
 if __name__ == "__main__":

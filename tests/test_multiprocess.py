@@ -113,13 +113,42 @@ def test_a_mistake_stops_all_processes(tmp_path):
     assert "batch_size=63 does not divide among 4 devices" in output
 
 
+def free_port() -> str:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return str(free.getsockname()[1])
+
+
+def test_an_error_of_one_process_at_restore_is_the_verdict_of_both(tmp_path):
+    port = free_port()
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "1"}
+    children = [
+        subprocess.Popen(
+            [sys.executable, "-m", "tests.restored_by_two", port, index, str(tmp_path)],
+            cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )
+        for index in "01"
+    ]  # fmt: skip
+    said = []
+    try:
+        for child in children:
+            output, errors = child.communicate(timeout=60)
+            assert child.returncode == 0, errors
+            said.append([line for line in output.splitlines() if "[Gloo]" not in line])
+    finally:
+        for child in children:
+            child.kill()
+    for lines, reason in zip(said, ("another process cannot read it", "Stale file"), strict=True):
+        assert lines[:2] == ["restored 2", "restored 2"]
+        assert "2 cannot be read at the moment" in lines[2] and reason in lines[2]
+        assert lines[3:] == ["restored 1", "checkpoints damaged-2"]
+
+
 @pytest.fixture(scope="module")
 def every_method(tmp_path_factory):
     """The losses of a few batches of every method, in one process and in two: ``(one, two)``."""
     folder = tmp_path_factory.mktemp("methods")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
+    port = free_port()
     environment = {**os.environ, "JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "1"}
     environment["XLA_FLAGS"] = "--xla_backend_optimization_level=0"  # compiles in half the time
     children = [

@@ -1,6 +1,10 @@
 """The order of examples is a function of seed and epoch alone; nothing is lost or doubled."""
 
 import itertools
+import multiprocessing
+import os
+import signal
+import threading
 
 import numpy as np
 import pytest
@@ -114,6 +118,30 @@ def test_the_batches_are_the_same_whoever_loads_them(loader):
         for key in ("index", "draw", "valid"):
             np.testing.assert_array_equal(loaded[key], batch[key])
     batches.close()
+
+
+def test_workers_outlive_signals_from_their_first_moment():
+    batches = training_batches(make_split(N), BATCH, 0, loader=Loader(2, 1, 1))
+    signalled = set()
+
+    def signal_all():
+        while len(signalled) < 2:
+            for worker in set(multiprocessing.active_children()) - signalled:
+                os.kill(worker.pid, signal.SIGTERM)  # long before it has imported anything
+                signalled.add(worker)
+
+    thread = threading.Thread(target=signal_all, daemon=True)
+    thread.start()
+    loaded = list(itertools.islice(batches, 3))
+    thread.join()
+    for worker in signalled:
+        os.kill(worker.pid, signal.SIGINT)
+        os.kill(worker.pid, signal.SIGTERM)
+    loaded += list(itertools.islice(batches, 6))
+    np.testing.assert_array_equal(indices(loaded), indices(take(9)))
+    assert not signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    batches.close()
+    assert not any(worker.is_alive() for worker in signalled)
 
 
 def test_every_example_at_most_once_an_epoch_and_all_in_the_long_run():

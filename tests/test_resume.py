@@ -1,9 +1,12 @@
 """A run cut short and resumed is the run that was never cut, bit for bit."""
 
 import json
+import os
 import pathlib
 import shutil
 import signal
+import subprocess
+import time
 
 import jax
 import numpy as np
@@ -14,7 +17,7 @@ from mla_jax.config import fields, files
 from mla_jax.data import pipeline
 from mla_jax.errors import Interrupted, UserError
 from mla_jax.program import initial_state
-from mla_jax.runs import metrics, report
+from mla_jax.runs import checkpoint, metrics, report
 from mla_jax.runs.checkpoint import Checkpoints
 from mla_jax.runs.workdir import Workdir
 from tests.conftest import TINY, digits_program
@@ -126,6 +129,33 @@ def test_kill_9_and_resume(method, commands, straight, tmp_path):
     assert_same_run(straight(method), tmp_path / "cut", tiny(method))
 
 
+def processes_of_group(group: int) -> list[str]:
+    found = subprocess.run(["ps", "-A", "-o", "pgid=,stat=,args="], capture_output=True, text=True)
+    rows = [line.split(maxsplit=2) for line in found.stdout.splitlines()]
+    return [row[2] for row in rows if int(row[0]) == group and not row[1].startswith("Z")]
+
+
+@pytest.mark.parametrize(("number", "status"), [("SIGTERM", 143), ("SIGKILL", -9)])
+def test_a_signal_to_a_run_with_workers(number, status, commands, straight, tmp_path):
+    """SIGTERM goes to all processes of the run, SIGKILL to the trainer alone; no worker is left."""
+    arguments = ["method=mla,modalities=audio+text", str(tmp_path / "cut"), "57", number, "2"]
+    done = commands.run("tests.killed_run", arguments)
+    group, *lines = done.stdout.splitlines()
+    deadline = time.monotonic() + 20
+    while (left := processes_of_group(int(group))) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    if left:
+        os.killpg(int(group), signal.SIGKILL)
+    assert (done.returncode, left) == (status, []), done.stderr
+    last = 58 if number == "SIGTERM" else 50
+    assert Workdir(tmp_path / "cut").newest_checkpoint() == last
+    assert lines
+    if number == "SIGTERM":
+        assert done.stderr == ""
+        run(tiny("mla"), tmp_path / "cut")
+        assert_same_run(straight("mla"), tmp_path / "cut", tiny("mla"))
+
+
 @pytest.fixture
 def interrupted(tmp_path, monkeypatch):
     """A run stopped after batch 40, with checkpoints 26 and 40."""
@@ -139,7 +169,7 @@ def interrupted(tmp_path, monkeypatch):
 @pytest.mark.parametrize("damage", ["truncate_all", "flip_a_byte", "metadata", "empty"])
 def test_damaged_checkpoint_falls_back(damage, interrupted, straight, capfd):
     newest = interrupted / "checkpoints" / "40"
-    data = max((newest / "state").rglob("d/*"), key=lambda p: p.stat().st_size)
+    data = a_file_of_arrays(newest)
     if damage == "truncate_all":
         for file in filter(pathlib.Path.is_file, newest.rglob("*")):
             file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
@@ -159,6 +189,71 @@ def test_damaged_checkpoint_falls_back(damage, interrupted, straight, capfd):
     assert said[1] == f"resuming {interrupted} after batch 26 of {3 * PER_EPOCH}"
     assert capfd.readouterr().err == ""
     assert_same_run(straight("mla"), interrupted, tiny("mla"))
+
+
+def a_file_of_arrays(checkpoint: pathlib.Path) -> pathlib.Path:
+    return max((checkpoint / "state").rglob("d/*"), key=lambda p: p.stat().st_size)
+
+
+FILES = {
+    "arrays": a_file_of_arrays,
+    "metadata": lambda checkpoint: checkpoint / "state" / "_METADATA",
+    "progress": lambda checkpoint: checkpoint / "progress" / "manifest.ocdbt",
+}
+
+
+@pytest.mark.parametrize("file", FILES)
+@pytest.mark.parametrize("for_ever", [False, True])
+def test_a_file_that_cannot_be_read_at_the_moment(file, for_ever, interrupted, monkeypatch):
+    """The operating system fails (a link to itself does it); that is not damage."""
+    path = FILES[file](interrupted / "checkpoints" / "40")
+    path.rename(interrupted / "away")
+    path.symlink_to(path)
+
+    class Clock:
+        def sleep(self, seconds):
+            if not for_ever:
+                (interrupted / "away").replace(path)
+
+    monkeypatch.setattr(checkpoint, "time", Clock(), raising=False)
+    before = sorted(interrupted.rglob("*"))
+    like, said = initial_state(*digits_program("mla"), 0), []
+    checkpoints = Checkpoints(interrupted / "checkpoints")
+    if for_ever:
+        with pytest.raises(UserError, match=r"checkpoints/40 cannot be read at the moment \(") as e:
+            checkpoints.restore(like, said.append)
+        assert "repeat the command" in str(e.value) and len(str(e.value)) < 500
+        assert sorted(interrupted.rglob("*")) == before
+    else:
+        assert checkpoints.restore(like, said.append)[1]["batches"] == 40
+    assert said == [] and not list(interrupted.glob("damaged-*"))
+    checkpoints.close()
+
+
+@pytest.mark.parametrize("error", [OSError(116, "Stale file handle"), MemoryError()])
+def test_errors_that_are_no_damage(error, interrupted, monkeypatch):
+    failures, pauses = [error], []
+
+    def fail_once(state, whole=checkpoint.checksum):
+        if failures:
+            raise failures.pop()
+        return whole(state)
+
+    monkeypatch.setattr(checkpoint, "checksum", fail_once)
+    monkeypatch.setattr(checkpoint, "PAUSES", (0.0,), raising=False)
+    checkpoints = Checkpoints(interrupted / "checkpoints")
+    found = checkpoints.restore(initial_state(*digits_program("mla"), 0), pauses.append)
+    assert found[1]["batches"] == 40 and pauses == []
+    checkpoints.close()
+
+
+def test_another_structure_is_no_damage(interrupted):
+    checkpoints, like = Checkpoints(interrupted / "checkpoints"), {"w": jax.numpy.zeros(3)}
+    for _ in range(2):
+        with pytest.raises(UserError, match="another run, or of another version"):
+            checkpoints.restore(like)
+    assert not list(interrupted.glob("damaged-*"))
+    checkpoints.close()
 
 
 def test_all_checkpoints_damaged(interrupted):
@@ -195,6 +290,43 @@ def test_two_runs_in_one_directory(interrupted):
     with pytest.raises(UserError, match="another process is at work"):
         run(tiny("mla"), interrupted)
     other.release()
+
+
+def contents(path: pathlib.Path) -> dict[pathlib.Path, bytes]:
+    return {p: p.read_bytes() for p in path.rglob("*") if p.is_file()}
+
+
+@pytest.mark.parametrize("still_at_work", [True, False])
+def test_a_run_that_comes_second_leaves_nothing_in_the_folder(still_at_work, tmp_path):
+    """Both saw an empty folder; the first one locked it, and is at work or stopped early."""
+    data = digits_program("mla")[1].spec()
+    identities = [
+        {"config": fields.to_json(fields.resolve(tiny("mla", seed=seed))), "data": fingerprint}
+        for seed, fingerprint in ((0, "first"), (9, "second"))
+    ]
+    first, second = Workdir(tmp_path / "run"), Workdir(tmp_path / "run")
+    for workdir, identity in zip((first, second), identities, strict=True):
+        workdir.check(identity)
+    first.create(identities[0], data)
+    if not still_at_work:
+        first.release()
+    before = contents(tmp_path)
+    sentence = "another process is at work" if still_at_work else "seed: 0 -> 9"
+    with pytest.raises(UserError, match=sentence):
+        second.create(identities[1], data._replace(name="second"))
+    second.release()
+    assert contents(tmp_path) == before
+    first.release()
+
+
+def test_the_data_of_a_run_that_never_began_is_replaced(tmp_path):
+    """It was killed between ``data.json`` and ``config.json``."""
+    data = digits_program("mla")[1].spec()
+    killed, second = Workdir(tmp_path), Workdir(tmp_path)
+    killed.write_data(data._replace(name="killed"))
+    second.create({"config": {"epochs": 1}, "data": "second"}, data)
+    second.release()
+    assert second.data() == data
 
 
 def test_another_configuration_is_refused(interrupted):

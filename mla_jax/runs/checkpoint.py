@@ -3,7 +3,11 @@ orbax.
 
 A checkpoint holds the state (orbax, asynchronous), the progress as JSON (what the loop needs to
 go on as if nothing had happened, and which run it belongs to) and a checksum of the state: a
-damaged one is noticed, down to a flipped bit in an array, and the one before it is used.
+damaged one is noticed, down to a flipped bit in an array, and the one before it is used.  A file
+that cannot be read at the moment is not damage: it is read again, and then the run stops.
+
+Every process reads for itself, without orbax's barriers, and then all of them agree on a verdict:
+an error on one process leaves no other one waiting.
 """
 
 import contextlib
@@ -11,6 +15,8 @@ import gc
 import json
 import logging
 import pathlib
+import re
+import time
 import warnings
 import zlib
 from collections.abc import Iterator, Sequence
@@ -25,10 +31,26 @@ from mla_jax.errors import UserError
 from mla_jax.state import TrainState
 
 PROGRESS = {"progress": None}
+PAUSES = (1.0, 3.0)
+"""Seconds before a checkpoint that could not be read is read again."""
+
+DAMAGED_ARRAYS = re.compile(
+    r"(?:(?:DATA_LOSS|OUT_OF_RANGE|NOT_FOUND|FAILED_PRECONDITION): )?Error (?:opening|reading) "
+)
+"""How TensorStore's errors begin where its files are cut, changed or gone.
+
+They have other codes where the operating system failed, and then ``os_error_code`` in the text.
+"""
+OTHER_STRUCTURE = re.compile("tree structures do not match|is not compatible with the stored shape")
+SOUND, DAMAGED, OTHER, UNREADABLE = range(4)
 
 
 class ChecksumError(Exception):
     """The arrays of a checkpoint are not those that were saved."""
+
+
+class DamagedError(Exception):
+    """A checkpoint is damaged, as all processes agree; the message is the reason."""
 
 
 class Checkpoints:
@@ -71,45 +93,47 @@ class Checkpoints:
         one call of ``damaged(line)`` each.
 
         Raises:
-          UserError: there are checkpoints, and all of them are damaged.
+          UserError: there are checkpoints, and all of them are damaged, or the newest one that may
+            be sound cannot be read.  Then nothing is moved.
         """
         abstract = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), like
         )
+        distributed.check_agreement(
+            zlib.crc32(str(self.steps).encode()) >> 1,
+            f"the processes see different checkpoints in {self._directory}: it must lie on a file "
+            "system that all of them share",
+        )
         unsound = {}
         for step in self.steps:
             try:
-                loaded = self._load(step, abstract)
-            except (MemoryError, PermissionError):
-                raise
-            except Exception as error:
-                unsound[step] = "bad checksum" if isinstance(error, ChecksumError) else "unreadable"
+                loaded = _read(self._directory / str(step), {"state": abstract, **PROGRESS})
+            except DamagedError as error:
+                unsound[step] = str(error)
                 continue
-            finally:
-                with _quiet():
-                    gc.collect()  # orbax leaves coroutines behind that complain when collected
             for bad, reason in unsound.items():
                 damaged(f"checkpoint {bad} is damaged ({reason}); moved to {self._set_aside(bad)}")
-            return loaded
+            return loaded["state"], loaded["progress"]
         if unsound:
             raise UserError(
                 f"all checkpoints of {self._directory} are damaged: start in another --workdir"
             )
         return None
 
-    def _load(self, step: int, abstract: Any) -> tuple[TrainState, dict]:
-        with _quiet():
-            loaded = self._checkpointer.load_checkpointables(step, {"state": abstract, **PROGRESS})
-        return _checked(loaded)
-
     def _set_aside(self, step: int) -> pathlib.Path:
         source = self._directory / str(step)
         aside = self._directory.with_name(f"damaged-{step}")
         while aside.exists():
             aside = aside.with_name(aside.name + "-again")
+        distributed.barrier(f"set aside {step}")  # all have the same name by now
+        problem = ""
         if distributed.is_main():
-            source.rename(aside)
-        distributed.barrier(f"set aside {step}")
+            try:
+                source.rename(aside)
+            except OSError as error:
+                problem = f" ({error.strerror})"
+        if any(distributed.of_all(bool(problem))):
+            raise UserError(f"{source} is damaged and cannot be moved{problem}: move it yourself")
         with _quiet():
             self._checkpointer.reload()
         return aside
@@ -124,9 +148,9 @@ def read_progress(directory: pathlib.Path, step: int) -> dict[str, Any]:
     """The progress that was saved with checkpoint ``step``; touches nothing.
 
     Raises:
-      UserError: there is no such checkpoint, or it is damaged.
+      UserError: there is no such checkpoint, it is damaged, or it cannot be read.
     """
-    return _decoded(_read(directory, step, PROGRESS))
+    return _read_only(directory, step, PROGRESS)["progress"]
 
 
 def read_state(directory: pathlib.Path, step: int, abstract: Any) -> TrainState:
@@ -135,41 +159,110 @@ def read_state(directory: pathlib.Path, step: int, abstract: Any) -> TrainState:
     ``abstract``: a ``TrainState`` of ``jax.ShapeDtypeStruct`` with shardings.
 
     Raises:
-      UserError: there is no such checkpoint, it is damaged, or it is of another structure.
+      UserError: there is no such checkpoint, it is damaged, of another structure, or unreadable.
     """
-    loaded = _read(directory, step, {"state": abstract, **PROGRESS})
-    try:
-        return _checked(loaded)[0]
-    except ChecksumError as error:
-        raise UserError(
-            f"checkpoint {step} of {directory} is damaged (bad checksum): train the run again in "
-            "another --workdir"
-        ) from error
+    return _read_only(directory, step, {"state": abstract, **PROGRESS})["state"]
 
 
-def _read(directory: pathlib.Path, step: int, wanted: dict[str, Any]) -> dict[str, Any]:
+def _read_only(directory: pathlib.Path, step: int, wanted: dict[str, Any]) -> dict[str, Any]:
     path = directory.absolute() / str(step)
     if not path.is_dir():
         raise UserError(f"there is no checkpoint {path}: train the run again")
-    loaded = None
-    with _quiet():
-        with contextlib.suppress(Exception):  # of many kinds, with pages of text
-            loaded = ocp.load_checkpointables(path, wanted)
-        gc.collect()  # orbax leaves coroutines behind that complain when collected
-    if loaded is None:
-        raise UserError(f"checkpoint {path} cannot be read: it is damaged, or it is of another run")
-    return loaded
+    try:
+        return _read(path, wanted)
+    except DamagedError as error:
+        raise UserError(
+            f"checkpoint {step} of {directory} cannot be used, it is damaged ({error}): train the "
+            "run again in another --workdir"
+        ) from error
 
 
-def _decoded(loaded: dict[str, Any]) -> dict[str, Any]:
-    return json.loads(np.asarray(loaded["progress"]["json"]).tobytes())
+def _read(path: pathlib.Path, wanted: dict[str, Any]) -> dict[str, Any]:
+    """What was saved under ``path``, checked; the same outcome on all processes.
+
+    Raises:
+      DamagedError: all processes find it damaged.
+      UserError: it is of another structure, or it cannot be read, also not a little later.
+    """
+    for pause in (*PAUSES, None):
+        loaded, verdict, reason = None, SOUND, "another process cannot read it"
+        try:
+            loaded = _load(path, wanted)
+        except Exception as error:  # of many kinds, with pages of text
+            verdict, reason = _verdict(error, path)
+        with _quiet():
+            gc.collect()  # orbax leaves coroutines behind that complain when collected
+        verdicts = distributed.of_all(verdict)
+        if verdicts == {SOUND}:
+            return loaded
+        if verdicts == {DAMAGED}:
+            raise DamagedError(reason)
+        if verdicts == {OTHER}:
+            raise UserError(
+                f"checkpoint {path} cannot be read: its arrays are those of another run, or of "
+                "another version of mla_jax"
+            )
+        loaded = None
+        if pause is not None:
+            time.sleep(pause)
+    raise UserError(
+        f"checkpoint {path} cannot be read at the moment ({reason}): repeat the command, or delete "
+        "that folder to go on without it"
+    )
 
 
-def _checked(loaded: dict[str, Any]) -> tuple[TrainState, dict[str, Any]]:
-    progress = _decoded(loaded)
-    if checksum(loaded["state"]) != progress.pop("checksum"):
+def _load(path: pathlib.Path, wanted: dict[str, Any]) -> dict[str, Any]:
+    """What was saved under ``path``, checked; read by this process alone."""
+    index = jax.process_index()
+    alone = ocp.options.MultiprocessingOptions(primary_host=index, active_processes={index})
+    with _quiet(), ocp.Context(multiprocessing_options=alone):
+        loaded = ocp.load_checkpointables(path, wanted)
+    progress = json.loads(np.asarray(loaded["progress"]["json"]).tobytes())
+    expected = progress.pop("checksum")
+    if "state" in loaded and checksum(loaded["state"]) != expected:
         raise ChecksumError
-    return loaded["state"], progress
+    return {**loaded, "progress": progress}
+
+
+def _verdict(error: BaseException, path: pathlib.Path) -> tuple[int, str]:
+    """What an error in reading a checkpoint means, and why in a few words."""
+    chain = [error]
+    while cause := chain[-1].__cause__ or chain[-1].__context__:
+        chain.append(cause)
+    for e in chain:
+        text = str(e)
+        if isinstance(e, ChecksumError):
+            return DAMAGED, "bad checksum"
+        if isinstance(e, json.JSONDecodeError | UnicodeDecodeError):
+            return DAMAGED, "unreadable"
+        if isinstance(e, ValueError) and OTHER_STRUCTURE.search(text):
+            return OTHER, ""
+        answered = "os_error_code" not in text or text.startswith("NOT_FOUND")
+        if DAMAGED_ARRAYS.match(text) and answered:
+            return DAMAGED, "unreadable"
+        missing = isinstance(e, FileNotFoundError) or "not found in the checkpoint" in text
+        if type(e) is KeyError and not missing:  # a field of the metadata or of the progress
+            return DAMAGED, "unreadable"
+        if missing and _lacks_metadata(path):
+            return DAMAGED, "unreadable"
+    lines = str(chain[-1]).splitlines() or [type(chain[-1]).__name__]
+    return UNREADABLE, lines[0][-200:]
+
+
+def _lacks_metadata(path: pathlib.Path) -> bool:
+    """Whether files are gone: orbax says so too where the file system failed to answer."""
+    try:
+        path.stat()
+    except OSError:
+        return False
+    for part in ("state", "progress"):
+        try:
+            (path / part / "_METADATA").stat()
+        except FileNotFoundError:
+            return True
+        except OSError:
+            return False
+    return False
 
 
 class _Retention:

@@ -120,15 +120,22 @@ class Workdir:
     def create(self, identity: dict[str, Any], data: DataSpec) -> None:
         """Makes the directory, locks it, and writes ``config.json`` and ``data.json``.
 
+        What ``check`` saw may have changed since, so it is checked once more under the lock.  A
+        directory without ``config.json`` holds no run: a ``data.json`` that lies there is replaced.
+
         Raises:
-          UserError: the directory cannot be written, or another process is at work in it.
+          UserError: the directory cannot be written, another process is at work in it, or it
+            belongs to another run by now.
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock = (self.path / ".lock").open("w")
             self._take_lock()
-            self.write_data(data)
-            if not self._config.exists():
+            self.check(identity)
+            if self._config.exists():
+                self.write_data(data)
+            else:
+                self._write(self._data, data.to_json())
                 self._write(self._config, identity)
         except OSError as error:
             raise UserError(
