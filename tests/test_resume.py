@@ -191,6 +191,17 @@ def test_damaged_checkpoint_falls_back(damage, interrupted, straight, capfd):
     assert_same_run(straight("mla"), interrupted, tiny("mla"))
 
 
+@pytest.fixture(scope="module")
+def two_epochs(tmp_path_factory):
+    """A run stopped after batch 60, in its third epoch."""
+    path = tmp_path_factory.mktemp("two_epochs") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        signal_at(patch, 59)
+        with pytest.raises(Interrupted):
+            run(tiny("mla"), path)
+    return path
+
+
 def a_file_of_arrays(checkpoint: pathlib.Path) -> pathlib.Path:
     return max((checkpoint / "state").rglob("d/*"), key=lambda p: p.stat().st_size)
 
@@ -282,6 +293,30 @@ def test_damaged_files_of_a_run(file, content, interrupted):
     (interrupted / file).write_text(content)
     with pytest.raises(UserError, match=f"{file}.*(damaged|unreadable)"):
         run(tiny("mla"), interrupted)
+
+
+@pytest.mark.parametrize(
+    ("cut", "missing"),
+    [
+        (lambda lines: lines, ""),
+        (lambda lines: [lines[0], lines[1][:30]], "epoch 2"),  # a line without its end
+        (lambda lines: lines[1:], "epoch 1"),
+        (lambda lines: [], "epochs 1, 2"),
+        (None, "epochs 1, 2"),
+    ],
+)
+def test_epochs_that_metrics_jsonl_lacks(cut, missing, two_epochs, tmp_path):
+    path = shutil.copytree(two_epochs, tmp_path / "run") / "metrics.jsonl"
+    if cut:
+        path.write_text("".join(cut(path.read_text().splitlines(keepends=True))))
+    else:
+        path.unlink()
+    said = []
+    lines = run(tiny("mla"), tmp_path / "run", said.append) and metrics.read_lines(path)
+    told = [line for line in said if "metrics.jsonl" in line]
+    assert len(told) == bool(missing)
+    assert not told or told[0].startswith(f"{path} was cut short and lacks {missing}: so will")
+    assert {line["epoch"] for line in lines} >= {3} and len(lines) == 3 - len(missing.split()[1:])
 
 
 def test_two_runs_in_one_directory(interrupted):

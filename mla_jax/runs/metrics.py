@@ -100,9 +100,11 @@ class MetricsFile:
 
     def __init__(self, path: pathlib.Path, resume_at: int):
         """Drops the lines past step ``resume_at``: what came after the checkpoint happens again."""
-        kept = [_written(line) for line in read_lines(path) if line["step"] <= resume_at]
+        kept = [line for line in read_lines(path) if line["step"] <= resume_at]
+        self.epochs = {line["epoch"] for line in kept if "epoch" in line and "event" not in line}
+        """The epochs that have a line, as the file was found."""
         temporary = path.with_suffix(".tmp")
-        temporary.write_text("".join(line + "\n" for line in kept))
+        temporary.write_text("".join(_written(line) + "\n" for line in kept))
         temporary.replace(path)
         self._file = path.open("a")
         self._board = _tensorboard(path.with_name("tensorboard"), resume_at)

@@ -319,9 +319,21 @@ class Run:
         return state, progress["batches"], progress["sums"]
 
     def record_from(self, batches: int) -> None:
-        """Opens ``metrics.jsonl`` and drops its lines past ``batches``, which happen again."""
-        if distributed.is_main():
-            self._metrics = metrics.MetricsFile(self.workdir.metrics, batches)
+        """Opens ``metrics.jsonl`` and drops its lines past ``batches``, which happen again.
+
+        Says which epochs it lacks, if it was cut short: no checkpoint holds their figures.
+        """
+        if not distributed.is_main():
+            return
+        self._metrics = metrics.MetricsFile(self.workdir.metrics, batches)
+        ended = batches // (self.data.training_examples // self.config.batch_size)
+        missing = sorted(set(range(1, ended + 1)) - self._metrics.epochs)
+        if missing:
+            which = f"epoch{'s' * (len(missing) > 1)} {', '.join(map(str, missing))}"
+            self.say(
+                f"{self.workdir.metrics} was cut short and lacks {which}: so will curves.png; "
+                "the run itself goes on unchanged"
+            )
 
     def record(self, line: dict[str, Any]) -> None:
         """Appends a line to ``metrics.jsonl``; on process 0 only."""
