@@ -151,7 +151,7 @@ def test_a_signal_to_a_run_with_workers(number, status, commands, straight, tmp_
     assert Workdir(tmp_path / "cut").newest_checkpoint() == last
     assert lines
     if number == "SIGTERM":
-        assert done.stderr == ""
+        assert "Traceback" not in done.stderr  # a loaded machine makes XLA say what is slow
         run(tiny("mla"), tmp_path / "cut")
         assert_same_run(straight("mla"), tmp_path / "cut", tiny("mla"))
 
