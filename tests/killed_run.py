@@ -2,6 +2,7 @@
 
 import os
 import signal
+import subprocess
 import sys
 
 from mla_jax import train
@@ -43,6 +44,13 @@ def main(
         train.train(config, workdir)
     except Interrupted as interruption:
         sys.exit(128 + interruption.signal)
+
+
+def processes_of_group(group: int) -> list[str]:
+    """The command lines of the processes of a group that still run."""
+    found = subprocess.run(["ps", "-A", "-o", "pgid=,stat=,args="], capture_output=True, text=True)
+    rows = [line.split(maxsplit=2) for line in found.stdout.splitlines()]
+    return [row[2] for row in rows if int(row[0]) == group and not row[1].startswith("Z")]
 
 
 if __name__ == "__main__":

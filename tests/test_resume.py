@@ -5,7 +5,6 @@ import os
 import pathlib
 import shutil
 import signal
-import subprocess
 import time
 
 import jax
@@ -21,6 +20,7 @@ from mla_jax.runs import checkpoint, metrics, report
 from mla_jax.runs.checkpoint import Checkpoints
 from mla_jax.runs.workdir import Workdir
 from tests.conftest import TINY, digits_program
+from tests.killed_run import processes_of_group
 
 PER_EPOCH = 26  # 1700 examples in batches of 64
 MODALITIES = {"unimodal": "audio"}
@@ -127,12 +127,6 @@ def test_kill_9_and_resume(method, commands, straight, tmp_path):
     assert lines_without_time(tmp_path / "cut")[-1]["step"] == 2 * PER_EPOCH
     run(tiny(method), tmp_path / "cut")
     assert_same_run(straight(method), tmp_path / "cut", tiny(method))
-
-
-def processes_of_group(group: int) -> list[str]:
-    found = subprocess.run(["ps", "-A", "-o", "pgid=,stat=,args="], capture_output=True, text=True)
-    rows = [line.split(maxsplit=2) for line in found.stdout.splitlines()]
-    return [row[2] for row in rows if int(row[0]) == group and not row[1].startswith("Z")]
 
 
 @pytest.mark.parametrize(("number", "status"), [("SIGTERM", 143), ("SIGKILL", -9)])
