@@ -145,7 +145,9 @@ def test_a_signal_to_a_run_with_workers(number, status, commands, straight, tmp_
     assert Workdir(tmp_path / "cut").newest_checkpoint() == last
     assert lines
     if number == "SIGTERM":
-        assert "Traceback" not in done.stderr  # a loaded machine makes XLA say what is slow
+        # On a loaded machine XLA may say, between rows of asterisks, that it compiles slowly.
+        said = [s for s in done.stderr.splitlines() if s.strip("* ") and "slow" not in s.lower()]
+        assert said == []
         run(tiny("mla"), tmp_path / "cut")
         assert_same_run(straight("mla"), tmp_path / "cut", tiny("mla"))
 
