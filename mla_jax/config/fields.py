@@ -229,15 +229,7 @@ def completed(saved: Mapping[str, Any]) -> dict[str, Any]:
     """A saved ``to_json`` configuration with the defaults of the fields it was too old to have."""
     defaults = to_json(base_config())
     del defaults["method"]  # its switches are those of its own method
-    return _merge_known(defaults, saved)
-
-
-def _merge_known(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    merged = dict(base)
-    for key, value in changes.items():
-        nested = isinstance(value, Mapping) and isinstance(base.get(key), Mapping)
-        merged[key] = _merge_known(base[key], value) if nested else value
-    return merged
+    return _merge(defaults, saved)
 
 
 def differing_fields(saved: Mapping[str, Any], current: Mapping[str, Any]) -> list[str]:
@@ -288,7 +280,8 @@ def _require_range(field: str, value: float, low: float, high: float) -> None:
 def _merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
     merged = dict(base)
     for key, value in changes.items():
-        merged[key] = _merge(base[key], value) if isinstance(value, Mapping) else value
+        nested = isinstance(value, Mapping) and isinstance(base.get(key), Mapping)
+        merged[key] = _merge(base[key], value) if nested else value
     return merged
 
 
