@@ -80,6 +80,16 @@ def test_confusion(classes, panels):
     assert bar.get_window_extent().x0 >= axes[-1].get_window_extent().x1
 
 
+def test_letters_that_the_font_lacks(tmp_path):
+    names = ["苹果派", "नमस्ते", "two\nlines"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        canvas = plots.confusion({"fused": np.eye(3)}, names)
+        plots.save(canvas, tmp_path / "confusion.png")
+    labels = [label.get_text() for label in canvas.axes[0].get_yticklabels()]
+    assert labels == [*names[:2], "two lines"]
+
+
 def lines_of(epochs: int, every: int = 1) -> list[dict]:
     """Lines of metrics.jsonl in two stages; modality b is in no example."""
     found = []

@@ -107,7 +107,7 @@ def write(path: pathlib.Path, comparison: Mapping[str, Any]) -> str:
     text += [report.markdown_table(header, body), "![](comparison.png)", origin(comparison)]
     (path / "comparison.md").write_text("\n\n".join(text) + "\n")
     (path / "comparison.json").write_text(json.dumps(with_nulls(comparison), indent=1) + "\n")
-    plot(rows, figures).savefig(path / "comparison.png")
+    plots.save(plot(rows, figures), path / "comparison.png")
     written = f"written: {path / 'comparison.md'}, comparison.png, comparison.json"
     return "\n".join([*aligned(header, body), "", about, written])
 

@@ -1,6 +1,9 @@
 """The pictures of a run: losses and accuracies by epoch, and the confusion matrices."""
 
-from collections.abc import Mapping, Sequence
+import contextlib
+import pathlib
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -129,4 +132,19 @@ def longest(texts: Sequence[str], size: float) -> float:
 
     font = FontProperties(size=size)
     measure = text_to_path.get_text_width_height_descent
-    return max(measure(text, font, False)[0] for text in texts) / 72
+    with boxes_for_unknown_letters():
+        return max(measure(text, font, False)[0] for text in texts) / 72
+
+
+def save(canvas: Any, path: pathlib.Path) -> None:
+    """Writes a figure; its letters that Matplotlib's font lacks, such as Chinese, become boxes."""
+    with boxes_for_unknown_letters():
+        canvas.savefig(path)
+
+
+@contextlib.contextmanager
+def boxes_for_unknown_letters() -> Iterator[None]:
+    """Keeps Matplotlib from a warning for each such letter: ``report.md`` has the names in full."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"Glyph .* missing from|Matplotlib currently does not")
+        yield

@@ -107,8 +107,8 @@ def write_report(
     (path / "confusion.json").write_text(json.dumps(confusion) + "\n")
     lines = [line for line in read_lines(path / "metrics.jsonl") if "event" not in line]
     if any("test" in line for line in lines):  # unless somebody removed the metrics
-        plots.curves(lines, result["selection"]["epoch"]).savefig(path / "curves.png")
-    plots.confusion(confusion, class_names).savefig(path / "confusion.png")
+        plots.save(plots.curves(lines, result["selection"]["epoch"]), path / "curves.png")
+    plots.save(plots.confusion(confusion, class_names), path / "confusion.png")
     test = result["test"]
     rows = [
         (name, share(test[name]), share(f1), f"{np.sum(confusion[name]):,}")
