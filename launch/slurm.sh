@@ -6,14 +6,19 @@
 #SBATCH --time=24:00:00
 #SBATCH --requeue
 #SBATCH --open-mode=append
-#SBATCH --signal=TERM@120
+#SBATCH --signal=B:USR1@120
 set -euo pipefail
 usage() {
     cat <<'TEXT'
 usage: sbatch [OPTION of sbatch ...] launch/slurm.sh OPTION of mla_jax.main ...
 
-One task a node (or a GPU); JAX finds the other tasks through SLURM.  Two minutes before its time
-is up, or when it is preempted, the job saves a checkpoint; requeued, it goes on from there.
+One task per node, which uses all GPUs that the job has there; JAX finds the other nodes through
+SLURM.  With --ntasks-per-node=N the N tasks of a node share its GPUs out evenly.
+
+Two minutes before its time is up the job saves a checkpoint and puts itself back into the queue, to
+go on from there, until the run is finished (--signal=B:USR1@600: ten minutes).  A job that fails or
+is cancelled is not requeued.  Preemption is up to the cluster: one that sends the job this signal
+first (PreemptParameters=send_user_signal) gets a checkpoint, another may lose batches since the last.
 
 example: sbatch --nodes=2 --gpus-per-node=4 launch/slurm.sh --config=configs/digits.py
 
@@ -26,5 +31,23 @@ case "${1:-}" in -h | --help) usage && exit 0 ;; esac
 cd "${SLURM_SUBMIT_DIR:-.}"
 mode=auto
 [ "${SLURM_NTASKS:-1}" -gt 1 ] && mode=on
-exec srun --kill-on-bad-exit=1 "${PYTHON:-.venv/bin/python}" -m mla_jax.main \
-    --distributed="$mode" "$@"
+
+requeue=no heard=yes status=0
+# shellcheck disable=SC2317,SC2329  # called by the trap
+save() { # SLURM passes the signal on to the tasks; srun, given it, would kill them at once
+    heard=yes requeue=yes
+    scancel --signal=TERM "$SLURM_JOB_ID" || echo "error: the tasks cannot be told to save" >&2
+}
+trap save USR1
+trap 'heard=yes requeue=no' TERM # SLURM ends the job
+srun --kill-on-bad-exit=1 ${SLURM_CPUS_PER_TASK:+"--cpus-per-task=$SLURM_CPUS_PER_TASK"} \
+    "${PYTHON:-.venv/bin/python}" -m mla_jax.main --distributed="$mode" "$@" &
+step=$!
+while [ "$heard" = yes ]; do # a signal ends the waiting
+    heard=no status=0
+    wait "$step" || status=$?
+done
+if [ "$requeue" = yes ] && [ "$status" -eq 143 ]; then # stopped by SIGTERM, with a checkpoint
+    scontrol requeue "$SLURM_JOB_ID" || echo "error: cannot be requeued: submit it again" >&2
+fi
+exit "$status"

@@ -14,6 +14,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from mla_jax import slurm
 from mla_jax.errors import UserError, check_choice
 from mla_jax.state import Batch
 
@@ -29,7 +30,8 @@ def initialize(
     """Connects the processes of a run; call it before anything touches a device.
 
     ``auto`` asks the environment (Cloud TPU, SLURM, MPI, Kubernetes) and runs alone where there is
-    none; ``on`` insists; ``off`` never asks.  The other arguments say it outright.
+    none; ``on`` insists; ``off`` never asks.  The other arguments say it outright.  In a task of
+    SLURM the process gets its share of the node's GPUs either way: see ``slurm.gpus_of_task``.
     """
     check_choice("--distributed", mode, MODES)
     given = [coordinator_address, num_processes, process_id]
@@ -41,8 +43,9 @@ def initialize(
         )
     if mode == "off" or jax.distributed.is_initialized():
         return
+    gpus = slurm.gpus_of_task(os.environ)
     try:
-        jax.distributed.initialize(coordinator_address, num_processes, process_id)
+        jax.distributed.initialize(coordinator_address, num_processes, process_id, gpus)
     except (ValueError, RuntimeError) as error:
         alone = isinstance(error, ValueError)  # no cluster was detected
         if mode == "on" or explicit or not alone:
@@ -51,6 +54,14 @@ def initialize(
                 "--coordinator_address=HOST:PORT --num_processes=N --process_id=I to every "
                 "process, or use --distributed=off"
             ) from error
+
+
+def unused_gpus() -> str:
+    """A sentence about GPUs of this process's node that SLURM gave and nobody uses, or nothing."""
+    if not slurm.gpus_on_node(os.environ):
+        return ""
+    gpus = [device for device in jax.local_devices() if device.platform == "gpu"]
+    return slurm.unused_gpus(os.environ, len(gpus))
 
 
 def process() -> tuple[int, int]:

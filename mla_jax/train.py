@@ -90,7 +90,7 @@ def train(
         if distributed.is_main():
             result = result_of(run, program.method.stages, parameters)
             counts = run.selector.chosen["test"]["confusion"]
-            report.write_report(run.path, result, run.identity, counts)
+            report.write_report(run.path, result, run.identity, counts, run.class_names)
             run.workdir.finish(result)
     finally:
         run.close()

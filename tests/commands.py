@@ -30,12 +30,14 @@ class Commands:
             text=True,
         )
 
-    def run(self, module: str, options: Sequence[str]) -> subprocess.CompletedProcess:
-        """Runs ``python -m module options`` to its end."""
+    def run(
+        self, module: str, options: Sequence[str], **environment: str
+    ) -> subprocess.CompletedProcess:
+        """Runs ``python -m module options`` to its end, with changes to the environment."""
         with tempfile.TemporaryDirectory() as folder:
             files = [pathlib.Path(folder) / name for name in ("out", "err")]
             argv = [module, *options]
-            request = {"argv": argv, "files": list(map(str, files))}
+            request = {"argv": argv, "files": list(map(str, files)), "environment": environment}
             self._server.stdin.write(json.dumps(request) + "\n")
             self._server.stdin.flush()
             status = int(self._server.stdout.readline())
@@ -56,6 +58,7 @@ def serve() -> None:
         request = json.loads(line)
         child = os.fork()
         if not child:
+            os.environ.update(request["environment"])
             become(request["argv"], request["files"])
         _, status = os.waitpid(child, 0)
         print(os.waitstatus_to_exitcode(status), flush=True)

@@ -175,10 +175,18 @@ def test_a_checkpoint_to_start_from_that_is_not_there(run, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_missing_modalities_train_and_evaluate(run):
+def test_missing_modalities_train_and_evaluate(run, tmp_path):
     config = build_config(modalities=("a", "b", "c"))
-    result = run(config, build_dataset(("a", "b", "c"), missing=0.4, seed=5))
+    dataset = build_dataset(("a", "b", "c"), missing=0.4, seed=5)
+    result = run(config, dataset)
     assert 0 < result["test"]["fused"] <= 1
+    report = (tmp_path / "run" / "report.md").read_text()
+    counts = {"fused": 40} | dict(zip("abc", dataset.splits["test"].present.sum(0), strict=True))
+    for name, examples in counts.items():  # how many examples each figure is over
+        accuracy, f1 = result["test"][name], result["test"]["macro_f1"][name]
+        assert f"| {name} | {accuracy:.4f} | {f1:.4f} | {examples} |" in report
+    for label, name in enumerate(dataset.class_names):
+        assert f"| {name} | {(dataset.splits['test'].label == label).sum()} | 0." in report
 
 
 def test_precomputed_features_have_nothing_to_train_but_the_head(run, tmp_path):

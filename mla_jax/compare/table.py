@@ -9,7 +9,7 @@ import numpy as np
 
 from mla_jax import methods
 from mla_jax.compare.variants import Variant
-from mla_jax.runs import report
+from mla_jax.runs import plots, report
 from mla_jax.runs.nulls import number, with_nulls
 
 Runs = Sequence[Sequence[Mapping[str, Any]]]
@@ -107,7 +107,7 @@ def write(path: pathlib.Path, comparison: Mapping[str, Any]) -> str:
     text += [report.markdown_table(header, body), "![](comparison.png)", origin(comparison)]
     (path / "comparison.md").write_text("\n\n".join(text) + "\n")
     (path / "comparison.json").write_text(json.dumps(with_nulls(comparison), indent=1) + "\n")
-    plot(path / "comparison.png", rows, figures)
+    plots.save(plot(rows, figures), path / "comparison.png")
     written = f"written: {path / 'comparison.md'}, comparison.png, comparison.json"
     return "\n".join([*aligned(header, body), "", about, written])
 
@@ -163,19 +163,19 @@ def aligned(header: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:
     ]
 
 
-def plot(path: pathlib.Path, rows: Sequence[Mapping[str, Any]], figures: Sequence[str]) -> None:
-    """Accuracy per row, one panel per modality: every seed, the mean, and its interval.
+def plot(rows: Sequence[Mapping[str, Any]], figures: Sequence[str]):
+    """Accuracy per row, one panel per modality: every seed, the mean, and its interval: a figure.
 
+    The axis of a panel covers its own figures, so that .947 and .983 lie far apart.
     A dashed line is what the modality reaches when it is trained alone (in the first such row).
     The gap to it is the modality's laziness.
     """
     alone = next((row for row in rows if row["alone"]), None)
     shown = [row for row in rows if row is not alone] or list(rows)
     labels = [label(row) for row in shown]
-    left = max(1.5, 0.2 + 0.078 * max(map(len, labels)))  # inches; 1.5 suits every method's name
+    left = max(1.5, 0.3 + plots.longest(labels, 10))  # inches; 1.5 suits every method's name
     panels, height = 2.7 * len(figures), 0.9 + 0.24 * len(shown)
-    canvas, axes = report.figure(left - 0.1 + panels, height, len(figures), left=left)
-    canvas.subplots_adjust(wspace=0.6 * len(figures) / (1.4 + panels))  # however long the labels
+    canvas, axes = plots.figure(left - 0.1 + panels, height, len(figures), left=left)
     for ax, figure in zip(axes, figures, strict=True):
         if alone and figure in alone["test"]:
             ax.axvspan(*alone["interval"][figure], color="C1", alpha=0.15, lw=0)
@@ -190,7 +190,8 @@ def plot(path: pathlib.Path, rows: Sequence[Mapping[str, Any]], figures: Sequenc
             ax.plot(row["interval"][figure], (y, y), color="C0", lw=2.5, alpha=0.4)
             ax.plot(values, [y] * len(values), ".", color="C0", ms=4, alpha=0.6)
             ax.plot(row["mean"][figure], y, "o", color="C0", ms=6)
-        ax.set(xlim=(0, 1.02), ylim=(len(shown) - 0.4, -0.6), xlabel="test accuracy")
+        ax.set(ylim=(len(shown) - 0.4, -0.6), xlabel="test accuracy")
+        plots.set_ticks(ax.xaxis, 4)
         ax.set_yticks(range(len(shown)), labels if ax is axes[0] else [])
         ax.grid(alpha=0.3)
-    canvas.savefig(path)
+    return canvas

@@ -76,6 +76,8 @@ def run_command(main: Callable[[], None]) -> None:
             jax.config.update("jax_compilation_cache_dir", str(cache))
             jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
         distributed.initialize(F.distributed, F.coordinator_address, F.num_processes, F.process_id)
+        if unused := distributed.unused_gpus():
+            print(f"warning: {unused}", file=sys.stderr, flush=True)
         main()
 
     def parse(argv: Sequence[str]) -> list[str]:

@@ -11,8 +11,12 @@ from ml_collections import FrozenConfigDict
 
 from mla_jax.config import fields
 from mla_jax.datasets import Dataset
+from mla_jax.runs import plots
 from mla_jax.runs.metrics import read_lines
 from mla_jax.runs.nulls import number
+
+TABLED_CLASSES, EXTREME_CLASSES = 20, 10
+"""Up to how many classes ``report.md`` lists each of them; how many best and worst ones beyond."""
 
 
 def run_header(config: FrozenConfigDict, dataset: Dataset) -> str:
@@ -94,28 +98,32 @@ def write_report(
     result: Mapping[str, Any],
     identity: Mapping[str, Any],
     confusion: Mapping[str, Sequence],
+    class_names: Sequence[str],
 ) -> None:
     """Writes ``report.md``, ``confusion.json`` and the plots into a run's directory.
 
     ``confusion``: counts of the test split, ``{"fused" or modality: [C, C]}``, label by row.
     """
     (path / "confusion.json").write_text(json.dumps(confusion) + "\n")
-    lines = [line for line in read_lines(path / "metrics.jsonl") if "test" in line]
-    if lines:  # unless somebody removed the metrics
-        plot_curves(path / "curves.png", lines, result["selection"]["epoch"])
-    plot_confusion(path / "confusion.png", confusion)
+    lines = [line for line in read_lines(path / "metrics.jsonl") if "event" not in line]
+    if any("test" in line for line in lines):  # unless somebody removed the metrics
+        plots.save(plots.curves(lines, result["selection"]["epoch"]), path / "curves.png")
+    plots.save(plots.confusion(confusion, class_names), path / "confusion.png")
     test = result["test"]
     rows = [
-        (name, f"{number(test[name]):.4f}", f"{number(f1):.4f}")
+        (name, share(test[name]), share(f1), f"{np.sum(confusion[name]):,}")
         for name, f1 in test["macro_f1"].items()
     ]
     settings = fields.flatten(identity["config"])
     text = [
         f"# {result['method']} on {result['dataset']}",
         result_table(result).splitlines()[0] + ".",
-        markdown_table(("modality", "test accuracy", "macro-F1"), rows),
-        "![accuracy by epoch](curves.png)",
-        "![confusion counts](confusion.png)",
+        markdown_table(("modality", "test accuracy", "macro-F1", "examples"), rows),
+        "A modality's figures are over the test examples that have it.",
+        "![losses and accuracies by epoch](curves.png)",
+        "![confusion matrices](confusion.png)",
+        "## Classes",
+        classes_section(confusion, class_names),
         "## How",
         f"`mla_jax` {result['versions']['mla_jax']} (commit `{result['commit'] or 'unknown'}`), "
         f"jax {result['versions']['jax']}, Python {result['versions']['python']}, "
@@ -126,48 +134,50 @@ def write_report(
     (path / "report.md").write_text("\n\n".join(text) + "\n")
 
 
-def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table; all columns but the first are right-aligned."""
-    lines = [header, [":--", *["--:"] * (len(header) - 1)], *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+def share(value: float | None) -> str:
+    """``0.9710``; a dash for a figure over no examples."""
+    return "–" if np.isnan(number(value)) else f"{value:.4f}"
 
 
-def figure(width: float, height: float, columns: int = 1, left: float = 0.6):
-    """A Matplotlib figure that needs no display: ``(figure, axes [columns])``, sizes in inches.
+def classes_section(confusion: Mapping[str, Sequence], class_names: Sequence[str]) -> str:
+    """The recall of each class, fused and per modality, and its fused F1, as Markdown.
 
-    Margins are set, since a computed layout takes as long as the rest of the drawing.
+    All classes in a table up to ``TABLED_CLASSES``; beyond, the best and the worst ten by F1.
     """
-    from matplotlib.figure import Figure  # 0.5 s to import, needed only at the end
+    tables = {name: np.asarray(counts) for name, counts in confusion.items()}
+    fused = tables["fused"]
+    examples, predicted, hits = fused.sum(1), fused.sum(0), np.diagonal(fused)
+    f1 = 2 * hits / np.maximum(examples + predicted, 1)
 
-    canvas = Figure(figsize=(width, height), dpi=120)
-    axes = canvas.subplots(1, columns, squeeze=False)[0]
-    canvas.subplots_adjust(
-        left=left / width, right=1 - 0.1 / width, bottom=0.5 / height, top=1 - 0.35 / height,
-        wspace=0.6 * columns / width,
-    )  # fmt: skip
-    return canvas, axes
+    def row(i: int) -> tuple[str, ...]:
+        recalls = [t[i, i] / t[i].sum() if t[i].any() else np.nan for t in tables.values()]
+        score = f1[i] if examples[i] + predicted[i] else np.nan
+        return class_names[i], f"{examples[i]:,}", share(score), *map(share, recalls)
+
+    header = ("class", "test examples", "fused F1", *(f"{name} recall" for name in tables))
+    about = "Recall: the share of the class's examples that are recognised."
+    if len(class_names) <= TABLED_CLASSES:
+        return f"{about}\n\n" + markdown_table(header, list(map(row, range(len(class_names)))))
+    seen = np.flatnonzero(examples)
+    order = seen[np.argsort(-f1[seen], kind="stable")].tolist()
+    if absent := len(class_names) - len(seen):
+        about += f" {absent} of the {len(class_names)} classes have no test examples."
+    return "\n\n".join(
+        [
+            f"The best and the worst {EXTREME_CLASSES} of {len(class_names)} by fused F1. {about}",
+            "Best:",
+            markdown_table(header, list(map(row, order[:EXTREME_CLASSES]))),
+            "Worst, from the bottom:",
+            markdown_table(header, list(map(row, order[: -EXTREME_CLASSES - 1 : -1]))),
+        ]
+    )
 
 
-def plot_curves(path: pathlib.Path, lines: Sequence[Mapping[str, Any]], chosen: int) -> None:
-    """Accuracy of each modality and of the fusion against the epoch, a panel a split."""
-    splits = [split for split in ("validation", "test") if split in lines[0]]
-    canvas, axes = figure(5 * len(splits), 3.6, len(splits))
-    for ax, split in zip(axes, splits, strict=True):
-        for name in lines[0][split]["macro_f1"]:
-            values = [number(line[split][name]) for line in lines]
-            style = {"color": "black", "lw": 2} if name == "fused" else {"lw": 1.3}
-            ax.plot([line["epoch"] for line in lines], values, label=name, marker=".", **style)
-        ax.axvline(chosen, color="0.7", lw=1, ls=":")
-        ax.set(title=split, xlabel="epoch", ylabel="accuracy", ylim=(0, 1.02))
-        ax.grid(alpha=0.3)
-    axes[-1].legend()
-    canvas.savefig(path)
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table; all columns but the first are right-aligned.
 
-
-def plot_confusion(path: pathlib.Path, confusion: Mapping[str, Sequence]) -> None:
-    """Confusion counts of the test split: label down, prediction across, a panel a modality."""
-    canvas, axes = figure(3.2 * len(confusion), 3.4, len(confusion))
-    for ax, (name, counts) in zip(axes, confusion.items(), strict=True):
-        ax.imshow(np.asarray(counts), cmap="Blues")
-        ax.set(title=name, xlabel="predicted", ylabel="label")
-    canvas.savefig(path)
+    A cell is one line; a bar in it is written as Markdown wants it.
+    """
+    lines = [header, [":--", *["--:"] * (len(header) - 1)], *rows]
+    lines = [[" ".join(cell.split()).replace("|", r"\|") for cell in line] for line in lines]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)

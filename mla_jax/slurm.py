@@ -1,0 +1,76 @@
+"""What SLURM tells a task about its node: how many tasks run there, and which GPUs are its own."""
+
+from collections.abc import Mapping
+
+from mla_jax.errors import UserError
+
+
+def tasks_on_node(environment: Mapping[str, str]) -> int:
+    """How many tasks of the job step run on this task's node."""
+    told = environment.get("SLURM_STEP_TASKS_PER_NODE")
+    if not told:
+        return int(environment.get("SLURM_NTASKS_PER_NODE") or 1)
+    counts = []
+    for part in told.split(","):  # as in 2(x3),1
+        tasks, _, nodes = part.rstrip(")").partition("(x")
+        counts += [int(tasks)] * int(nodes or 1)
+    return counts[int(environment.get("SLURM_NODEID", 0))]
+
+
+def gpus_on_node(environment: Mapping[str, str]) -> int:
+    """How many GPUs of this task's node SLURM has given to the job; 0 if it does not say."""
+    return int(environment.get("SLURM_GPUS_ON_NODE") or 0)
+
+
+def gpus_of_task(environment: Mapping[str, str]) -> list[int] | None:
+    """``local_device_ids`` for ``jax.distributed.initialize``.
+
+    A node's only task takes all GPUs, and so does one to which SLURM shows fewer than the node has:
+    these are its own.  Tasks that all see the same GPUs share them out evenly.
+
+    Returns:
+      Positions among the GPUs that the process can see; [] for all of them; None leaves the choice
+      to JAX: outside SLURM, where the user has chosen, or where nothing is known.  In a task of
+      SLURM, JAX takes one GPU per process.
+
+    Raises:
+      UserError: the GPUs do not divide among the tasks.
+    """
+    if "SLURM_LOCALID" not in environment or environment.get("JAX_LOCAL_DEVICE_IDS"):
+        return None
+    tasks = tasks_on_node(environment)
+    if tasks == 1:
+        return []
+    visible = on_node = gpus_on_node(environment)
+    if "CUDA_VISIBLE_DEVICES" in environment:
+        visible = len(list(filter(None, environment["CUDA_VISIBLE_DEVICES"].split(","))))
+    elif not on_node:
+        return None
+    if visible <= 1 or visible < on_node:
+        return []
+    if visible % tasks:
+        raise UserError(
+            f"the {visible} GPUs of {_node(environment)} do not divide among its {tasks} tasks: "
+            "ask for --ntasks-per-node=1, and the one task uses them all"
+        )
+    share = visible // tasks
+    first = int(environment["SLURM_LOCALID"]) * share
+    return list(range(first, first + share))
+
+
+def unused_gpus(environment: Mapping[str, str], used: int) -> str:
+    """What to say when the tasks of a node, each using ``used`` GPUs, leave some; empty if none."""
+    tasks, given = tasks_on_node(environment), gpus_on_node(environment)
+    if used * tasks >= given:
+        return ""
+    remedy = "start one task per node and bind it to no GPU, or ask for fewer GPUs"
+    if not used:
+        remedy = "install the extra cuda12 or cuda13, without which JAX sees no GPU"
+    return (
+        f"of the {given} GPUs that SLURM has given on {_node(environment)}, this process uses "
+        f"{used}, and the tasks of the node {used * tasks} in all: {remedy}"
+    )
+
+
+def _node(environment: Mapping[str, str]) -> str:
+    return environment.get("SLURMD_NODENAME") or "this node"
