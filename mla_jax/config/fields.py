@@ -16,6 +16,7 @@ from mla_jax.functional.optimizers import depends_on_length
 PROTOCOLS = ("strict", "paper")
 SELECTIONS = ("auto", "validation", "last", "best_test")
 COMPUTE_DTYPES = ("auto", "float32", "bfloat16")
+ABSENT = ("auto", "skip", "zeros")
 
 NOT_COMPARED = ("check_loss_every", "checkpoint", "dataset.data_dir", "loader", "log_every_steps")
 """Fields that a resumed run may change, because no result depends on them."""
@@ -47,6 +48,12 @@ def base_config() -> ConfigDict:
                 }
             ),
             "batch_size": 64,  # examples per batch, over all devices
+            # Unset: leave out the last, partial batch of an epoch under fidelity=paper only.  The
+            # published code trains on it.
+            "drop_last": config_dict.placeholder(bool),
+            # What methods make of a missing modality: skip it, or take it for an input of zeros
+            # (as the published code does).  auto: skip under fidelity=paper, else zeros.
+            "absent": "auto",
             "epochs": 100,
             "protocol": "strict",  # strict: never select on test.  paper: best test epoch
             "selection": "auto",  # auto, validation, last, best_test
@@ -173,6 +180,12 @@ def resolve(config: ConfigDict) -> FrozenConfigDict:
             "which labels the result so, or select on validation or last"
         )
     config.method = ConfigDict(resolve_switches(config.method.to_dict()))
+    paper = config.method.fidelity == "paper"
+    if config.drop_last is None:
+        config.drop_last = paper
+    check_choice("absent", config.absent, ABSENT)
+    if config.absent == "auto":
+        config.absent = "skip" if paper else "zeros"
     return FrozenConfigDict(config)
 
 
@@ -229,6 +242,7 @@ def completed(saved: Mapping[str, Any]) -> dict[str, Any]:
     """A saved ``to_json`` configuration with the defaults of the fields it was too old to have."""
     defaults = to_json(base_config())
     del defaults["method"]  # its switches are those of its own method
+    defaults |= {"drop_last": True, "absent": "skip"}  # before there was a choice
     return _merge(defaults, saved)
 
 

@@ -42,6 +42,7 @@ from mla_jax.functional.losses import (
     accuracy,
     cross_entropy,
     dimension_contrastive,
+    shared_out,
     unimodal_cross_entropy,
 )
 from mla_jax.functional.optimizers import Optimizer, StepInfo
@@ -100,11 +101,11 @@ def build(switches: Any, encoders: Encoders, optimizer: Optimizer, task: Task) -
         )
 
     def detached_loss(step: Step) -> jax.Array:
-        label, present = step.batch["label"], step.batch["present"]
+        label, present, valid = (step.batch[key] for key in ("label", "present", "valid"))
         z = [step.features[m] for m in modalities]
         shared = jnp.stack([apply_head(step.heads["shared"], features) for features in z])
-        losses = unimodal_cross_entropy(step.prediction.unimodal, label, present)
-        losses += switches.shared_weight * unimodal_cross_entropy(shared, label, present)
+        losses = unimodal_cross_entropy(step.prediction.unimodal, label, present, valid)
+        losses += switches.shared_weight * unimodal_cross_entropy(shared, label, present, valid)
         effective = step.method_state["effective"]
         duc = jnp.zeros_like(losses)
         for t, s in pairs:
@@ -114,6 +115,7 @@ def build(switches: Any, encoders: Encoders, optimizer: Optimizer, task: Task) -
                 dimensions=effective[t] & ~effective[s],
                 present=present[:, t] & present[:, s],
                 temperature=switches.temperature,
+                valid=valid,
             )
         return losses + jnp.where(jnp.asarray(step.info.epoch) >= split_epoch, duc, 0)
 
@@ -129,19 +131,20 @@ def build(switches: Any, encoders: Encoders, optimizer: Optimizer, task: Task) -
 
         def objective(head):
             logits = fused_rule.classify(head, z, batch["present"], True).joint
-            losses = cross_entropy(logits, batch["label"])
+            losses = shared_out(cross_entropy(logits, batch["label"]), batch["valid"])
             return losses.mean(), (losses, logits)
 
         head = state.params["head"]["fused"]
         (loss, (losses, logits)), gradient = jax.value_and_grad(objective, has_aux=True)(head)
         head, opt_state = optimizer.step(gradient, state.opt_state["head"]["fused"], head, info)
-        right = accuracy(logits, batch["label"], jnp.ones(len(logits), bool))
+        right = accuracy(logits, batch["label"], batch["valid"])
         state = state.replace(
             params=_with_fused(state.params, head),
             opt_state=_with_fused(state.opt_state, opt_state),
             method_state={**state.method_state, "fused": jnp.ones((), bool)},
         )
-        return state, {"loss": loss, "accuracy": right, "example_loss": losses}
+        metrics = {"loss": loss, "accuracy": right, "examples": batch["valid"].sum()}
+        return state, {**metrics, "example_loss": losses}
 
     def all_logits(prediction: Prediction) -> jax.Array:
         return jnp.concatenate([prediction.unimodal, prediction.joint[None]])

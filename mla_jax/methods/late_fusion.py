@@ -41,7 +41,8 @@ def rule(encoders: Encoders, task: Task, weigh: Weigh) -> JointRule:
 
     def loss(step: Step) -> jax.Array:
         batch = step.batch
-        return unimodal_cross_entropy(step.prediction.unimodal, batch["label"], batch["present"])
+        present, valid = batch["present"], batch["valid"]
+        return unimodal_cross_entropy(step.prediction.unimodal, batch["label"], present, valid)
 
     return JointRule(init_heads, classify, loss, weighted_sum(weigh), weigh=weigh)
 

@@ -120,12 +120,17 @@ def build(switches: Any, encoders: Encoders, optimizer: Optimizer, task: Task) -
     def adapt(
         position: int, state: TrainState, batch: Batch, info: StepInfo
     ) -> tuple[TrainState, Metrics]:
-        """One sub-step: the encoder at ``position`` and the shared head learn, nothing else."""
+        """One sub-step: the encoder at ``position`` and the shared head learn, nothing else.
+
+        On a batch in which no example has the modality, not even these: there is no sub-step.
+        """
         m = modalities[position]
         present = batch["present"][:, position]
+        occurs = batch["present"].any(0)
 
         def objective(theta, phi):
-            h, stats = encoders.apply(m, theta, state.batch_stats[m], batch["inputs"][m], True)
+            old, inputs = state.batch_stats[m], batch["inputs"][m]
+            h, stats = encoders.apply(m, theta, old, inputs, True, present)
             logits = apply_head(phi, h)
             loss = cross_entropy(logits, batch["label"])
             return masked_mean(loss, present), (loss, logits, masked_mean(h, present), stats)
@@ -138,20 +143,24 @@ def build(switches: Any, encoders: Encoders, optimizer: Optimizer, task: Task) -
             dict(state.params["encoder"]),
             dict(state.opt_state["encoder"]),
         )
-        encoder_params[m], encoder_opt[m] = optimizer.step(g_theta, encoder_opt[m], theta, info)
+        encoder_params[m], encoder_opt[m] = optimizer.step(
+            g_theta, encoder_opt[m], theta, info, where=occurs[position]
+        )
         phi, head_opt = head_optimizer.step(
             g_phi,
             state.opt_state["head"]["shared"],
             phi,
             info,
+            where=occurs[position],
             feature_mean=h_mean,
             alpha=alpha or alpha_schedule(info.batch_index, info.batches_per_epoch),
         )
         if switches.zero_grad_drift:  # PyTorch < 2: momentum and decay act on zero gradients (Q7)
-            for k in modalities[:position]:
+            for i, k in enumerate(modalities[:position]):
                 zeros = jax.tree.map(jnp.zeros_like, encoder_params[k])
+                both = occurs[i] & occurs[position]
                 encoder_params[k], encoder_opt[k] = optimizer.step(
-                    zeros, encoder_opt[k], encoder_params[k], info
+                    zeros, encoder_opt[k], encoder_params[k], info, where=both
                 )
         state = state.replace(
             params={"encoder": encoder_params, "head": {"shared": phi}},
@@ -161,6 +170,7 @@ def build(switches: Any, encoders: Encoders, optimizer: Optimizer, task: Task) -
         return state, {
             "loss": loss,
             "accuracy": accuracy(logits, batch["label"], present),
+            "examples": present.sum(),
             "example_loss": jnp.where(present, losses, 0),
         }
 
