@@ -48,7 +48,7 @@ def build_program(
     )
     encoders = encoders._replace(complete=_always_complete(config, data))
     optimizer = create_optimizer(config.optimizer, config.epochs)
-    task = Task(data.classes, config.epochs, data.training_examples)
+    task = Task(data.classes, config.epochs, data.training_examples, config.head_init)
     method = create_method(config.method, encoders, optimizer, task)
     streams = encoders.fitted(data.streams)
     transform = create_transform(streams, data.modalities)

@@ -82,12 +82,17 @@ FIDELITY = {
 ``fusion_weights`` () means the released constants for 2 and 3 modalities, else equal weights.
 """
 
+RULES: dict[str, fusion.Weights] = {
+    "entropy": fusion.entropy_weights,
+    "equal": fusion.equal_weights,
+    "batch_entropy": fusion.batch_entropy_weights,
+}
 CHOICES = {
     "projection.denominator": DENOMINATORS,
     "projection.normalize": NORMALIZATIONS,
     "projection.order": ORDERS,
     "projection.apply": APPLICATIONS,
-    "fusion": ("entropy", "fixed", "batch_entropy"),
+    "fusion": (*RULES, "fixed"),
 }
 
 
@@ -107,7 +112,7 @@ def build(switches: Any, encoders: Encoders, optimizer: Optimizer, task: Task) -
     def init(rng: jax.Array, batch: Batch) -> TrainState:
         encoder_rng, head_rng = jax.random.split(rng)
         params, batch_stats = encoders.init(encoder_rng, batch["inputs"])
-        head = init_head(head_rng, encoders.feature_dim, task.classes)
+        head = init_head(head_rng, encoders.feature_dim, task.classes, task.head_init)
         return TrainState(
             params={"encoder": params, "head": {"shared": head}},
             batch_stats=batch_stats,
@@ -203,9 +208,7 @@ def _fusion_rule(switches: Any, count: int) -> fusion.Weights:
                 f"method.fusion_weights={weights} must be {count} numbers of at least 0, one a "
                 "modality and not all 0, and go with method.fusion=fixed"
             )
-    if switches.fusion == "entropy":
-        return fusion.entropy_weights
-    if switches.fusion == "batch_entropy":
-        return fusion.batch_entropy_weights
+    if switches.fusion in RULES:
+        return RULES[switches.fusion]
     weights = weights or fusion.RELEASED_FIXED_WEIGHTS.get(count, (1 / count,) * count)
     return fusion.fixed_weights(weights)
