@@ -1,6 +1,7 @@
 """A method behind a transform: composed everywhere, seen by training and evaluation alike."""
 
 import itertools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -8,12 +9,13 @@ import numpy as np
 import pytest
 
 from mla_jax import train
+from mla_jax.config import fields
 from mla_jax.data import pipeline
 from mla_jax.data.streams import Stream
 from mla_jax.datasets import ArraySplit
 from mla_jax.functional.optimizers import StepInfo
 from mla_jax.methods.base import Phase, Stage
-from mla_jax.program import with_preparation
+from mla_jax.program import build_program, with_preparation
 from mla_jax.runs import metrics
 from mla_jax.state import Prediction
 from tests.conftest import BATCH, build_config, build_dataset
@@ -170,3 +172,29 @@ def test_four_devices_train_on_the_same_augmented_batches(straight, tmp_path):
     for name, value in lines[0]["train"].items():
         if name.endswith("loss"):
             np.testing.assert_allclose(others[0]["train"][name], value, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("dtype", "full"), [("float32", True), ("bfloat16", False)])
+def test_float32_means_products_in_float32(dtype, full):
+    """GPU and TPU multiply float32 matrices as TF32 or bfloat16 unless they are told otherwise."""
+    images = np.zeros((96, 8, 8, 1), np.float32)
+    dataset = build_dataset()
+    split = dataset.splits["train"]._replace(inputs={"a": images, "b": images})
+    dataset = dataset._replace(splits={"train": split})
+    encoder = {"name": "conv2d", "widths": (4,)}
+    config = fields.resolve(build_config(encoder=encoder, compute_dtype=dtype))
+    program = build_program(config, dataset, jax.devices()[:1])
+    batch, info = split.fetch(np.arange(BATCH)), StepInfo(0, 0, 6)
+    state = jax.eval_shape(program.method.init, jax.random.key(0), batch)
+    texts = [
+        jax.jit(program.method.predict).lower(state.variables, batch).as_text(),
+        *(jax.jit(p.update).lower(state, batch, info).as_text()
+          for stage in program.method.stages for p in stage.phases),
+    ]  # fmt: skip
+    for text in texts:
+        products = re.findall(r"stablehlo\.(?:dot_general|convolution).*", text)
+        assert len(products) > 2
+        precise = ["HIGHEST, HIGHEST" in line.replace("#stablehlo<precision ", "").replace(">", "")
+                   for line in products]  # fmt: skip
+        assert all(precise) == full, products
+        assert any(precise), "the head's products are always"
