@@ -46,13 +46,23 @@ def build_program(
     encoders = create_encoders(
         config.encoders, config.modalities, config.feature_dim, jnp.dtype(config.compute_dtype)
     )
+    encoders = encoders._replace(complete=_always_complete(config, data))
     optimizer = create_optimizer(config.optimizer, config.epochs)
-    task = Task(data.classes, config.epochs, data.training_examples)
+    task = Task(data.classes, config.epochs, data.training_examples, config.head_init)
     method = create_method(config.method, encoders, optimizer, task)
     streams = encoders.fitted(data.streams)
-    method = with_transform(method, create_transform(streams, data.modalities))
+    transform = create_transform(streams, data.modalities)
+    method = with_preparation(method, transform, config.absent)
+    if config.compute_dtype == "float32":
+        method = in_full_precision(method)
     dispatches = {s.name: Dispatch([p.update for p in s.phases]) for s in method.stages}
     return Program(encoders, method, optimizer, dispatches, Evaluator(method, devices), placement)
+
+
+def _always_complete(config: FrozenConfigDict, data: Dataset | DataSpec) -> bool:
+    """Whether no training batch lacks a modality or is padded; False where that is not known."""
+    full = config.drop_last or data.training_examples % config.batch_size == 0
+    return full and isinstance(data, Dataset) and bool(data.splits["train"].present.all())
 
 
 def initial_state(program: Program, dataset: Dataset, seed: int) -> TrainState:
@@ -62,18 +72,30 @@ def initial_state(program: Program, dataset: Dataset, seed: int) -> TrainState:
     return program.placement.replicate(state)
 
 
-def with_transform(method: Method, transform: Transform | None) -> Method:
-    """``method`` on ``transform(batch, train)`` in place of ``batch["inputs"]``, everywhere.
+def with_preparation(method: Method, transform: Transform | None, absent: str = "skip") -> Method:
+    """``method`` on batches that are prepared on the device, wherever it takes one.
 
-    Augmented in every phase; in evaluation mode in ``init``, in ``predict`` and where ``on_epoch``
-    reduces over the training examples.  A modality that a phase does not read costs nothing: XLA
-    drops its transform.
+    ``transform(batch, train)`` takes the place of ``batch["inputs"]``: augmented in every phase; in
+    evaluation mode in ``init``, in ``predict`` and where ``on_epoch`` reduces over the training
+    examples.  Then the inputs of missing modalities become zeros, whatever the data set put there,
+    NaN among it.  A modality that a phase does not read costs nothing: XLA drops its preparation.
+
+    Under ``absent="zeros"`` methods do not learn which modalities are missing: they train on the
+    zeros and fuse what they make of them, as the released MLA code does (quirk Q21).
     """
-    if transform is None:
-        return method
+
+    def seen(present: jax.Array) -> jax.Array:
+        everything = jnp.broadcast_to(present.any(1, keepdims=True), present.shape)
+        return everything if absent == "zeros" else present
 
     def prepared(batch: Batch, train: bool) -> Batch:
-        return {**batch, "inputs": transform(batch, train)}
+        inputs = transform(batch, train) if transform else batch["inputs"]
+        present = jnp.asarray(batch["present"])
+        inputs = {
+            m: jnp.where(present[:, i].reshape((-1,) + (1,) * (inputs[m].ndim - 1)), inputs[m], 0)
+            for i, m in enumerate(method.modalities)
+        }
+        return {**batch, "inputs": inputs, "present": seen(present)}
 
     def after(function: Callable, position: int, train: bool) -> Callable:
         """``function`` with the batch that is its argument number ``position`` prepared."""
@@ -85,24 +107,56 @@ def with_transform(method: Method, transform: Transform | None) -> Method:
 
         return composed
 
+    def of_seen(function: Callable | None) -> Callable | None:
+        """``fuse`` or ``weigh`` on what the method gets to know of ``present``."""
+        if function is None or absent != "zeros":
+            return function
+        return lambda prediction, present, state: function(prediction, seen(present), state)
+
+    wrapped = _with_each_function(method, after)
+    return wrapped._replace(fuse=of_seen(method.fuse), weigh=of_seen(method.weigh))
+
+
+def in_full_precision(method: Method) -> Method:
+    """``method`` with products of float32 matrices in float32 on every backend.
+
+    By default a TPU multiplies them as bfloat16 and a GPU as TF32.
+    """
+
+    def after(function: Callable, position: int, train: bool) -> Callable:
+        del position, train
+
+        @functools.wraps(function)
+        def composed(*arguments: Any) -> Any:
+            with jax.default_matmul_precision("highest"):
+                return function(*arguments)
+
+        return composed
+
+    return _with_each_function(method, after)
+
+
+def _with_each_function(method: Method, after: Callable[[Callable, int, bool], Callable]) -> Method:
+    """``method`` with ``after(function, position of its batch, train)`` for each function that
+    takes a batch."""
     # One result per function: what was compiled for it is found again in the next epoch.
-    evaluating = functools.cache(lambda accumulate: after(accumulate, 2, train=False))
+    evaluating = functools.cache(lambda accumulate: after(accumulate, 2, False))
 
     def on_epoch(original: Callable, state: Any, epoch: int, reduce_training: Callable) -> Any:
-        def reduce_prepared(accumulate: Callable, *rest: Any) -> Any:
+        def reduce_changed(accumulate: Callable, *rest: Any) -> Any:
             return reduce_training(evaluating(accumulate), *rest)
 
-        return original(state, epoch, reduce_prepared)
+        return original(state, epoch, reduce_changed)
 
     def stage(original: Stage) -> Stage:
-        phases = (Phase(p.name, after(p.update, 1, train=True)) for p in original.phases)
+        phases = (Phase(p.name, after(p.update, 1, True)) for p in original.phases)
         changes: dict[str, Any] = {"phases": tuple(phases)}
         if original.on_epoch:
             changes["on_epoch"] = functools.partial(on_epoch, original.on_epoch)
         return original._replace(**changes)
 
     return method._replace(
-        init=after(method.init, 1, train=False),
+        init=after(method.init, 1, False),
         stages=tuple(map(stage, method.stages)),
-        predict=after(method.predict, 1, train=False),
+        predict=after(method.predict, 1, False),
     )

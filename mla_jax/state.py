@@ -10,12 +10,13 @@ Batch = dict[str, Any]
 
 ``inputs``: ``{modality: array[B, ...]}``; ``present``: ``bool[B, M]``, False where a modality is
 missing; ``label``: ``int32[B]``; ``index``: ``int32[B]``, the example's number within its split;
-``valid``: ``bool[B]``, False on the padding of an evaluation batch.  Training batches also carry
+``valid``: ``bool[B]``, False on padding, which has no modality either.  Training batches also carry
 ``draw``: ``uint32[B]``, from which each example's augmentation is drawn (``data/pipeline.py``).
 """
 
 Metrics = dict[str, jax.Array]
-"""What a phase reports: ``loss`` and other scalars, and ``example_loss: float32[B]``."""
+"""What a phase reports: ``loss`` and other scalars, ``examples``, the number of examples that these
+are means over (without it every batch counts alike), and ``example_loss: float32[B]``."""
 
 
 @struct.dataclass

@@ -107,7 +107,9 @@ def fit(run: Run, program: Program, state: TrainState, dataset: Dataset) -> None
     # ---- From the start, or from the newest checkpoint -----------------------------------------
     config, say = run.config, run.say
     train_split = dataset.splits["train"]
-    per_epoch = pipeline.batches_per_epoch(train_split, config.batch_size)
+    per_epoch = pipeline.batches_per_epoch(
+        train_split.examples, config.batch_size, config.drop_last
+    )
     calendar = [(stage, e) for stage in program.method.stages for e in range(stage.epochs)]
     total = per_epoch * len(calendar)
     start, means = 0, RunningMeans({}, train_split.fetch)
@@ -119,7 +121,7 @@ def fit(run: Run, program: Program, state: TrainState, dataset: Dataset) -> None
         say("\n".join([report.parameter_table(state.params), *program.method.describe(state)]))
     run.record_from(start)
     order = (train_split, config.batch_size, config.seed, start, *distributed.process())
-    batches = pipeline.training_batches(*order, pipeline.Loader(**config.loader))
+    batches = pipeline.training_batches(*order, pipeline.Loader(**config.loader), config.drop_last)
 
     # ---- The loop ----------------------------------------------------------------------------
     bar = ProgressBar(total, start)
@@ -212,8 +214,9 @@ def result_of(run: Run, stages: Sequence[Stage], parameters: int) -> dict[str, A
     """The content of ``result.json``."""
     config, spent, chosen = run.config, run.seconds.spent, run.selector.chosen
     epochs = sum(stage.epochs for stage in stages)
-    per_epoch = run.data.training_examples // config.batch_size
-    examples = epochs * per_epoch * config.batch_size
+    available, size = run.data.training_examples, config.batch_size
+    per_epoch = pipeline.batches_per_epoch(available, size, config.drop_last)
+    examples = epochs * min(per_epoch * size, available)
     return {
         "dataset": run.data.name,
         "method": config.method.name,

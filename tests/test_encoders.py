@@ -140,6 +140,32 @@ def test_batch_norm_against_numpy(unbiased):
     np.testing.assert_allclose(evaluated, expected, rtol=1e-5, atol=1e-4)
 
 
+@pytest.mark.parametrize("name", ["mlp", "conv2d", "resnet18"])
+def test_absent_examples_take_no_part_in_batch_statistics(name):
+    """Those of a masked batch are those of the smaller batch; clips mask all their frames."""
+    fields, _, _ = ROWS[name]
+    rng = np.random.default_rng(0)
+    shape = {"mlp": (6, 5), "conv2d": (6, 8, 8, 2), "resnet18": (6, 2, 32, 32, 3)}[name]
+    x = rng.normal(2, 3, shape).astype(np.float32)
+    present = np.array([True, False, True, True, False, True])
+    encoders = build(name, feature_dim=8, **fields)
+    params, stats = encoders.init(jax.random.key(0), {"m": x})
+    apply = jax.jit(
+        lambda x, present: encoders.apply("m", params["m"], stats["m"], x, True, present)
+    )
+    zeros = np.where(present.reshape(-1, *[1] * (x.ndim - 1)), x, 0)
+    (masked, new), (kept, expected) = apply(zeros, present), apply(x[present], None)
+    np.testing.assert_allclose(masked[present], kept, rtol=1e-4, atol=1e-5)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), new, expected)
+    counted, new = apply(zeros, np.zeros(6, bool))
+    assert np.isfinite(counted).all()  # and not a product of square roots of epsilon
+    jax.tree.map(np.testing.assert_array_equal, new, stats["m"])
+    unmasked = encoders._replace(complete=True)
+    _, new = unmasked.apply("m", params["m"], stats["m"], x, True, present)
+    _, expected = encoders.apply("m", params["m"], stats["m"], x, True)
+    jax.tree.map(np.testing.assert_array_equal, new, expected)
+
+
 def test_batch_norm_starts_as_the_identity_and_init_counts_no_batch():
     variables = BatchNorm().init(jax.random.key(0), image(4, 3), train=True)
     np.testing.assert_array_equal(variables["batch_stats"]["mean"], np.zeros(3))

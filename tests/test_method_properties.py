@@ -25,7 +25,6 @@ TRAINS_ONE_MODALITY = [name for name in methods.REGISTRY if methods.trains_one_m
 """Methods for one modality only; they must say so."""
 ROLES = {"film": {"method.condition_on": "a"}, "gated": {"method.gate": "c"}}
 """Where the order of modalities gives one of them a part to play, the part is given by name."""
-BAG = {"name": "ngram_bag", "vocabulary": 20}  # no batch statistics: examples cannot meet
 HASTE = {"xla_backend_optimization_level": 0}  # the results count here, not the speed
 
 
@@ -206,35 +205,74 @@ def test_what_is_absent_changes_nothing(name, options):
 
 @pytest.mark.parametrize("name", FUSING)
 def test_training_ignores_what_is_absent(name):
-    """With an encoder without batch statistics; through those, garbage would be felt."""
-    dataset = dataset_of(NAMES[:2], 0.4)
-    rng = np.random.default_rng(0)
-    split = dataset.splits["train"]
-    ids = {m: rng.integers(1, 10, (split.examples, 4)).astype(np.int32) for m in NAMES[:2]}
-    dataset = dataset._replace(splits={"train": split._replace(inputs=ids)})
-    case = Prepared(name, NAMES[:2], dataset, encoder=BAG)
+    """Flipping ``present`` is enough, whatever the data set left in the place of the input."""
+    case = prepared(name, NAMES[:2], 0.4)
     states = []
-    for garbage in (0, 15):  # id 15 is nobody's: its embedding moves by decay alone
+    for garbage in (0.0, 1e6, np.nan):
         new = case.state
         for step, (_, updates) in itertools.product(range(2), case.stages):
-            new, _ = one_batch(updates, new, absent_batch(dataset, garbage), StepInfo(0, step, 6))
+            batch = absent_batch(case.dataset, garbage, BATCH)
+            new, _ = one_batch(updates, new, batch, StepInfo(0, step, 6))
         states.append(new)
-    if name != "ogm_ge":  # its noise falls on every row of an embedding
-        jax.tree.map(np.testing.assert_array_equal, states[0], states[1])
+    for other in states[1:]:
+        jax.tree.map(np.testing.assert_array_equal, states[0], other)
     old, new = (s.params["encoder"] for s in (case.state, states[0]))
     moved = jax.tree.map(lambda x, y: np.abs(x - y).max() > 0, old, new)
     assert all(jax.tree.leaves(moved))
 
 
 @pytest.mark.parametrize("name", FUSING)
-def test_a_batch_that_lacks_a_modality_altogether_is_finite(name):
-    case = prepared(name, NAMES[:2])
+def test_a_modality_that_nobody_in_a_batch_has_takes_no_step(name):
+    """No momentum, no decay, no running statistics; and its loss is a mean over nothing."""
+    case = prepared(name, NAMES[:2], 0.4)
+    _, state = prepared(name, NAMES[:2], 0.4).losses(2)
     batch = case.batch()
     batch["present"] = np.tile([True, False], (BATCH, 1))
-    for _, updates in case.stages:
-        new, loss = one_batch(updates, case.state, batch, StepInfo(1, 0, 6))
-        assert np.isfinite(loss)
-        assert all(np.isfinite(x).all() for x in jax.tree.leaves(new))
+    for stage, updates in case.stages:
+        for phase, update in zip(stage.phases, updates, strict=True):
+            new, metrics = update(state, batch, StepInfo(1, 0, 6))
+            assert np.isfinite(metrics["loss"])
+            assert all(np.isfinite(x).all() for x in jax.tree.leaves(new))
+            assert metrics["examples"] == (0 if phase.name == "b" else BATCH)
+            for tree, before in ((new.params, state.params), (new.opt_state, state.opt_state)):
+                assert same(tree["encoder"]["b"], before["encoder"]["b"])
+                if "b" in tree["head"] or phase.name == "b":
+                    key = "b" if "b" in tree["head"] else "shared"
+                    assert same(tree["head"][key], before["head"][key])
+            assert same(new.batch_stats["b"], state.batch_stats["b"])
+            assert not same(new.params, state.params) or phase.name == "b"
+
+
+def same(a, b) -> bool:
+    return all(map(np.array_equal, jax.tree.leaves(a), jax.tree.leaves(b)))
+
+
+@every_method
+def test_a_padded_batch_is_the_short_batch(name):
+    """Batch statistics, losses, neighbours and gradients are those of the valid examples."""
+    case = prepared(name, modalities_of(name), 0.4)
+    if name == "modality_dropout":  # what it hides depends on the size of the batch
+        return
+    kept = BATCH - 6
+    short, full = case.batch(size=kept), case.batch()
+    padding = np.arange(BATCH) >= kept
+    for array in full["inputs"].values():
+        array[padding] = np.nan
+    full |= {"valid": ~padding, "present": full["present"] & ~padding[:, None]}
+    full["index"] = np.where(padding, 0, full["index"])
+    _, state = prepared(name, case.dataset.modalities, 0.4).losses(2)
+    for stage, updates in case.stages:
+        for phase, update in zip(stage.phases, updates, strict=True):
+            found, padded = update(state, full, StepInfo(0, 3, 6))
+            expected, exact = update(state, short, StepInfo(0, 3, 6))
+            np.testing.assert_allclose(padded["loss"], exact["loss"], rtol=1e-5)
+            np.testing.assert_allclose(padded["accuracy"], exact["accuracy"], rtol=1e-6)
+            assert padded["examples"] == exact["examples"] > 0, phase
+            jax.tree.map(
+                lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-4, atol=2e-6),
+                (found.params, found.batch_stats, found.method_state),
+                (expected.params, expected.batch_stats, expected.method_state),
+            )
 
 
 @pytest.mark.parametrize("name", FUSING)

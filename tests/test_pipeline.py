@@ -11,6 +11,7 @@ import pytest
 
 from mla_jax.data.pipeline import (
     Loader,
+    TrainingBatch,
     batches_per_epoch,
     draws,
     evaluation_batches,
@@ -164,10 +165,35 @@ def test_a_split_of_exactly_one_batch():
     np.testing.assert_array_equal(np.sort(batches), [np.arange(BATCH)] * 3)
 
 
+@pytest.mark.parametrize("count", [1, 2])
+def test_the_last_partial_batch_is_padded(count):
+    """Every example once an epoch, the same global batches for any number of processes."""
+    split = make_split(N)._replace(present=np.ones((N, 1), bool))
+    per_epoch = batches_per_epoch(N, BATCH, drop_last=False)
+    assert per_epoch * BATCH > N
+    loads = [TrainingBatch(split, BATCH, 0, i, count, drop_last=False) for i in range(count)]
+    for epoch in range(2):
+        numbers = range(epoch * per_epoch, (epoch + 1) * per_epoch)
+        batches = [
+            {k: np.concatenate([load(number)[k] for load in loads]) for k in ("index", "valid")}
+            | {"present": np.concatenate([load(number)["present"] for load in loads])}
+            for number in numbers
+        ]
+        seen = np.concatenate([batch["index"][batch["valid"]] for batch in batches])
+        np.testing.assert_array_equal(np.sort(seen), np.arange(N))
+        assert all(batch["valid"].all() for batch in batches[:-1])
+        last = batches[-1]
+        np.testing.assert_array_equal(last["valid"], np.arange(BATCH) < N % BATCH)
+        np.testing.assert_array_equal(last["present"], last["valid"][:, None])
+        assert set(last["index"][~last["valid"]]) == {batches[0]["index"][0]}
+
+
 def test_batches_per_epoch():
-    assert batches_per_epoch(make_split(N), BATCH) == 6
-    assert batches_per_epoch(make_split(48), BATCH) == 6
-    assert batches_per_epoch(make_split(47), BATCH) == 5
+    assert batches_per_epoch(N, BATCH) == 6
+    assert batches_per_epoch(48, BATCH) == 6
+    assert batches_per_epoch(47, BATCH) == 5
+    assert batches_per_epoch(47, BATCH, drop_last=False) == 6
+    assert batches_per_epoch(3, BATCH, drop_last=False) == 1
 
 
 def test_errors():

@@ -1,6 +1,7 @@
 """A method behind a transform: composed everywhere, seen by training and evaluation alike."""
 
 import itertools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -8,13 +9,15 @@ import numpy as np
 import pytest
 
 from mla_jax import train
+from mla_jax.config import fields
 from mla_jax.data import pipeline
 from mla_jax.data.streams import Stream
 from mla_jax.datasets import ArraySplit
 from mla_jax.functional.optimizers import StepInfo
 from mla_jax.methods.base import Phase, Stage
-from mla_jax.program import with_transform
+from mla_jax.program import build_program, with_preparation
 from mla_jax.runs import metrics
+from mla_jax.state import Prediction
 from tests.conftest import BATCH, build_config, build_dataset
 
 
@@ -29,7 +32,7 @@ def shifted(batch, train):
 def test_training_and_prediction_see_what_the_transform_makes(make_program):
     dataset = build_dataset()
     plain = make_program(dataset).method
-    behind = with_transform(plain, shifted)
+    behind = with_preparation(plain, shifted)
     batch = next(pipeline.training_batches(dataset.splits["train"], BATCH, 0))
     info = StepInfo(*map(np.int32, (0, 0, 6)))
     prepared = {t: {**batch, "inputs": shifted(batch, t)} for t in (True, False)}
@@ -61,18 +64,21 @@ def test_a_visit_of_the_training_examples_is_in_evaluation_mode_and_compiled_onc
 
     def accumulate(variables, carry, batch):
         seen.append(np.asarray(batch["inputs"]["a"]))
+        assert batch["present"].shape == (3, 1)
         return carry + variables
 
     def on_epoch(state, epoch, reduce_training):
         return state + reduce_training(accumulate, 10, epoch)
 
+    whole = {"inputs": {"a": np.zeros(3)}, "present": np.ones((3, 1), bool)}
+
     def reduce_training(accumulate, variables, carry):
         folds.append(accumulate)
-        return accumulate(variables, carry, {"inputs": {"a": np.zeros(3)}})
+        return accumulate(variables, carry, whole)
 
-    method = make_program(build_dataset()).method
+    method = make_program(build_dataset(("a",))).method
     stage = Stage("s", 1, (Phase("p", lambda *a: None),), on_epoch)
-    wrapped = with_transform(method._replace(stages=(stage,)), shifted).stages[0]
+    wrapped = with_preparation(method._replace(stages=(stage,)), shifted).stages[0]
     assert (
         wrapped.on_epoch(100, 5, reduce_training) == 115
         and wrapped.on_epoch(0, 1, reduce_training) == 11
@@ -81,9 +87,29 @@ def test_a_visit_of_the_training_examples_is_in_evaluation_mode_and_compiled_onc
     assert folds[0] is folds[1] is not accumulate
 
 
-def test_without_a_transform_the_method_is_itself(make_program):
+def test_absent_inputs_are_zeros_and_methods_may_be_kept_from_knowing(make_program):
+    """``absent="zeros"``: every modality of an example counts as present, but not padding."""
+    seen = []
+
+    def update(state, batch, info):
+        seen.append(batch)
+        return state, {}
+
     method = make_program(build_dataset()).method
-    assert with_transform(method, None) is method
+    method = method._replace(stages=(Stage("s", 1, (Phase("p", update),)),))
+    inputs = {"a": np.full((3, 2), np.nan), "b": np.full((3, 1, 2), 7)}
+    present = np.array([[False, True], [True, False], [False, False]])
+    logits = np.stack([np.eye(3), 2 * np.eye(3)]).astype(np.float32)
+    for absent in ("skip", "zeros"):
+        wrapped = with_preparation(method, None, absent)
+        wrapped.stages[0].phases[0].update(None, {"inputs": inputs, "present": present}, None)
+        np.testing.assert_array_equal(np.isnan(seen[-1]["inputs"]["a"]), [[0, 0], [1, 1], [0, 0]])
+        np.testing.assert_array_equal(seen[-1]["inputs"]["b"][:, 0, 0], [7, 0, 0])
+        weights = np.asarray(wrapped.weigh(Prediction(logits), present, ()))
+        assert (weights[:2] > 0).all() == (absent == "zeros") and not weights[2].any()
+        np.testing.assert_array_equal(wrapped.fuse(Prediction(logits), present, ())[2], 0)
+    np.testing.assert_array_equal(seen[0]["present"], present)
+    np.testing.assert_array_equal(seen[1]["present"], [[True] * 2] * 2 + [[False] * 2])
 
 
 STREAMS = {
@@ -146,3 +172,29 @@ def test_four_devices_train_on_the_same_augmented_batches(straight, tmp_path):
     for name, value in lines[0]["train"].items():
         if name.endswith("loss"):
             np.testing.assert_allclose(others[0]["train"][name], value, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("dtype", "full"), [("float32", True), ("bfloat16", False)])
+def test_float32_means_products_in_float32(dtype, full):
+    """GPU and TPU multiply float32 matrices as TF32 or bfloat16 unless they are told otherwise."""
+    images = np.zeros((96, 8, 8, 1), np.float32)
+    dataset = build_dataset()
+    split = dataset.splits["train"]._replace(inputs={"a": images, "b": images})
+    dataset = dataset._replace(splits={"train": split})
+    encoder = {"name": "conv2d", "widths": (4,)}
+    config = fields.resolve(build_config(encoder=encoder, compute_dtype=dtype))
+    program = build_program(config, dataset, jax.devices()[:1])
+    batch, info = split.fetch(np.arange(BATCH)), StepInfo(0, 0, 6)
+    state = jax.eval_shape(program.method.init, jax.random.key(0), batch)
+    texts = [
+        jax.jit(program.method.predict).lower(state.variables, batch).as_text(),
+        *(jax.jit(p.update).lower(state, batch, info).as_text()
+          for stage in program.method.stages for p in stage.phases),
+    ]  # fmt: skip
+    for text in texts:
+        products = re.findall(r"stablehlo\.(?:dot_general|convolution).*", text)
+        assert len(products) > 2
+        precise = ["HIGHEST, HIGHEST" in line.replace("#stablehlo<precision ", "").replace(">", "")
+                   for line in products]  # fmt: skip
+        assert all(precise) == full, products
+        assert any(precise), "the head's products are always"

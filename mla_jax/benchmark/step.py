@@ -64,7 +64,8 @@ def _step(config: Any, dataset: Any, program: Program) -> Callable[[], float]:
     stage = program.method.stages[0]
     dispatch = program.dispatches[stage.name]
     held = [initial_state(program, dataset, config.seed)]
-    at = StepInfo(*map(np.int32, (0, 0, pipeline.batches_per_epoch(split, config.batch_size))))
+    per_epoch = pipeline.batches_per_epoch(split.examples, config.batch_size, config.drop_last)
+    at = StepInfo(*map(np.int32, (0, 0, per_epoch)))
 
     def step() -> float:
         state, started = held.pop(), time.perf_counter()

@@ -11,11 +11,17 @@ from ml_collections import ConfigDict, FrozenConfigDict, config_dict
 
 from mla_jax import datasets, methods
 from mla_jax.errors import UserError, check_choice
+from mla_jax.functional.heads import INITIALIZATIONS
 from mla_jax.functional.optimizers import depends_on_length
 
 PROTOCOLS = ("strict", "paper")
 SELECTIONS = ("auto", "validation", "last", "best_test")
 COMPUTE_DTYPES = ("auto", "float32", "bfloat16")
+ABSENT = ("auto", "skip", "zeros")
+
+WITH_PYTORCH_HEADS = ("cavmae_audio", "cavmae_visual", "features", "m3ae_image", "m3ae_text")
+"""The encoders whose classifiers the MLA code leaves as PyTorch initialises them; it calls its
+``weight_init`` on the ResNet classifier only (``main.py:718``)."""
 
 NOT_COMPARED = ("check_loss_every", "checkpoint", "dataset.data_dir", "loader", "log_every_steps")
 """Fields that a resumed run may change, because no result depends on them."""
@@ -30,6 +36,10 @@ def base_config() -> ConfigDict:
             "modalities": ("image", "audio"),
             "encoders": ConfigDict(),  # per modality: name and fields, see mla_jax/encoders
             "feature_dim": 64,  # D, shared by all encoders
+            # How linear layers on features start: see mla_jax/functional/heads.py.  auto: xavier
+            # under fidelity=paper; else as published: torch for the classifiers of transformers and
+            # stored features, xavier_untruncated for the others.
+            "head_init": "auto",
             "compute_dtype": "auto",  # float32 on CPU, bfloat16 on TPU and GPU
             "method": method_block("mla"),
             "init_from": "",  # checkpoints to start from, raw or converted, as a,b
@@ -47,6 +57,12 @@ def base_config() -> ConfigDict:
                 }
             ),
             "batch_size": 64,  # examples per batch, over all devices
+            # Unset: leave out the last, partial batch of an epoch under fidelity=paper only.  The
+            # published code trains on it.
+            "drop_last": config_dict.placeholder(bool),
+            # What methods make of a missing modality: skip it, or take it for an input of zeros
+            # (as the published code does).  auto: skip under fidelity=paper, else zeros.
+            "absent": "auto",
             "epochs": 100,
             "protocol": "strict",  # strict: never select on test.  paper: best test epoch
             "selection": "auto",  # auto, validation, last, best_test
@@ -173,6 +189,17 @@ def resolve(config: ConfigDict) -> FrozenConfigDict:
             "which labels the result so, or select on validation or last"
         )
     config.method = ConfigDict(resolve_switches(config.method.to_dict()))
+    paper = config.method.fidelity == "paper"
+    if config.drop_last is None:
+        config.drop_last = paper
+    check_choice("absent", config.absent, ABSENT)
+    if config.absent == "auto":
+        config.absent = "skip" if paper else "zeros"
+    check_choice("head_init", config.head_init, ("auto", *INITIALIZATIONS))
+    if config.head_init == "auto":
+        names = {encoder.get("name") for encoder in config.encoders.values()}
+        published = "torch" if names & set(WITH_PYTORCH_HEADS) else "xavier_untruncated"
+        config.head_init = "xavier" if paper else published
     return FrozenConfigDict(config)
 
 
@@ -229,6 +256,8 @@ def completed(saved: Mapping[str, Any]) -> dict[str, Any]:
     """A saved ``to_json`` configuration with the defaults of the fields it was too old to have."""
     defaults = to_json(base_config())
     del defaults["method"]  # its switches are those of its own method
+    # Before there was a choice:
+    defaults |= {"drop_last": True, "absent": "skip", "head_init": "xavier"}
     return _merge(defaults, saved)
 
 

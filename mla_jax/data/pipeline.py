@@ -28,17 +28,21 @@ SHARED_MEMORY_FROM = 1 << 16
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
-def batches_per_epoch(split: Split, batch_size: int) -> int:
-    """Full batches in a split; the examples left over change from epoch to epoch.
+def batches_per_epoch(examples: int, batch_size: int, drop_last: bool = True) -> int:
+    """Batches in a training split, without the last one if it is partial and ``drop_last``.
+
+    Which examples are then left out changes from epoch to epoch.
 
     Raises:
       UserError: there is not even one.
     """
-    if split.examples < batch_size:
+    if not drop_last:
+        return -(-examples // batch_size)
+    if examples < batch_size:
         raise UserError(
-            f"the training split has {split.examples} examples, fewer than batch_size={batch_size}"
+            f"the training split has {examples} examples, fewer than batch_size={batch_size}"
         )
-    return split.examples // batch_size
+    return examples // batch_size
 
 
 class Loader(NamedTuple):
@@ -69,17 +73,26 @@ def draws(seed: int, epoch: int, index: np.ndarray) -> np.ndarray:
 class TrainingBatch:
     """``(number) -> batch``: one process's share of global batch ``number``, from any thread.
 
+    All batches have one size.  A partial one is filled with its epoch's first example, which is
+    then neither valid nor present.
+
     A class because worker processes must be able to unpickle it.
     """
 
     def __init__(
-        self, split: Split, batch_size: int, seed: int, process_index: int, process_count: int
+        self,
+        split: Split,
+        batch_size: int,
+        seed: int,
+        process_index: int,
+        process_count: int,
+        drop_last: bool = True,
     ):
         self._split, self._seed = split, seed
         self._batch_size = batch_size
         self._share = batch_size // process_count
         self._first = process_index * self._share
-        self._per_epoch = batches_per_epoch(split, batch_size)
+        self._per_epoch = batches_per_epoch(split.examples, batch_size, drop_last)
         self._newest: tuple[int, np.ndarray] | None = None
 
     def _order(self, epoch: int) -> np.ndarray:
@@ -92,8 +105,14 @@ class TrainingBatch:
     def __call__(self, number: int) -> Batch:
         epoch, place = divmod(int(number), self._per_epoch)
         first = place * self._batch_size + self._first
-        index = self._order(epoch)[first : first + self._share]
-        return {**self._split.fetch(index), "draw": draws(self._seed, epoch, index)}
+        order = self._order(epoch)
+        index = order[first : first + self._share]
+        valid = np.arange(self._share) < len(index)
+        index = np.concatenate([index, np.full(self._share - len(index), order[0])])
+        batch = self._split.fetch(index)
+        present = batch["present"] & valid[:, None]
+        draw = draws(self._seed, epoch, index)
+        return {**batch, "present": present, "valid": valid, "draw": draw}
 
 
 def leave_signals_to_the_trainer(worker: int, workers: int) -> None:
@@ -146,6 +165,7 @@ def training_batches(
     process_index: int = 0,
     process_count: int = 1,
     loader: Loader = Loader(),  # noqa: B008 - immutable
+    drop_last: bool = True,
 ) -> Iterator[Batch]:
     """This process's share ``[batch_size / process_count, ...]`` of batch ``start`` and all after.
 
@@ -159,7 +179,7 @@ def training_batches(
     """
     if batch_size % process_count:
         raise UserError(f"batch_size={batch_size} does not divide among {process_count} processes")
-    load = TrainingBatch(split, batch_size, seed, process_index, process_count)
+    load = TrainingBatch(split, batch_size, seed, process_index, process_count, drop_last)
     reading = grain.ReadOptions(loader.threads, prefetch_buffer_size=loader.prefetch)
     batches = grain.MapDataset.range(start, sys.maxsize).map(load).to_iter_dataset(reading)
     if loader.workers:

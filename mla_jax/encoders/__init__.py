@@ -31,6 +31,9 @@ class Encoders(NamedTuple):
 
     modules: Mapping[str, nn.Module]
     feature_dim: int
+    complete: bool = False
+    """Whether every example of every training batch has every modality, as far as is known before
+    compiling.  Batch statistics then need no mask, and the program is the one without."""
 
     @property
     def modalities(self) -> tuple[str, ...]:
@@ -104,25 +107,45 @@ class Encoders(NamedTuple):
         return params, batch_stats
 
     def apply(
-        self, modality: str, params: Any, batch_stats: Any, inputs: jax.Array, train: bool
+        self,
+        modality: str,
+        params: Any,
+        batch_stats: Any,
+        inputs: jax.Array,
+        train: bool,
+        present: jax.Array | None = None,
     ) -> tuple[jax.Array, Any]:
-        """Features ``float32[B, D]`` and the new running statistics of one modality."""
+        """Features ``float32[B, D]`` and the new running statistics of one modality.
+
+        In training the examples outside ``present: bool[B]`` (default: none is) take no part in
+        batch statistics.
+        """
         module = self.modules[modality]
         variables = {"params": params, "batch_stats": batch_stats}
         if not train:
             return _full_precision(module.apply(variables, inputs, train=False)), batch_stats
-        features, updated = module.apply(variables, inputs, train=True, mutable=["batch_stats"])
+        masked = present is not None and not self.complete and _knows_present(module)
+        options = {"present": present} if masked else {}
+        features, updated = module.apply(
+            variables, inputs, train=True, mutable=["batch_stats"], **options
+        )
         return _full_precision(features), updated.get("batch_stats", batch_stats)
 
     def features(
         self, params: Any, batch_stats: Any, batch: Mapping[str, Any], train: bool
     ) -> tuple[dict, dict]:
         """``apply`` to every modality of a batch: ``({modality: [B, D]}, batch_stats)``."""
+        present = batch["present"].T
         found = {
-            m: self.apply(m, params[m], batch_stats[m], batch["inputs"][m], train)
-            for m in self.modalities
+            m: self.apply(m, params[m], batch_stats[m], batch["inputs"][m], train, present[i])
+            for i, m in enumerate(self.modalities)
         }
         return {m: z for m, (z, _) in found.items()}, {m: stats for m, (_, stats) in found.items()}
+
+
+def _knows_present(module: nn.Module) -> bool:
+    """Whether an encoder has batch statistics to keep absent examples out of."""
+    return "present" in inspect.signature(type(module).__call__).parameters
 
 
 def _full_precision(features: jax.Array) -> jax.Array:

@@ -1,5 +1,7 @@
 """Batch normalisation that keeps PyTorch's numbers."""
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
@@ -12,6 +14,11 @@ class BatchNorm(nn.Module):
     variance is the two-pass one, and the running variance is unbiased, n / (n - 1) times the
     batch's (``unbiased=False`` gives Flax's).  ``momentum`` is PyTorch's: the weight of the new
     batch.  Under a sharded batch the statistics are those of the global batch.
+
+    ``mask: bool[N]`` says which rows of ``x: [N, ..., F]`` count, for a batch in which some
+    examples lack the modality or are padding: mean, variance and their number of values are those
+    of the rows that count, and where none does the running statistics stay.  The other rows leave
+    as zeros, so that nothing grows where nothing is normalised.
     """
 
     momentum: float = 0.1
@@ -20,7 +27,7 @@ class BatchNorm(nn.Module):
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+    def __call__(self, x: jax.Array, train: bool, mask: jax.Array | None = None) -> jax.Array:
         features = x.shape[-1]
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, (features,), jnp.float32)
         running_var = self.variable("batch_stats", "var", jnp.ones, (features,), jnp.float32)
@@ -28,16 +35,38 @@ class BatchNorm(nn.Module):
         bias = self.param("bias", nn.initializers.zeros, (features,), jnp.float32)
         if train:
             exact = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-            axes = tuple(range(x.ndim - 1))
-            mean = exact.mean(axes)
-            var = jnp.square(exact - mean).mean(axes)
+            mean_of, count = _means(exact, mask)
+            mean = mean_of(exact)
+            var = mean_of(jnp.square(exact - mean))
             if not self.is_initializing():
-                count = x.size // features
-                kept = var * (count / max(count - 1, 1)) if self.unbiased else var
-                blend = lambda old, new: old + self.momentum * (new - old)  # noqa: E731
+                kept = var * (count / jnp.maximum(count - 1, 1)) if self.unbiased else var
+                weight = jnp.where(count > 0, self.momentum, 0)
+                blend = lambda old, new: old + weight * (new - old)  # noqa: E731
                 running_mean.value = blend(running_mean.value, mean)
                 running_var.value = blend(running_var.value, kept)
         else:
             mean, var = running_mean.value, running_var.value
         multiplier = scale * jax.lax.rsqrt(var + self.epsilon)
-        return ((x.astype(mean.dtype) - mean) * multiplier + bias).astype(self.dtype)
+        y = ((x.astype(mean.dtype) - mean) * multiplier + bias).astype(self.dtype)
+        return y if mask is None or not train else jnp.where(_rows(mask, x), y, 0)
+
+
+def _rows(mask: jax.Array, x: jax.Array) -> jax.Array:
+    """``mask: bool[N]`` with the axes of ``x: [N, ..., F]``."""
+    return mask.reshape(mask.shape + (1,) * (x.ndim - 1))
+
+
+def _means(
+    x: jax.Array, mask: jax.Array | None
+) -> tuple[Callable[[jax.Array], jax.Array], jax.Array]:
+    """``(values like x -> float[F], number of values)``: the mean over the rows of the mask.
+
+    The mean of all rows is rescaled, by exactly 1 where the mask is full: a complete batch keeps
+    the numbers that it has without a mask, to the bit.
+    """
+    axes, size = tuple(range(x.ndim - 1)), x.size // x.shape[-1]
+    if mask is None:
+        return (lambda values: values.mean(axes)), jnp.asarray(size, x.dtype)
+    count = mask.sum().astype(x.dtype) * (size // len(x))
+    rescale = size / jnp.maximum(count, 1)
+    return (lambda values: jnp.where(_rows(mask, x), values, 0).mean(axes) * rescale), count

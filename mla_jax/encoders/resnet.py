@@ -39,7 +39,9 @@ class ResNet18(nn.Module):
     """Of the computation; parameters and statistics stay float32."""
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+    def __call__(
+        self, x: jax.Array, train: bool = False, present: jax.Array | None = None
+    ) -> jax.Array:
         if self.feature_dim % 8:
             raise UserError(f"resnet18 needs a feature_dim divisible by 8, not {self.feature_dim}")
         if x.ndim not in (4, 5):
@@ -49,16 +51,18 @@ class ResNet18(nn.Module):
             )
         batch = x.shape[0]
         x = x.reshape((-1, *x.shape[-3:])).astype(self.dtype)
+        frames = len(x) // batch
+        mask = None if present is None else jnp.repeat(present, frames)
         norm = {"epsilon": self.epsilon, "unbiased": self.unbiased_variance}
         x = convolution(self.feature_dim // 8, 7, 2, self.dtype, "conv1")(x)
-        x = nn.relu(BatchNorm(**norm, dtype=self.dtype, name="bn1")(x, train))
+        x = nn.relu(BatchNorm(**norm, dtype=self.dtype, name="bn1")(x, train, mask))
         x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
         for stage in range(1, 5):
             width = self.feature_dim >> (4 - stage)
             for block in range(2):
                 stride = 2 if stage > 1 and block == 0 else 1
                 name = f"layer{stage}_{block}"
-                x = BasicBlock(width, stride, norm, self.dtype, name=name)(x, train)
+                x = BasicBlock(width, stride, norm, self.dtype, name=name)(x, train, mask)
         x = x.astype(jnp.promote_types(x.dtype, jnp.float32))  # a mean over many, in full precision
         return x.reshape((batch, -1, x.shape[-1])).mean(1)
 
@@ -77,9 +81,9 @@ class BasicBlock(nn.Module):
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+    def __call__(self, x: jax.Array, train: bool, mask: jax.Array | None = None) -> jax.Array:
         def normalized(y, name):
-            return BatchNorm(**self.norm, dtype=self.dtype, name=name)(y, train)
+            return BatchNorm(**self.norm, dtype=self.dtype, name=name)(y, train, mask)
 
         def convolved(y, size, stride, name):
             return convolution(self.width, size, stride, self.dtype, name)(y)

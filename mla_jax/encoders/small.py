@@ -27,7 +27,9 @@ class Conv2D(nn.Module):
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+    def __call__(
+        self, x: jax.Array, train: bool = False, present: jax.Array | None = None
+    ) -> jax.Array:
         check_positions(type(self).__name__.lower(), x.shape, len(self.kernel), len(self.widths))
         x = x.astype(self.dtype)
         for i, width in enumerate((*self.widths, self.feature_dim)):
@@ -36,7 +38,7 @@ class Conv2D(nn.Module):
             x = nn.Conv(
                 width, self.kernel, use_bias=False, dtype=self.dtype, kernel_init=conv_init
             )(x)
-            x = nn.relu(BatchNorm(dtype=self.dtype)(x, train))
+            x = nn.relu(BatchNorm(dtype=self.dtype)(x, train, present))
         return x.mean(tuple(range(1, x.ndim - 1)))
 
 
@@ -109,7 +111,10 @@ class Mlp(nn.Module):
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+    def __call__(
+        self, x: jax.Array, train: bool = False, present: jax.Array | None = None
+    ) -> jax.Array:
         x = x.reshape(x.shape[0], -1).astype(self.dtype)
-        x = nn.relu(BatchNorm(dtype=self.dtype)(nn.Dense(self.hidden, dtype=self.dtype)(x), train))
+        x = nn.Dense(self.hidden, dtype=self.dtype)(x)
+        x = nn.relu(BatchNorm(dtype=self.dtype)(x, train, present))
         return nn.relu(nn.Dense(self.feature_dim, dtype=self.dtype)(x))

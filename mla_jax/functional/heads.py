@@ -12,15 +12,16 @@ HIGHEST = jax.lax.Precision.HIGHEST
 Head = dict[str, jax.Array]
 """``{"kernel": float32[D, C], "bias": float32[C]}``."""
 
-INITIALIZATIONS = ("xavier", "torch")
+INITIALIZATIONS = ("xavier", "xavier_untruncated", "torch")
 
 
 def init_head(rng: jax.Array, features: int, classes: int, initialization: str = "xavier") -> Head:
     """A linear layer ``D -> C``.
 
-    ``xavier``: normal kernel, zero bias, the ``weight_init`` of the MLA and OGM-GE code
-    (``utils/utils.py:106``).  ``torch``: kernel and bias uniform within ``1 / sqrt(D)``, PyTorch's
-    default, which DI-MML's first stage keeps.
+    ``xavier_untruncated``: normal kernel of variance ``2 / (D + C)``, zero bias, the
+    ``weight_init`` of the MLA and OGM-GE code (``utils/utils.py:106``).  ``xavier``: the same
+    variance, but without values beyond 2.3 standard deviations, as JAX draws it.  ``torch``: kernel
+    and bias uniform within ``1 / sqrt(D)``, PyTorch's default, which DI-MML's first stage keeps.
     """
     if initialization == "torch":
         bound = 1 / math.sqrt(features)
@@ -28,7 +29,9 @@ def init_head(rng: jax.Array, features: int, classes: int, initialization: str =
         kernel = jax.random.uniform(keys[0], (features, classes), jnp.float32, -bound, bound)
         bias = jax.random.uniform(keys[1], (classes,), jnp.float32, -bound, bound)
         return {"kernel": kernel, "bias": bias}
-    kernel = jax.nn.initializers.xavier_normal()(rng, (features, classes), jnp.float32)
+    law = "truncated_normal" if initialization == "xavier" else "normal"
+    draw = jax.nn.initializers.variance_scaling(1.0, "fan_avg", law)
+    kernel = draw(rng, (features, classes), jnp.float32)
     return {"kernel": kernel, "bias": jnp.zeros((classes,), jnp.float32)}
 
 

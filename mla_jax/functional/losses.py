@@ -25,24 +25,31 @@ def accuracy(logits: jax.Array, label: jax.Array, mask: jax.Array) -> jax.Array:
     return masked_mean((logits.argmax(-1) == label).astype(jnp.float32), mask)
 
 
-def shared_out(losses: jax.Array, mask: jax.Array) -> jax.Array:
-    """``losses: [B]``, 0 outside ``mask: bool[B]`` and scaled so that their mean over the batch is
-    the mean over the mask."""
-    return jnp.where(mask, losses, 0) * (len(losses) / jnp.maximum(mask.sum(), 1))
+def shared_out(losses: jax.Array, mask: jax.Array, valid: jax.Array | None = None) -> jax.Array:
+    """``losses: [B]``, 0 outside ``mask: bool[B]`` and scaled so that their mean over the batch, or
+    over its ``valid: bool[B]`` examples, is the mean over the mask."""
+    among = len(losses) if valid is None else valid.sum()
+    return jnp.where(mask, losses, 0) * (among / jnp.maximum(mask.sum(), 1))
 
 
-def unimodal_cross_entropy(logits: jax.Array, label: jax.Array, present: jax.Array) -> jax.Array:
+def unimodal_cross_entropy(
+    logits: jax.Array, label: jax.Array, present: jax.Array, valid: jax.Array | None = None
+) -> jax.Array:
     """The sum over modalities of the cross-entropy of each, an example's share ``float32[B]``.
 
     ``logits: float[M, B, C]``, ``present: bool[B, M]``: each modality counts the mean over the
-    examples that have it.
+    examples that have it.  ``valid: bool[B]`` is False on padding.
     """
     losses = jax.vmap(cross_entropy, in_axes=(0, None))(logits, label)
-    return jax.vmap(shared_out)(losses, present.T).sum(0)
+    return jax.vmap(shared_out, in_axes=(0, 0, None))(losses, present.T, valid).sum(0)
 
 
 def confidence_ranking(
-    confidence: jax.Array, badness: jax.Array, present: jax.Array, enforce_margin: bool
+    confidence: jax.Array,
+    badness: jax.Array,
+    present: jax.Array,
+    enforce_margin: bool,
+    valid: jax.Array | None = None,
 ) -> jax.Array:
     """Orders confidences against badness (Moon et al., ICML 2020): each example's loss ``[B]``.
 
@@ -54,14 +61,18 @@ def confidence_ranking(
     so that the worse one must be the less confident by that margin.  The published QMF code, and
     MLA's copy of it, turn the sign of t but not of the margin (``main.py:108-124``): there the
     worse one may be *more* confident by up to the margin; ``enforce_margin=False``.  Pairs of
-    equal badness and pairs that lack the modality (``present: bool[B]``) count 0.
+    equal badness and pairs that lack the modality (``present: bool[B]``) count 0.  The padding
+    of a batch, where ``valid: bool[B]`` is False, comes last.
     """
-    following = jnp.roll(confidence, -1)
-    difference = badness - jnp.roll(badness, -1)
+    count = len(confidence) if valid is None else valid.sum()
+    neighbour = jnp.arange(1, len(confidence) + 1)
+    neighbour = jnp.where(neighbour < count, neighbour, 0)
+    following = confidence[neighbour]
+    difference = badness - badness[neighbour]
     t, margin = jnp.sign(difference), jnp.abs(difference)
     margin = margin if enforce_margin else -margin
     loss = jnp.maximum(t * (confidence - following) + margin, 0)
-    return shared_out(jnp.where(t == 0, 0, loss), present & jnp.roll(present, -1))
+    return shared_out(jnp.where(t == 0, 0, loss), present & present[neighbour], valid)
 
 
 def dimension_contrastive(
@@ -70,6 +81,7 @@ def dimension_contrastive(
     dimensions: jax.Array,
     present: jax.Array,
     temperature: float,
+    valid: jax.Array | None = None,
 ) -> jax.Array:
     """DI-MML's DUC loss in one direction: each example's loss ``float32[B]``.
 
@@ -77,11 +89,12 @@ def dimension_contrastive(
     ``dimensions: bool[D]`` only; the positive is the same example, the negatives are the rest of
     the batch.  Plain dot products over ``temperature``.  Examples outside ``present: bool[B]`` are
     neither.  Without any dimension it is log B, and its gradient 0, as in
-    ``loss/contrast_loss.py``; unlike there it does not overflow.
+    ``loss/contrast_loss.py``; unlike there it does not overflow.  ``valid: bool[B]`` is False on
+    padding.
     """
     teacher = jax.lax.stop_gradient(jnp.where(present[:, None], teacher, 0) * dimensions)
     student = jnp.where(present[:, None], student, 0) * dimensions
     similarity = jnp.matmul(student, teacher.T, precision=HIGHEST) / temperature
     similarity = jnp.where(present[None, :], similarity, -jnp.inf)
     losses = cross_entropy(jnp.where(present[:, None], similarity, 0), jnp.arange(len(student)))
-    return shared_out(losses, present)
+    return shared_out(losses, present, valid)

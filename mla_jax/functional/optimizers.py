@@ -37,12 +37,26 @@ class Optimizer(NamedTuple):
         return self.transform.init(params)
 
     def step(
-        self, gradients: Any, opt_state: Any, params: Any, info: StepInfo, **extra: Any
+        self,
+        gradients: Any,
+        opt_state: Any,
+        params: Any,
+        info: StepInfo,
+        where: jax.Array | None = None,
+        **extra: Any,
     ) -> tuple[Any, Any]:
-        """One update: ``(params, opt_state)``.  ``extra`` reaches the transform (projection)."""
-        updates, opt_state = self.transform.update(gradients, opt_state, params, **extra)
+        """One update: ``(params, opt_state)``.  ``extra`` reaches the transform (projection).
+
+        ``where: bool[]`` False leaves parameters and state as they are: a zero gradient would not,
+        because of momentum and decay.
+        """
+        updates, new_state = self.transform.update(gradients, opt_state, params, **extra)
         rate = self.learning_rate(info)
-        return jax.tree.map(lambda p, u: p - rate * u, params, updates), opt_state
+        new_params = jax.tree.map(lambda p, u: p - rate * u, params, updates)
+        if where is None:
+            return new_params, new_state
+        new, old = (new_params, new_state), (params, opt_state)
+        return jax.tree.map(lambda n, o: jnp.where(where, n, o), new, old)
 
     def after(self, transform: optax.GradientTransformation) -> "Optimizer":
         """The same optimiser on gradients that first went through ``transform``."""

@@ -80,3 +80,5 @@ class Task(NamedTuple):
     epochs: int
     examples: int
     """Training examples; ``batch["index"]`` counts them."""
+    head_init: str = "xavier"
+    """Of every linear layer on features: one of ``heads.INITIALIZATIONS``."""

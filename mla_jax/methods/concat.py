@@ -30,7 +30,7 @@ def rule(switches: Any, encoders: Encoders, task: Task) -> JointRule:
     modalities, D, M = encoders.modalities, encoders.feature_dim, len(encoders.modalities)
 
     def init_heads(rng: jax.Array):
-        return {"joint": init_head(rng, M * D, task.classes)}
+        return {"joint": init_head(rng, M * D, task.classes, task.head_init)}
 
     def classify(heads, features, present, train: bool) -> Prediction:
         del train

@@ -23,7 +23,9 @@ modality adds no loss and no logits, and zero features to the fused head.
 
 ``split_epoch`` and ``fusion_epochs`` 0 mean the published share of the epochs, 20 of 150.
 ``released`` gives the heads of stage 1 PyTorch's default initialisation (``main_CFT.py`` calls no
-``weight_init``); ``released_<dataset>`` adds the temperatures published for a dataset.
+``weight_init``) and draws the scales of batch normalisations from N(1, 0.02^2), as
+``models/backbone.py`` does; ``released_<dataset>`` adds the temperatures published for a dataset.
+``duc_weight=0`` leaves DUC out.
 What the paper says beyond the abstract could not be read, so ``paper`` is the code's rule too.
 """
 
@@ -33,6 +35,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from mla_jax.encoders import Encoders
 from mla_jax.errors import UserError
@@ -42,6 +45,7 @@ from mla_jax.functional.losses import (
     accuracy,
     cross_entropy,
     dimension_contrastive,
+    shared_out,
     unimodal_cross_entropy,
 )
 from mla_jax.functional.optimizers import Optimizer, StepInfo
@@ -54,21 +58,24 @@ from mla_jax.state import Batch, Metrics, Prediction, TrainState
 FUSED = {"concat": concat, "sum": sum, "film": film, "gated": gated}
 PLAIN = types.SimpleNamespace(unimodal_bias="full", condition_on="", gate="")
 
+STARTS = {"heads": "torch", "norm_scale_std": 0.02}
 FIDELITY: dict[str, dict[str, Any]] = {
     "paper": {
         "heads": "xavier",
+        "norm_scale_std": 0.0,
         "shared_weight": 1.0,
+        "duc_weight": 1.0,
         "temperature": 10.0,
         "certainty_temperature": 1.0,
         "split_epoch": 0,
         "fusion_epochs": 0,
         "fused_head": "concat",
     },
-    "released": {"heads": "torch"},
-    "released_cremad": {"heads": "torch", "temperature": 50.0, "certainty_temperature": 1.0},
-    "released_ave": {"heads": "torch", "temperature": 10.0, "certainty_temperature": 3.0},
-    "released_ucf101": {"heads": "torch", "temperature": 10.0, "certainty_temperature": 1.0},
-    "released_modelnet40": {"heads": "torch", "temperature": 50.0, "certainty_temperature": 3.0},
+    "released": STARTS,
+    "released_cremad": {**STARTS, "temperature": 50.0, "certainty_temperature": 1.0},
+    "released_ave": {**STARTS, "temperature": 10.0, "certainty_temperature": 3.0},
+    "released_ucf101": {**STARTS, "temperature": 10.0, "certainty_temperature": 1.0},
+    "released_modelnet40": {**STARTS, "temperature": 50.0, "certainty_temperature": 3.0},
 }
 DEPENDS_ON_EPOCHS = "dimml trains its fused head after the last epoch of its first stage"
 CHOICES = {"heads": INITIALIZATIONS, "fused_head": tuple(FUSED)}
@@ -100,25 +107,27 @@ def build(switches: Any, encoders: Encoders, optimizer: Optimizer, task: Task) -
         )
 
     def detached_loss(step: Step) -> jax.Array:
-        label, present = step.batch["label"], step.batch["present"]
+        label, present, valid = (step.batch[key] for key in ("label", "present", "valid"))
         z = [step.features[m] for m in modalities]
         shared = jnp.stack([apply_head(step.heads["shared"], features) for features in z])
-        losses = unimodal_cross_entropy(step.prediction.unimodal, label, present)
-        losses += switches.shared_weight * unimodal_cross_entropy(shared, label, present)
+        losses = unimodal_cross_entropy(step.prediction.unimodal, label, present, valid)
+        losses += switches.shared_weight * unimodal_cross_entropy(shared, label, present, valid)
         effective = step.method_state["effective"]
         duc = jnp.zeros_like(losses)
-        for t, s in pairs:
+        for t, s in pairs if switches.duc_weight else ():
             duc += dimension_contrastive(
                 student=z[s],
                 teacher=z[t],
                 dimensions=effective[t] & ~effective[s],
                 present=present[:, t] & present[:, s],
                 temperature=switches.temperature,
+                valid=valid,
             )
-        return losses + jnp.where(jnp.asarray(step.info.epoch) >= split_epoch, duc, 0)
+        begun = jnp.asarray(step.info.epoch) >= split_epoch
+        return losses + jnp.where(begun, switches.duc_weight * duc, 0)
 
     def split(state: TrainState, epoch: int, reduce_training: ReduceTraining) -> TrainState:
-        if epoch != split_epoch or not pairs:
+        if epoch != split_epoch or not pairs or not switches.duc_weight:
             return state
         effective = find_effective(state.variables, reduce_training)
         return state.replace(method_state={**state.method_state, "effective": effective})
@@ -129,19 +138,20 @@ def build(switches: Any, encoders: Encoders, optimizer: Optimizer, task: Task) -
 
         def objective(head):
             logits = fused_rule.classify(head, z, batch["present"], True).joint
-            losses = cross_entropy(logits, batch["label"])
+            losses = shared_out(cross_entropy(logits, batch["label"]), batch["valid"])
             return losses.mean(), (losses, logits)
 
         head = state.params["head"]["fused"]
         (loss, (losses, logits)), gradient = jax.value_and_grad(objective, has_aux=True)(head)
         head, opt_state = optimizer.step(gradient, state.opt_state["head"]["fused"], head, info)
-        right = accuracy(logits, batch["label"], jnp.ones(len(logits), bool))
+        right = accuracy(logits, batch["label"], batch["valid"])
         state = state.replace(
             params=_with_fused(state.params, head),
             opt_state=_with_fused(state.opt_state, opt_state),
             method_state={**state.method_state, "fused": jnp.ones((), bool)},
         )
-        return state, {"loss": loss, "accuracy": right, "example_loss": losses}
+        metrics = {"loss": loss, "accuracy": right, "examples": batch["valid"].sum()}
+        return state, {**metrics, "example_loss": losses}
 
     def all_logits(prediction: Prediction) -> jax.Array:
         return jnp.concatenate([prediction.unimodal, prediction.joint[None]])
@@ -159,11 +169,34 @@ def build(switches: Any, encoders: Encoders, optimizer: Optimizer, task: Task) -
     method = joint_method("dimml", rule, encoders, optimizer, task)
     (detached,) = method.stages
     phases = (Phase("detached", detached.phases[0].update),)
+
+    def init(rng: jax.Array, batch: Batch) -> TrainState:
+        state = method.init(rng, batch)
+        if not switches.norm_scale_std:
+            return state
+        scales = _norm_scales(jax.random.fold_in(rng, 3), switches.norm_scale_std, encoders, state)
+        return state.replace(params={**state.params, "encoder": scales})
+
     detached = detached._replace(name="detached", phases=phases, on_epoch=split)
     return method._replace(
-        describe=lambda state: _description(split_epoch, task.epochs),
+        init=init,
+        describe=lambda state: _description(split_epoch, task.epochs, switches.duc_weight),
         stages=(detached, Stage("fusion", fusion_epochs, (Phase("fused", learn_fused),))),
     )
+
+
+def _norm_scales(rng: jax.Array, std: float, encoders: Encoders, state: TrainState) -> Any:
+    """The encoders' parameters, the scales of batch normalisations drawn from N(1, std^2)."""
+    drawn = {}
+    for m, params in state.params["encoder"].items():
+        flat = flatten_dict(params)
+        norms = sorted({path[:-1] for path in flatten_dict(state.batch_stats[m])})
+        for number, norm in enumerate(norms):
+            key = jax.random.fold_in(encoders.key(rng, m), number)
+            ones = flat[(*norm, "scale")]
+            flat[(*norm, "scale")] = ones + std * jax.random.normal(key, ones.shape)
+        drawn[m] = unflatten_dict(flat)
+    return drawn
 
 
 def _with_fused(tree: dict[str, Any], fused: Any) -> dict[str, Any]:
@@ -183,14 +216,19 @@ def _epochs(switches: Any, task: Task) -> tuple[int, int]:
             f"method.fusion_epochs={switches.fusion_epochs} must be at least 1, or 0 for the "
             "published share"
         )
+    if switches.norm_scale_std < 0:
+        raise UserError(f"method.norm_scale_std must be at least 0, not {switches.norm_scale_std}")
     if min(switches.temperature, switches.certainty_temperature) <= 0:
         raise UserError("method.temperature and method.certainty_temperature must be positive")
-    if switches.shared_weight < 0:
-        raise UserError(f"method.shared_weight must be at least 0, not {switches.shared_weight}")
+    for name in ("shared_weight", "duc_weight"):
+        if switches[name] < 0:
+            raise UserError(f"method.{name} must be at least 0, not {switches[name]}")
     return switches.split_epoch or share, switches.fusion_epochs or share
 
 
-def _description(split_epoch: int, epochs: int) -> list[str]:
+def _description(split_epoch: int, epochs: int, weight: float) -> list[str]:
+    if not weight:
+        return ["no contrastive loss: method.duc_weight=0"]
     if split_epoch < epochs:
         return [
             f"dimensions are split after epoch {split_epoch}; the contrastive loss starts there"

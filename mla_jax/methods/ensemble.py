@@ -40,7 +40,7 @@ def build(switches: Any, encoders: Encoders, optimizer: Optimizer, task: Task) -
 
         def objective(params):
             theta, stats = params["encoder"], state.batch_stats[m]
-            z, stats = encoders.apply(m, theta, stats, batch["inputs"][m], True)
+            z, stats = encoders.apply(m, theta, stats, batch["inputs"][m], True, present)
             logits = apply_head(params["head"], z)
             losses = cross_entropy(logits, batch["label"])
             return masked_mean(losses, present), (losses, logits, stats)
@@ -52,12 +52,13 @@ def build(switches: Any, encoders: Encoders, optimizer: Optimizer, task: Task) -
         opt_state = {group: dict(states) for group, states in state.opt_state.items()}
         for group in params:
             params[group][m], opt_state[group][m] = optimizer.step(
-                gradients[group], opt_state[group][m], old[group], info
+                gradients[group], opt_state[group][m], old[group], info, where=present.any()
             )
         batch_stats = {**state.batch_stats, m: stats}
         metrics: Metrics = {
             "loss": loss,
             "accuracy": accuracy(logits, batch["label"], present),
+            "examples": present.sum(),
             "example_loss": jnp.where(present, losses, 0),
         }
         return TrainState(params, batch_stats, opt_state, state.method_state), metrics

@@ -42,8 +42,10 @@ def rule(switches: Any, encoders: Encoders, task: Task) -> JointRule:
     others = [m for m in modalities if m != conditioner]
 
     def init_heads(rng: jax.Array):
-        generators = {f"film_{m}": init_head(encoders.key(rng, m), D, 2 * D) for m in others}
-        return {**generators, "joint": init_head(rng, D, task.classes)}
+        generators = {
+            f"film_{m}": init_head(encoders.key(rng, m), D, 2 * D, task.head_init) for m in others
+        }
+        return {**generators, "joint": init_head(rng, D, task.classes, task.head_init)}
 
     def joint(heads, z) -> jax.Array:
         if not others:

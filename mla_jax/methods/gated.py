@@ -40,8 +40,10 @@ def rule(switches: Any, encoders: Encoders, task: Task) -> JointRule:
     check_choice("modality in method.gate", gated, modalities)
 
     def init_heads(rng: jax.Array):
-        layers = {f"gate_{m}": init_head(encoders.key(rng, m), D, D) for m in modalities}
-        return {**layers, "joint": init_head(rng, D, task.classes)}
+        layers = {
+            f"gate_{m}": init_head(encoders.key(rng, m), D, D, task.head_init) for m in modalities
+        }
+        return {**layers, "joint": init_head(rng, D, task.classes, task.head_init)}
 
     def joint(heads, z) -> jax.Array:
         h = apply_head(heads[f"gate_{gated}"], z[gated])

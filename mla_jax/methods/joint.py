@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from mla_jax.encoders import Encoders
-from mla_jax.functional.losses import accuracy, cross_entropy
+from mla_jax.functional.losses import accuracy, cross_entropy, shared_out
 from mla_jax.functional.optimizers import Optimizer, StepInfo
 from mla_jax.methods.base import Method, Phase, Stage, Task, Weigh
 from mla_jax.state import Batch, Metrics, Prediction, TrainState
@@ -35,7 +35,7 @@ class JointRule(NamedTuple):
     classify: Callable[[Mapping[str, Any], Features, jax.Array, bool], Prediction]
     """``(heads, features, present: bool[B, M], train) -> logits``."""
     loss: Callable[[Step], jax.Array]
-    """Each example's loss ``float32[B]``."""
+    """Each example's loss ``float32[B]``; their mean over the valid examples is minimised."""
     fuse: Callable[[Prediction, jax.Array, Any], jax.Array]
     """``Method.fuse``."""
     init_state: Callable[[jax.Array], Any] = lambda rng: ()
@@ -97,6 +97,9 @@ def joint_method(
 ) -> Method:
     """A method whose encoders and heads all follow the gradient of one mean loss.
 
+    An encoder takes no step on a batch in which nobody has its modality; neither does a head that
+    is called like the modality.
+
     ``encoder_optimizer`` (default: ``optimizer``) takes the extra arguments of ``rule.modulate``.
     """
     modalities = encoders.modalities
@@ -121,12 +124,13 @@ def joint_method(
             prediction = rule.classify(params["head"], z, shown, True)
             step = Step(batch, info, z, params["head"], prediction, state.method_state)
             step = step._replace(method_state=jax.lax.stop_gradient(rule.next_state(step)))
-            losses = rule.loss(step)
+            losses = shared_out(rule.loss(step), batch["valid"])
             return losses.mean(), (losses, step, stats)
 
         grad = jax.value_and_grad(objective, has_aux=True)
         (loss, (losses, step, stats)), gradients = grad(state.params)
         extra = rule.modulate(step)
+        occurs = dict(zip(modalities, batch["present"].any(0), strict=True))
         params, opt_state = {}, {}
         for group, modules in state.params.items():
             params[group], opt_state[group] = dict(modules), dict(state.opt_state[group])
@@ -138,12 +142,14 @@ def joint_method(
                     state.opt_state[group][key],
                     module,
                     info,
+                    where=occurs.get(key),
                     **(extra.get(key, {}) if group == "encoder" else {}),
                 )
         fused = rule.fuse(step.prediction, batch["present"], step.method_state)
         metrics = {
             "loss": loss,
-            "accuracy": accuracy(fused, batch["label"], jnp.ones(len(fused), bool)),
+            "accuracy": accuracy(fused, batch["label"], batch["valid"]),
+            "examples": batch["valid"].sum(),
             "example_loss": losses,
         }
         return TrainState(params, stats, opt_state, step.method_state), metrics

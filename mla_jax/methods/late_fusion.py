@@ -33,7 +33,8 @@ def rule(encoders: Encoders, task: Task, weigh: Weigh) -> JointRule:
     modalities, D = encoders.modalities, encoders.feature_dim
 
     def init_heads(rng: jax.Array):
-        return {m: init_head(encoders.key(rng, m), D, task.classes) for m in modalities}
+        shape = (D, task.classes, task.head_init)
+        return {m: init_head(encoders.key(rng, m), *shape) for m in modalities}
 
     def classify(heads, features, present, train: bool) -> Prediction:
         del present, train
@@ -41,7 +42,8 @@ def rule(encoders: Encoders, task: Task, weigh: Weigh) -> JointRule:
 
     def loss(step: Step) -> jax.Array:
         batch = step.batch
-        return unimodal_cross_entropy(step.prediction.unimodal, batch["label"], batch["present"])
+        present, valid = batch["present"], batch["valid"]
+        return unimodal_cross_entropy(step.prediction.unimodal, batch["label"], present, valid)
 
     return JointRule(init_heads, classify, loss, weighted_sum(weigh), weigh=weigh)
 

@@ -82,12 +82,17 @@ FIDELITY = {
 ``fusion_weights`` () means the released constants for 2 and 3 modalities, else equal weights.
 """
 
+RULES: dict[str, fusion.Weights] = {
+    "entropy": fusion.entropy_weights,
+    "equal": fusion.equal_weights,
+    "batch_entropy": fusion.batch_entropy_weights,
+}
 CHOICES = {
     "projection.denominator": DENOMINATORS,
     "projection.normalize": NORMALIZATIONS,
     "projection.order": ORDERS,
     "projection.apply": APPLICATIONS,
-    "fusion": ("entropy", "fixed", "batch_entropy"),
+    "fusion": (*RULES, "fixed"),
 }
 
 
@@ -107,7 +112,7 @@ def build(switches: Any, encoders: Encoders, optimizer: Optimizer, task: Task) -
     def init(rng: jax.Array, batch: Batch) -> TrainState:
         encoder_rng, head_rng = jax.random.split(rng)
         params, batch_stats = encoders.init(encoder_rng, batch["inputs"])
-        head = init_head(head_rng, encoders.feature_dim, task.classes)
+        head = init_head(head_rng, encoders.feature_dim, task.classes, task.head_init)
         return TrainState(
             params={"encoder": params, "head": {"shared": head}},
             batch_stats=batch_stats,
@@ -120,12 +125,17 @@ def build(switches: Any, encoders: Encoders, optimizer: Optimizer, task: Task) -
     def adapt(
         position: int, state: TrainState, batch: Batch, info: StepInfo
     ) -> tuple[TrainState, Metrics]:
-        """One sub-step: the encoder at ``position`` and the shared head learn, nothing else."""
+        """One sub-step: the encoder at ``position`` and the shared head learn, nothing else.
+
+        On a batch in which no example has the modality, not even these: there is no sub-step.
+        """
         m = modalities[position]
         present = batch["present"][:, position]
+        occurs = batch["present"].any(0)
 
         def objective(theta, phi):
-            h, stats = encoders.apply(m, theta, state.batch_stats[m], batch["inputs"][m], True)
+            old, inputs = state.batch_stats[m], batch["inputs"][m]
+            h, stats = encoders.apply(m, theta, old, inputs, True, present)
             logits = apply_head(phi, h)
             loss = cross_entropy(logits, batch["label"])
             return masked_mean(loss, present), (loss, logits, masked_mean(h, present), stats)
@@ -138,20 +148,24 @@ def build(switches: Any, encoders: Encoders, optimizer: Optimizer, task: Task) -
             dict(state.params["encoder"]),
             dict(state.opt_state["encoder"]),
         )
-        encoder_params[m], encoder_opt[m] = optimizer.step(g_theta, encoder_opt[m], theta, info)
+        encoder_params[m], encoder_opt[m] = optimizer.step(
+            g_theta, encoder_opt[m], theta, info, where=occurs[position]
+        )
         phi, head_opt = head_optimizer.step(
             g_phi,
             state.opt_state["head"]["shared"],
             phi,
             info,
+            where=occurs[position],
             feature_mean=h_mean,
             alpha=alpha or alpha_schedule(info.batch_index, info.batches_per_epoch),
         )
         if switches.zero_grad_drift:  # PyTorch < 2: momentum and decay act on zero gradients (Q7)
-            for k in modalities[:position]:
+            for i, k in enumerate(modalities[:position]):
                 zeros = jax.tree.map(jnp.zeros_like, encoder_params[k])
+                both = occurs[i] & occurs[position]
                 encoder_params[k], encoder_opt[k] = optimizer.step(
-                    zeros, encoder_opt[k], encoder_params[k], info
+                    zeros, encoder_opt[k], encoder_params[k], info, where=both
                 )
         state = state.replace(
             params={"encoder": encoder_params, "head": {"shared": phi}},
@@ -161,6 +175,7 @@ def build(switches: Any, encoders: Encoders, optimizer: Optimizer, task: Task) -
         return state, {
             "loss": loss,
             "accuracy": accuracy(logits, batch["label"], present),
+            "examples": present.sum(),
             "example_loss": jnp.where(present, losses, 0),
         }
 
@@ -193,9 +208,7 @@ def _fusion_rule(switches: Any, count: int) -> fusion.Weights:
                 f"method.fusion_weights={weights} must be {count} numbers of at least 0, one a "
                 "modality and not all 0, and go with method.fusion=fixed"
             )
-    if switches.fusion == "entropy":
-        return fusion.entropy_weights
-    if switches.fusion == "batch_entropy":
-        return fusion.batch_entropy_weights
+    if switches.fusion in RULES:
+        return RULES[switches.fusion]
     weights = weights or fusion.RELEASED_FIXED_WEIGHTS.get(count, (1 / count,) * count)
     return fusion.fixed_weights(weights)

@@ -77,7 +77,11 @@ def build(switches: Any, encoders: Encoders, optimizer: Optimizer, task: Task) -
         confidence = fusion.energy_weights(step.prediction.unimodal, present).T
         for m in range(M):
             losses += switches.ranking_weight * confidence_ranking(
-                confidence[m], badness[m], present[:, m], switches.margin == "enforced"
+                confidence[m],
+                badness[m],
+                present[:, m],
+                switches.margin == "enforced",
+                batch["valid"],
             )
         return losses
 

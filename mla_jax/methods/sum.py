@@ -36,7 +36,8 @@ def rule(switches: Any, encoders: Encoders, task: Task) -> JointRule:
     modalities, D, M = encoders.modalities, encoders.feature_dim, len(encoders.modalities)
 
     def init_heads(rng: jax.Array):
-        return {m: init_head(encoders.key(rng, m), D, task.classes) for m in modalities}
+        shape = (D, task.classes, task.head_init)
+        return {m: init_head(encoders.key(rng, m), *shape) for m in modalities}
 
     def classify(heads, features, present, train: bool) -> Prediction:
         z = visible(features, present, modalities)

@@ -33,7 +33,7 @@ class RunningMeans:
 
     def __init__(self, sums: dict[str, list[float]], fetch: Callable[[np.ndarray], Batch]):
         self.sums = dict(sums)
-        """``{"phase/metric": [sum, count]}``: plain numbers, so that a checkpoint can hold them."""
+        """``{"phase/metric": [sum, batches]}``: numbers, so that a checkpoint can hold them."""
         self._fetch = fetch
         self._pending: list[_Pending] = []
 
@@ -51,10 +51,12 @@ class RunningMeans:
         for pending, values in zip(self._pending, jax.device_get(scalars), strict=True):
             if not math.isfinite(values["loss"]):
                 raise NonFiniteLossError(self._explain(pending, float(values["loss"])))
+            size = len(pending.metrics["example_loss"])
+            weight = float(values.pop("examples", size)) / size
             for name, value in values.items():
                 entry = self.sums.setdefault(f"{pending.phase}/{name}", [0.0, 0])
-                entry[0] += float(value)
-                entry[1] += 1
+                entry[0] += weight * float(value)
+                entry[1] += weight
         self._pending.clear()
 
     def _explain(self, pending: _Pending, loss: float) -> dict[str, Any]:
@@ -80,8 +82,13 @@ class RunningMeans:
         }
 
     def means(self) -> dict[str, float]:
-        """The means so far."""
-        return {name: total / count for name, (total, count) in self.sums.items()}
+        """The means so far; a batch counts by the share of its examples that took part.
+
+        NaN where none did, as in a phase whose modality no example has.
+        """
+        return {
+            name: total / count if count else math.nan for name, (total, count) in self.sums.items()
+        }
 
 
 def local_rows(array: jax.Array) -> np.ndarray:

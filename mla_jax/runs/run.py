@@ -12,7 +12,7 @@ from ml_collections import FrozenConfigDict
 from mla_jax import distributed, methods
 from mla_jax.config import fields
 from mla_jax.data.dataset import DataSpec, Split, SubsetOfModalities
-from mla_jax.data.pipeline import evaluation_batches
+from mla_jax.data.pipeline import batches_per_epoch, evaluation_batches
 from mla_jax.datasets import DESCRIPTIONS, load_dataset
 from mla_jax.errors import UserError, check_choice
 from mla_jax.evaluate import Evaluator, outputs
@@ -326,7 +326,9 @@ class Run:
         if not distributed.is_main():
             return
         self._metrics = metrics.MetricsFile(self.workdir.metrics, batches)
-        ended = batches // (self.data.training_examples // self.config.batch_size)
+        config = self.config
+        examples = self.data.training_examples
+        ended = batches // batches_per_epoch(examples, config.batch_size, config.drop_last)
         missing = sorted(set(range(1, ended + 1)) - self._metrics.epochs)
         if missing:
             which = f"epoch{'s' * (len(missing) > 1)} {', '.join(map(str, missing))}"
