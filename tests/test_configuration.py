@@ -91,6 +91,16 @@ def test_the_base_configuration_resolves_to_a_frozen_one():
         ({"evaluation__batch_size": 0}, r"evaluation\.batch_size must be"),
         ({"evaluation__every_epochs": 0}, r"evaluation\.every_epochs must be"),
         ({"checkpoint__keep": 0}, r"checkpoint\.keep must be"),
+        ({"checkpoint__every_epochs": -1}, r"checkpoint\.every_epochs must be at least 0, not -1"),
+        ({"checkpoint__every_steps": -5}, r"checkpoint\.every_steps must be at least 0, not -5"),
+        ({"optimizer__learning_rate": float("inf")}, r"learning_rate=inf must be a finite number"),
+        ({"optimizer__learning_rate": float("nan")}, r"learning_rate=nan must be a finite number"),
+        ({"optimizer__learning_rate": -0.1}, r"learning_rate must be at least 0, not -0\.1"),
+        ({"optimizer__momentum": 1.5}, r"momentum must be at least 0 and at most 1, not 1\.5"),
+        (
+            {"optimizer__warmup_epochs": 5, "epochs": 4},
+            r"optimizer\.warmup_epochs=5 is more than epochs=4, so the learning rate would never",
+        ),
         ({"protocol": "strikt"}, "protocol 'strikt'.*'strict'"),
         ({"selection": "best"}, "selection 'best'.*best_test"),
         ({"compute_dtype": "float64"}, "compute_dtype 'float64'.*float32"),
@@ -113,6 +123,22 @@ def test_the_base_configuration_resolves_to_a_frozen_one():
 def test_what_resolve_refuses(overrides, words):
     with pytest.raises(UserError, match=words):
         resolve(changed(**overrides))
+
+
+def test_every_number_of_a_configuration_has_its_limits():
+    """A field that is added later must say what it may be, or this fails."""
+    numbers = {
+        name: value
+        for name, value in fields.flatten(base_config().to_dict()).items()
+        if isinstance(value, int | float) and not isinstance(value, bool)
+        if not name.startswith("method.")
+    }
+    assert numbers.keys() == fields.LIMITS.keys()
+    for name, value in numbers.items():
+        wrong = [-1, float("nan"), float("inf")] if isinstance(value, float) else [-1]
+        for number in wrong:
+            with pytest.raises(UserError, match=rf"^{name}[ =].*must be"):
+                resolve(changed(**{name.replace(".", "__"): number}))
 
 
 def test_best_test_is_allowed_under_the_paper_protocol():
