@@ -136,21 +136,37 @@ def _split(
         if array.dtype.kind not in "biuf":
             raise UserError(
                 f"'{name}' of the {part} split in {folder} is of type {array.dtype}: it must hold "
-                "numbers, so convert it (text to token ids, for example) and save it again"
+                "real numbers, so convert it (text to token ids, for example) and save it again"
             )
         if array.size == 0:
             raise UserError(
                 f"'{name}' of the {part} split in {folder} has shape {array.shape}, so it holds "
                 "nothing: save it again, or leave it out of config.modalities"
             )
-    inputs = {m: _narrow(arrays[m]) for m in modalities}
+    inputs = {m: _narrow(arrays[m], f"'{m}' of the {part} split in {folder}") for m in modalities}
     return ArraySplit(inputs, label.astype(np.int32), present.astype(bool))
 
 
-def _narrow(array: np.ndarray) -> np.ndarray:
-    """64-bit numbers as the 32-bit ones that JAX computes with."""
-    narrow = {"f8": np.float32, "i8": np.int32}.get(array.dtype.str[1:])
-    return array.astype(narrow) if narrow else array
+def _narrow(array: np.ndarray, name: str) -> np.ndarray:
+    """Numbers of more than 32 bits as the 32-bit ones that JAX computes with.
+
+    Floats that are too large become infinite, which ``check_examples`` refuses.
+
+    Raises:
+      UserError: an integer is too large.
+    """
+    if array.dtype.itemsize <= 4:
+        return array
+    if array.dtype.kind == "f":
+        with np.errstate(over="ignore"):
+            return array.astype(np.float32)
+    limits = np.iinfo(np.int32)
+    if array.min() < limits.min or array.max() > limits.max:
+        raise UserError(
+            f"{name} holds integers outside {limits.min} to {limits.max}: save it as floats, or "
+            "number its tokens from 0"
+        )
+    return array.astype(np.int32)
 
 
 def _stream(modality: str, splits: dict[str, ArraySplit]) -> Stream:
