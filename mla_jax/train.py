@@ -197,7 +197,7 @@ def evaluate_all(
 ) -> dict[str, dict[str, Any]]:
     """The figures of every split but the training split."""
     return {
-        name: program.evaluator(state, split, config.evaluation.batch_size)
+        name: program.evaluator(state, split, config.evaluation.batch_size, name)
         for name, split in dataset.splits.items()
         if name != "train"
     }

@@ -46,10 +46,19 @@ def epoch_line(line: Mapping[str, Any], epochs: int) -> str:
         if name.endswith("/loss")
     ]
     parts = [f"epoch {line['epoch']:>3}/{epochs}", "loss " + ", ".join(losses)]
-    parts += [
-        f"{split} {accuracies(line[split])}" for split in ("validation", "test") if split in line
-    ]
+    for split in ("validation", "test"):
+        if split in line:
+            parts.append(f"{split} {accuracies(line[split])}")
+            parts += [f"{split}: {remark}" for remark in not_finite(line[split])]
     return " | ".join(parts)
+
+
+def not_finite(figures: Mapping[str, Any]) -> list[str]:
+    """A remark for every modality with logits that are no numbers, and for the fusion."""
+    return [
+        f"{number} of {figures['examples']} examples have '{name}' logits that are NaN or infinite"
+        for name, number in figures.get("not_finite", {}).items()
+    ]
 
 
 def accuracies(figures: Mapping[str, Any]) -> str:
@@ -64,7 +73,7 @@ def figures_table(figures: Mapping[str, Any]) -> str:
         f"  {name:12}{number(figures[name]):10.4f}{number(f1):10.4f}"
         for name, f1 in figures["macro_f1"].items()
     ]
-    return "\n".join(rows)
+    return "\n".join(rows + [f"  {remark}" for remark in not_finite(figures)])
 
 
 def result_table(result: Mapping[str, Any]) -> str:
