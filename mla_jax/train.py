@@ -20,6 +20,7 @@ import mla_jax
 from mla_jax import distributed
 from mla_jax.config import fields
 from mla_jax.data import pipeline
+from mla_jax.data.example_checks import remarks
 from mla_jax.datasets import Dataset, load_dataset
 from mla_jax.errors import Interrupted, NonFiniteLossError
 from mla_jax.evaluate import TrainingReduction
@@ -90,7 +91,7 @@ def train(
         if distributed.is_main():
             result = result_of(run, program.method.stages, parameters)
             counts = run.selector.chosen["test"]["confusion"]
-            report.write_report(run.path, result, run.identity, counts)
+            report.write_report(run.path, result, run.identity, counts, remarks(dataset))
             run.workdir.finish(result)
     finally:
         run.close()

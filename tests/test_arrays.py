@@ -5,6 +5,7 @@ import pytest
 
 from mla_jax import train
 from mla_jax.config.fields import dataset_block
+from mla_jax.data.example_checks import remarks
 from mla_jax.datasets import load_dataset
 from mla_jax.errors import UserError
 from tests.test_datasets import config_for
@@ -132,6 +133,22 @@ def test_a_modality_that_no_training_example_has(tmp_path):
     write_arrays(tmp_path, present=shown(slice(None), 1))
     with pytest.raises(UserError, match="no example of the train split of arrays has 'b': leave"):
         load_dataset(arrays_block(tmp_path), ("a", "b"))
+
+
+def test_classes_that_are_not_trained_are_told(tmp_path):
+    write_arrays(tmp_path)
+    assert remarks(load_dataset(arrays_block(tmp_path), ("a",))) == []
+    names = [f"bird {i}" for i in range(30)]
+    (tmp_path / "classes.txt").write_text("\n".join(names))
+    for part, n in {"validation": 12, "test": 40}.items():
+        label = np.arange(n) % 30
+        np.savez(tmp_path / f"{part}.npz", label=label, a=np.zeros((n, 8)))
+    assert remarks(load_dataset(arrays_block(tmp_path), ("a",))) == [
+        "9 of the 12 validation examples are of 9 classes that no training example has: bird 3, "
+        "bird 4, bird 5, bird 6, bird 7, ...",
+        "34 of the 40 test examples are of 27 classes that no training example has: bird 3, "
+        "bird 4, bird 5, bird 6, bird 7, ...",
+    ]
 
 
 def test_missing_arrays(tmp_path):

@@ -1,9 +1,12 @@
-"""Whether the examples of a data set can be trained and evaluated on, before anything compiles."""
+"""What is wrong, or worth knowing, about the examples of a data set before anything compiles."""
 
 import numpy as np
 
 from mla_jax.data.dataset import ArraySplit, Dataset
 from mla_jax.errors import UserError
+
+SHOWN = 5
+"""So many classes are named in a remark."""
 
 
 def check_examples(dataset: Dataset) -> None:
@@ -41,6 +44,27 @@ def check_examples(dataset: Dataset) -> None:
                 f"no example of the train split of {dataset.name} has '{modality}': leave it out "
                 "of config.modalities"
             )
+
+
+def remarks(dataset: Dataset) -> list[str]:
+    """A sentence for every split with classes that no training example has.
+
+    Such examples count as wrong; no split of the data is wrong for having them.
+    """
+    known = np.unique(dataset.splits["train"].label)
+    found = []
+    for part, split in dataset.splits.items():
+        unknown = np.setdiff1d(split.label, known)
+        if not len(unknown):
+            continue
+        names = [dataset.class_names[i] for i in unknown[:SHOWN]]
+        names += ["..."] if len(unknown) > SHOWN else []
+        found.append(
+            f"{np.isin(split.label, unknown).sum()} of the {split.examples} {part} examples are of "
+            f"{len(unknown)} class{'es' * (len(unknown) > 1)} that no training example has: "
+            + ", ".join(names)
+        )
+    return found
 
 
 def finite_rows(array: np.ndarray) -> np.ndarray:

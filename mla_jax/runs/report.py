@@ -10,21 +10,23 @@ import numpy as np
 from ml_collections import FrozenConfigDict
 
 from mla_jax.config import fields
+from mla_jax.data.example_checks import remarks
 from mla_jax.datasets import Dataset
 from mla_jax.runs.metrics import read_lines
 from mla_jax.runs.nulls import number
 
 
 def run_header(config: FrozenConfigDict, dataset: Dataset) -> str:
-    """One line: what is trained on what."""
+    """One line: what is trained on what; and one for every remark about the data."""
     shapes = ", ".join(
         f"{m} {'x'.join(map(str, shape))}" for m, shape in dataset.splits["train"].shapes.items()
     )
     sizes = ", ".join(f"{split.examples} {name}" for name, split in dataset.splits.items())
-    return (
+    line = (
         f"{config.method.name} ({config.method.fidelity}) on {dataset.name}: {shapes}; "
         f"{sizes} examples of {dataset.classes} classes; protocol {config.protocol}"
     )
+    return "\n".join([line, *remarks(dataset)])
 
 
 def parameter_table(params: Mapping[str, Mapping[str, Any]]) -> str:
@@ -103,10 +105,12 @@ def write_report(
     result: Mapping[str, Any],
     identity: Mapping[str, Any],
     confusion: Mapping[str, Sequence],
+    notes: Sequence[str] = (),
 ) -> None:
     """Writes ``report.md``, ``confusion.json`` and the plots into a run's directory.
 
     ``confusion``: counts of the test split, ``{"fused" or modality: [C, C]}``, label by row.
+    ``notes``: remarks about the data.
     """
     (path / "confusion.json").write_text(json.dumps(confusion) + "\n")
     lines = [line for line in read_lines(path / "metrics.jsonl") if "test" in line]
@@ -123,6 +127,7 @@ def write_report(
         f"# {result['method']} on {result['dataset']}",
         result_table(result).splitlines()[0] + ".",
         markdown_table(("modality", "test accuracy", "macro-F1"), rows),
+        *[f"{note}." for note in (*notes, *not_finite(test))],
         "![accuracy by epoch](curves.png)",
         "![confusion counts](confusion.png)",
         "## How",
