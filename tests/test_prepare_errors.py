@@ -13,6 +13,7 @@ from mla_jax.prepare.__main__ import parser
 from tests.test_prepare import said
 from tests.trees import write
 
+OUTSIDE = "'{}' of example '{}' is '{}', which is not below --raw=.*: write paths relative to that"
 CSV = {
     "id,label,picture\na,b,c.jpg": "has no column 'split': known: id, label, picture",
     "id,label,split\na,b,train": "has no column of a modality",
@@ -28,6 +29,9 @@ CSV = {
     "id,label,split,p\na,b,train,": "column 'p' .* cannot be a modality: it is empty",
     "id,label,split,p\na,b,train,c.npy": r"c\.npy and all after it are no \.npy files",
     "id,label,split,p:tokens\na,b,train,hello": "give --vocab=FILE",
+    "id,label,split,p\na,b,train,c.jpg\ne,b,train,../c.jpg": OUTSIDE.format("p", "e", "../c.jpg"),
+    "id,label,split,p\na,b,train,/etc/c.jpg": OUTSIDE.format("p", "a", "/etc/c.jpg"),
+    "id,label,split,p\na,b,train,d/../../c.npy": OUTSIDE.format("p", "a", "d/../../c.npy"),
 }
 
 
@@ -95,6 +99,21 @@ def test_wrong_lists(name, tmp_path, capsys):
     write(tmp_path / file, content)
     line = said(capsys, f"--dataset={name}", f"--raw={tmp_path}")
     assert re.search(words, line), line
+
+
+JSONL = {
+    '"img": "../../secret.png"': OUTSIDE.format("image", "secret.png", "../../secret.png"),
+    '"img": "/etc/secret.png"': OUTSIDE.format("image", "secret.png", "/etc/secret.png"),
+    '"img": 7': "field 'img' in line 1 of .*train.jsonl is not text",
+}
+
+
+@pytest.mark.parametrize("field", JSONL)
+def test_pictures_outside_the_raw_folder(field, tmp_path, capsys):
+    for file in ("train.jsonl", "dev.jsonl", "test.jsonl"):
+        write(tmp_path / file, f'{{"id": "1", "label": "positive", "text": "a cat", {field}}}')
+    line = said(capsys, "--dataset=mvsa", f"--raw={tmp_path}")
+    assert re.search(JSONL[field], line), line
 
 
 def test_lists_that_are_no_text(tmp_path, capsys):

@@ -129,16 +129,21 @@ def _modality(
         return Modality(Stream("spectrogram", (0, 0, 1), "float16"))
     if kind == "tokens":
         return Modality(Stream("tokens", (TEXT,), "int32"))
-    return Modality(Stream("vector", _shape_of_first(root, cells), "float32"))
+    paths = [
+        lists.require_below(row[column], name, row["id"], options.raw)
+        for row in rows
+        if row[column]
+    ]
+    return Modality(Stream("vector", _shape_of_first(root, paths), "float32"))
 
 
-def _shape_of_first(root: pathlib.Path, cells: list[str]) -> tuple[int, ...]:
-    for cell in cells:
+def _shape_of_first(root: pathlib.Path, paths: list[str]) -> tuple[int, ...]:
+    for path in paths:
         try:
-            return np.load(root / cell, allow_pickle=False).shape
+            return np.lib.format.open_memmap(root / path, mode="r").shape
         except (OSError, ValueError):  # counted when its turn comes
             continue
-    raise UserError(f"{root / cells[0]} and all after it are no .npy files: check the paths")
+    raise UserError(f"{root / paths[0]} and all after it are no .npy files: check the paths")
 
 
 DESCRIPTION = Description(

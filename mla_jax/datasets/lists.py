@@ -27,6 +27,20 @@ def require_folder(path: str, flag: str, layout: str) -> pathlib.Path:
     return folder
 
 
+def require_below(path: str, modality: str, example: str, raw: str) -> str:
+    """The path of a media file, as a list gives it; ``raw`` is the value of ``--raw``.
+
+    Raises:
+      UserError: it is absolute, or leads out of the raw folder.
+    """
+    if os.path.isabs(path) or os.path.normpath(path).split(os.sep)[0] == os.pardir:
+        raise UserError(
+            f"'{modality}' of example '{example}' is '{path}', which is not below --raw={raw}: "
+            "write paths relative to that folder, or name one that holds all files"
+        )
+    return path
+
+
 def read_lines(path: pathlib.Path) -> list[str]:
     """The lines that are not blank, without a byte-order mark.
 
@@ -79,10 +93,10 @@ def read_csv(path: pathlib.Path, columns: Sequence[str]) -> list[dict[str, str]]
 
 
 def read_jsonl(path: pathlib.Path, fields: Sequence[str]) -> list[dict[str, str]]:
-    """One JSON object a line, each with at least ``fields``.
+    """One JSON object a line, each with at least ``fields``, which are text.
 
     Raises:
-      UserError: a line is no object, or lacks a field.
+      UserError: a line is no object, lacks a field, or has something else in it.
     """
     found = []
     for number, line in enumerate(read_lines(path), 1):
@@ -93,6 +107,12 @@ def read_jsonl(path: pathlib.Path, fields: Sequence[str]) -> list[dict[str, str]
         missing = [f for f in fields if not isinstance(record, dict) or f not in record]
         if missing:
             raise UserError(f"line {number} of {path} has no field '{missing[0]}': repair it")
+        for field in fields:
+            if not isinstance(record[field], str):
+                raise UserError(
+                    f"field '{field}' in line {number} of {path} is not text but "
+                    f"{json.dumps(record[field])[:40]}: repair it"
+                )
         found.append(record)
     return found
 
