@@ -9,6 +9,7 @@ from mla_jax.data.example_checks import remarks
 from mla_jax.datasets import load_dataset
 from mla_jax.errors import UserError
 from tests.test_datasets import config_for
+from tests.test_prepare_errors import promising
 
 
 def write_arrays(folder, classes=3, **changes):
@@ -127,6 +128,14 @@ def test_examples_that_cannot_be_used(part, changes, words, tmp_path):
     (wrong / f"{part}.npz").replace(tmp_path / f"{part}.npz")
     with pytest.raises(UserError, match=words.format(part)):
         load_dataset(arrays_block(tmp_path), ("a", "b"))
+
+
+def test_an_array_that_no_memory_holds(tmp_path):
+    write_arrays(tmp_path)
+    promising(tmp_path / "test_a.npy", (1 << 46,))
+    (tmp_path / "test.npz").unlink()
+    with pytest.raises(UserError, match=r"test_a\.npy is damaged, .* larger than the memory"):
+        load_dataset(arrays_block(tmp_path), ("a",))
 
 
 def test_a_modality_that_no_training_example_has(tmp_path):

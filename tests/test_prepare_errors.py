@@ -2,14 +2,17 @@
 
 import re
 
+import numpy as np
 import pytest
 
 from mla_jax.config.fields import dataset_block
+from mla_jax.data.streams import Stream
 from mla_jax.datasets import folder, load_dataset
-from mla_jax.datasets.description import Source
+from mla_jax.datasets.description import Modality, Source
 from mla_jax.errors import UserError
-from mla_jax.prepare import plan
+from mla_jax.prepare import plan, store
 from mla_jax.prepare.__main__ import parser
+from tests.media import WORDS, write_vocabulary
 from tests.test_prepare import said
 from tests.trees import write
 
@@ -123,14 +126,83 @@ def test_lists_that_are_no_text(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    ("content", "words"), [(None, "there is no such file"), ("the\na", "starts with 'the'")]
-)
+    ("content", "words"),
+    [
+        (None, "there is no such file"), ("the\na", "starts with 'the'"),
+        ("[PAD]\n[UNK]\ncat", "lacks a token that BERT has (sep_token not found"),
+    ],
+)  # fmt: skip
 def test_wrong_vocabulary(content, words, tmp_path, capsys):
     write(tmp_path / "examples.csv", "id,label,split,t:tokens", "a,b,train,hello")
     if content:
         write(tmp_path / "vocab.txt", content)
     flags = ["--dataset=folder", f"--raw={tmp_path}", f"--vocab={tmp_path / 'vocab.txt'}"]
     assert words in said(capsys, *flags)
+
+
+def promising(path, shape):
+    """An ``.npy`` file whose header promises more than the file holds."""
+    with path.open("wb") as file:
+        header = {"descr": "<f8", "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(file, header)
+        file.write(bytes(64))
+    return path
+
+
+VECTORS = {
+    "mmap length is greater than file size": lambda path: promising(path, (1 << 38,)),
+    r"an array of shape \(3,\), and the first had \(2,\)": lambda path: np.save(path, np.ones(3)),
+    "an array of complex128, which is not of real numbers": lambda path: np.save(path, [1j, 2]),
+    "an array of <U1, which is not of real numbers": lambda path: np.save(path, ["1", "2"]),
+    "NaN, infinity or numbers too large for float32": lambda path: np.save(path, [1e300, 2]),
+    "NaN, infinity": lambda path: np.save(path, [np.nan, 2]),
+}
+
+
+@pytest.mark.parametrize("words", VECTORS)
+def test_wrong_vectors(words, tmp_path):
+    path = tmp_path / "a.npy"
+    VECTORS[words](path)
+    stream = Stream("vector", (2,), "float32")
+    with pytest.raises(ValueError, match=words):
+        store.load(Modality(stream), Source("a.npy"), tmp_path, store.Settings())
+    np.save(path, np.arange(2, dtype=np.int64))
+    found = store.load(Modality(stream), Source("a.npy"), tmp_path, store.Settings()).value
+    assert found.dtype == np.float32 and found.tolist() == [0, 1]
+
+
+def test_the_shape_of_the_first_vector_that_can_be_read(tmp_path, capsys):
+    """Two terabytes that are not there, an archive and nothing at all are passed over."""
+    promising(tmp_path / "a.npy", (1 << 38,))
+    np.savez(tmp_path / "b.npz", x=np.ones(2))
+    np.save(tmp_path / "c.npy", np.ones((4, 3)))
+    rows = ["a,x,train,a.npy", "b,x,train,b.npz", "c,x,train,d.npy", "d,x,test,c.npy"]
+    write(tmp_path / "examples.csv", "id,label,split,p", *rows)
+    options = parser().parse_args(["--dataset=folder", f"--raw={tmp_path}"])
+    assert folder.enumerate_csv(options).modalities["p"].stream.shape == (4, 3)
+
+
+def test_a_spectrogram_of_no_numbers(tmp_path, monkeypatch):
+    silence = lambda *rest: np.full((1, 16_000), np.nan, np.float32)  # noqa: E731
+    monkeypatch.setattr(store.media, "read_sound", silence)
+    monkeypatch.setattr(store.audio, "compute", lambda recipe, waveform: waveform)
+    (tmp_path / "a.wav").write_bytes(b"")
+    how = Modality(Stream("spectrogram", (1, 16_000, 1), "float16"))
+    with pytest.raises(ValueError, match="NaN, infinity or numbers too large for float16"):
+        store.load(how, Source("a.wav"), tmp_path, store.Settings("stft_3s"))
+
+
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+def test_text_files_are_utf8(mark, tmp_path):
+    """Whatever the locale says, and with or without a byte-order mark."""
+    vocabulary = write_vocabulary(tmp_path / "vocab.txt")
+    with vocabulary.open("a", encoding="utf-8") as file:
+        file.write("stra\u00dfe\n")
+    (tmp_path / "a.txt").write_text(f"{mark}stra\u00dfe", encoding="utf-8")
+    settings = store.Settings(vocabulary=str(vocabulary))
+    how = Modality(Stream("tokens", (3,), "int32"))
+    found = store.load(how, Source("a.txt"), tmp_path, settings).value
+    assert found.tolist() == [len(WORDS), 0, 0]
 
 
 def test_a_library_that_is_missing():

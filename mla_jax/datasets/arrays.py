@@ -22,7 +22,7 @@ from mla_jax.errors import UserError, nearest
 
 UNNAMED_CLASSES = 1000
 """So many classes need no names, however few the examples are: a sample of ImageNet's will do."""
-DAMAGED = (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile)
+DAMAGED = (ValueError, OSError, EOFError, KeyError, MemoryError, zipfile.BadZipFile)
 
 
 def load(config: Any, modalities: tuple[str, ...]) -> Dataset:
@@ -107,7 +107,9 @@ def read_arrays(path: pathlib.Path, digest: Any = None) -> dict[str, np.ndarray]
         return {path.stem: found}
     except DAMAGED as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UserError(f"{path} is damaged or no array file ({reason}): save it again") from error
+        raise UserError(
+            f"{path} is damaged, no array file, or larger than the memory ({reason}): save it again"
+        ) from error
 
 
 def _split(
