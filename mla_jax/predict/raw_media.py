@@ -81,8 +81,8 @@ def prepare_table(
       UserError: another vocabulary than the run's, or no file can be used.
     """
     completed, classes = scratch / "examples.csv", scratch / "classes.txt"
-    completed.write_text(_completed(run, table))
-    classes.write_text("\n".join(run.class_names) + "\n")
+    completed.write_text(_completed(run, table), encoding="utf-8")
+    classes.write_text("\n".join(run.class_names) + "\n", encoding="utf-8")
     recipes = [how["recipe"] for how in run.data.preparation.values() if "recipe" in how]
     options = argparse.Namespace(
         raw=chosen.raw or str(table.path.parent), csv=str(completed), classes=str(classes),

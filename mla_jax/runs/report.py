@@ -112,7 +112,7 @@ def write_report(
     ``confusion``: counts of the test split, ``{"fused" or modality: [C, C]}``, label by row.
     ``notes``: remarks about the data.
     """
-    (path / "confusion.json").write_text(json.dumps(confusion) + "\n")
+    (path / "confusion.json").write_text(json.dumps(confusion) + "\n", encoding="utf-8")
     lines = [line for line in read_lines(path / "metrics.jsonl") if "test" in line]
     if lines:  # unless somebody removed the metrics
         plot_curves(path / "curves.png", lines, result["selection"]["epoch"])
@@ -137,7 +137,7 @@ def write_report(
         result_table(result).splitlines()[-1].strip() + ".",
         markdown_table(("field", "value"), [(k, f"`{v}`") for k, v in settings.items()]),
     ]
-    (path / "report.md").write_text("\n\n".join(text) + "\n")
+    (path / "report.md").write_text("\n\n".join(text) + "\n", encoding="utf-8")
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
