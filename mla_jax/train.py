@@ -26,7 +26,7 @@ from mla_jax.errors import Interrupted, NonFiniteLossError
 from mla_jax.evaluate import TrainingReduction
 from mla_jax.functional.optimizers import StepInfo
 from mla_jax.methods.base import Stage
-from mla_jax.program import Program, build_program, initial_state
+from mla_jax.program import Program, build_program, check_vocabularies, initial_state
 from mla_jax.runs import initial, report
 from mla_jax.runs.metrics import RunningMeans
 from mla_jax.runs.progress import ProgressBar
@@ -77,7 +77,9 @@ def train(
         return run
 
     # ---- Program, state and a directory of its own ---------------------------------------------
+    pipeline.batches_per_epoch(dataset.splits["train"], config.batch_size)  # refuses early
     program = program or build_program(config, dataset, devices)
+    check_vocabularies(program.encoders, dataset)
     state = initial_state(program, dataset, config.seed)
     parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
     if config.init_from and not run.workdir.newest_checkpoint():

@@ -4,10 +4,12 @@ import numpy as np
 import pytest
 
 from mla_jax import train
+from mla_jax.config import fields, files
 from mla_jax.config.fields import dataset_block
 from mla_jax.data.example_checks import remarks
 from mla_jax.datasets import load_dataset
 from mla_jax.errors import UserError
+from mla_jax.program import build_program, check_vocabularies
 from tests.test_datasets import config_for
 from tests.test_prepare_errors import promising
 
@@ -56,7 +58,9 @@ def test_arrays(tmp_path):
 
 
 WRONG_ARRAYS = {
-    "no array 'a': known: b, label": {"a": lambda x: None},
+    "no array 'a' .it has label, b.: .* --config=configs/arrays.py:modalities=b$": {
+        "a": lambda x: None
+    },
     r"'label' .* is float64\[48\]": {"label": lambda x: x * 1.0},
     r"'a' .* has shape \(47, 8\), and there are 48 labels": {"a": lambda x: x[1:]},
     r"'present' .* has shape \(48,\)": {"present": lambda x: x > 0},
@@ -193,6 +197,36 @@ def test_labels_that_the_data_can_hold(tmp_path):
     for part, n in {"train": 1500, "validation": 3, "test": 3}.items():
         np.savez(tmp_path / f"{part}.npz", label=np.arange(1500)[-n:], a=np.ones((n, 2)))
     assert load_dataset(arrays_block(tmp_path), ("a",)).classes == 1500
+
+
+def test_token_ids_beyond_the_vocabulary(tmp_path):
+    """Named with the flag that mends it; they would be NaN in the first batch."""
+    write_arrays(tmp_path, a=lambda x: np.where(x < 1, 5, 3000).astype(int))
+    config = files.load_config("configs/arrays.py:modalities=a,encoders=ngram_bag,method=concat")
+    config.dataset.path, config.batch_size = str(tmp_path), 16
+    words = (
+        "'a' of the train split holds the token id 3000, and its encoder knows 0 to 1023: set "
+        r"--config.encoders.a.vocabulary=3001 or more$"
+    )
+    with pytest.raises(UserError, match=words):
+        train.train(config, tmp_path / "run", say=lambda line: None)
+    config.encoders.a.vocabulary = 3001  # a field that the flag may set
+    config = fields.resolve(config)
+    dataset = load_dataset(config.dataset, config.modalities)
+    check_vocabularies(build_program(config, dataset).encoders, dataset)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_batch_larger_than_the_data(tmp_path):
+    write_arrays(tmp_path)
+    config = config_for(arrays_block(tmp_path), ("a", "b"))
+    config.batch_size = 64
+    words = (
+        "the training split has 48 examples, fewer than batch_size=64: set --config.batch_size=32"
+    )
+    with pytest.raises(UserError, match=words):
+        train.train(config, tmp_path / "run", say=lambda line: None)
+    assert not (tmp_path / "run").exists()
 
 
 def test_training_on_arrays(tmp_path):

@@ -5,7 +5,7 @@ import json
 import pytest
 from ml_collections import ConfigDict, FrozenConfigDict
 
-from mla_jax.config import fields
+from mla_jax.config import fields, files
 from mla_jax.config.fields import (
     base_config,
     differing_fields,
@@ -172,6 +172,20 @@ def test_a_switch_keeps_its_type(field, value):
     block = method_block("mla")
     with pytest.raises(TypeError):
         block.update_from_flattened_dict({field: value})
+
+
+@pytest.mark.parametrize("name", ["digits", "folder", "ave"])
+def test_no_epochs_are_refused_however_they_are_written(name):
+    """As an argument of the file, 0 once meant as many as the file says."""
+    own = {"folder": ":modalities=a,"}.get(name, ":")
+    for config in (
+        files.load_config(f"configs/{name}.py{own}epochs=0"),
+        files.load_config(f"configs/{name}.py{own}seed=1", {"epochs": 0}),
+    ):
+        with pytest.raises(UserError, match="epochs must be at least 1, not 0"):
+            resolve(config)
+    said, unsaid = (files.load_config(f"configs/{name}.py{own}{a}") for a in ("epochs=7", "seed=1"))
+    assert said.epochs == 7 and unsaid.epochs in (15, 100, 150)
 
 
 def test_unknown_method_block():

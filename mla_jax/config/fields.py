@@ -126,8 +126,8 @@ def method_block(name: str, fidelity: str = "paper") -> ConfigDict:
 def parse_arguments(text: str | None, **defaults: Any) -> ConfigDict:
     """Reads the part after the colon of ``--config=file.py:name=value,name=value``.
 
-    A value has the type of its default.  A ``tuple`` is written ``image+audio``, and a flag that is
-    True is written as its name alone.
+    A value has the type of its default, or of its empty placeholder.  A ``tuple`` is written
+    ``image+audio``, and a flag that is True is written as its name alone.
 
     Raises:
       UserError: an unknown name, or a value of another type.
@@ -136,7 +136,7 @@ def parse_arguments(text: str | None, **defaults: Any) -> ConfigDict:
     for item in filter(None, (text or "").split(",")):
         name, equals, value = item.partition("=")
         check_choice("argument of the configuration", name, defaults)
-        kind = type(defaults[name])
+        kind = arguments.get_type(name)
         if not equals and kind is not bool:
             raise UserError(f"argument '{name}' of the configuration needs a value: {name}=...")
         try:

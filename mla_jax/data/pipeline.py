@@ -35,8 +35,10 @@ def batches_per_epoch(split: Split, batch_size: int) -> int:
       UserError: there is not even one.
     """
     if split.examples < batch_size:
+        power = 1 << (split.examples.bit_length() - 1)  # of 2: it divides among devices
         raise UserError(
-            f"the training split has {split.examples} examples, fewer than batch_size={batch_size}"
+            f"the training split has {split.examples} examples, fewer than "
+            f"batch_size={batch_size}: set --config.batch_size={power} or less"
         )
     return split.examples // batch_size
 

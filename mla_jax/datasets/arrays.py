@@ -18,7 +18,7 @@ from mla_jax.data.dataset import ArraySplit, Dataset
 from mla_jax.data.streams import Stream
 from mla_jax.datasets.lists import read_lines
 from mla_jax.datasets.splits import PARTS
-from mla_jax.errors import UserError, nearest
+from mla_jax.errors import UserError
 
 UNNAMED_CLASSES = 1000
 """So many classes need no names, however few the examples are: a sample of ImageNet's will do."""
@@ -117,8 +117,17 @@ def _split(
 ) -> ArraySplit:
     for name in ("label", *modalities):
         if name not in arrays:
-            known = nearest(name, arrays)
-            raise UserError(f"the {part} split in {folder} has no array '{name}': {known}")
+            remedy = "save the class of each example under that name"
+            if name != "label":
+                usable = [found for found in arrays if found not in ("label", "present")]
+                remedy = (
+                    "name the modalities you want, as in --config=configs/arrays.py:modalities="
+                )
+                remedy += "+".join(usable or ["a", "b"])
+            raise UserError(
+                f"the {part} split in {folder} has no array '{name}' (it has {', '.join(arrays)}): "
+                + remedy
+            )
     label = arrays["label"]
     if label.ndim != 1 or label.dtype.kind not in "iu" or not len(label) or label.min() < 0:
         raise UserError(
