@@ -11,7 +11,7 @@ from mla_jax.datasets import folder, load_dataset
 from mla_jax.datasets.description import Modality, Source
 from mla_jax.errors import UserError
 from mla_jax.prepare import plan, store
-from mla_jax.prepare.__main__ import parser
+from mla_jax.prepare.__main__ import main, parser
 from tests.media import WORDS, write_vocabulary
 from tests.test_prepare import said
 from tests.trees import write
@@ -24,6 +24,7 @@ CSV = {
     "id,label,split,p,p\na,b,train,c.jpg,c.jpg": "has the column 'p' twice",
     "id,label,split,p,p:image\na,b,train,c.jpg,c.jpg": "has two columns of the modality 'p'",
     "id,label,split,p\na,b,train,c.jpg\na,b,train,c.jpg": "line 3 .* repeats 'a'",
+    "id,label,split,p\n\na,b,train,c.jpg\n\n,b,train,c.jpg": "line 5 .*examples.csv has no id",
     "id,label,split,p\na,b,trian,c.jpg": "unknown split in line 2 .*'trian': did you mean 'train'",
     "id,label,split,p\na,b,train": "line 2 .* has 3 cells and the header 4",
     "id,label,split,p\na,b,train,c.xyz": "what is 'c.xyz'.*p:KIND",
@@ -36,6 +37,25 @@ CSV = {
     "id,label,split,p\na,b,train,/etc/c.jpg": OUTSIDE.format("p", "a", "/etc/c.jpg"),
     "id,label,split,p\na,b,train,d/../../c.npy": OUTSIDE.format("p", "a", "d/../../c.npy"),
 }
+
+
+def test_rows_that_are_no_examples_are_told_as_what_they_are(tmp_path, capsys):
+    """No label, no modality, nothing at all; with the line of the file."""
+    np.save(tmp_path / "a.npy", np.ones(3))
+    rows = [
+        "id,label,split,p,q:vector", "a,x,train,a.npy,a.npy", ",,,,", "b,,test,a.npy,",
+        "c,x,test,,", "d,x,test,,a.npy", ", , ,,", "e,y,test,a.npy,",
+    ]  # fmt: skip
+    write(tmp_path / "examples.csv", *rows)
+    flags = ["--dataset=folder", f"--raw={tmp_path}", f"--data_dir={tmp_path / 'd'}", "--workers=1"]
+    assert main([*flags, "--max_unreadable=0.5"]) == 0
+    out = capsys.readouterr().out
+    assert "folder: 3 of 5 examples" in out
+    assert "unusable: b (examples.csv): no label" in out
+    assert "unusable: c (examples.csv): no modality, all its cells are empty" in out
+    assert "left out: 2 (empty row)" in out
+    line = said(capsys, *flags[:3], "--force")
+    assert "2 of 5 examples cannot be used in full" in line
 
 
 @pytest.mark.parametrize("content", CSV)
@@ -206,7 +226,7 @@ def test_text_files_are_utf8(mark, tmp_path):
 
 
 def test_a_library_that_is_missing():
-    with pytest.raises(UserError, match=r"pillow is not installed.*mla_jax\[media\]"):
+    with pytest.raises(UserError, match=r"pillow is not installed.*: pip install pillow"):
         plan.check_library("mla_jax_no_such_module", "pillow")
 
 

@@ -149,5 +149,5 @@ def import_torch(purpose: str) -> Any:
     try:
         import torch
     except ImportError as error:
-        raise UserError(f"{purpose} needs PyTorch: pip install 'mla_jax[parity]'") from error
+        raise UserError(f"{purpose} needs PyTorch: pip install torch") from error
     return torch

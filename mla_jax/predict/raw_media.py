@@ -36,12 +36,13 @@ def read_table(run: Run, path: pathlib.Path) -> Table:
     """
     if not run.data.streams:
         raise UserError(f"{run.path} takes arrays, not media files: give --input=FILE.npz")
-    rows = lists.read_csv(path, ("id",))
+    numbered = [(n, row) for n, row in lists.numbered_rows(path, ("id",)) if any(row.values())]
+    rows = [row for _, row in numbered]
     if not rows:
         raise UserError(f"{path} has no lines: write one per example")
     columns = _columns(run, path, rows)
     labels: dict[str, str] = {}
-    for number, row in enumerate(rows, 2):
+    for number, row in numbered:
         if not row["id"] or row["id"] in labels:
             wrong = f"repeats the id '{row['id']}'" if row["id"] else "has no id"
             raise UserError(f"line {number} of {path} {wrong}: give each line an id of its own")

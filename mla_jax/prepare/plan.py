@@ -184,5 +184,6 @@ def check_library(module: str, package: str) -> None:
     """Raises ``UserError`` unless ``module`` can be imported."""
     if importlib.util.find_spec(module) is None:
         raise UserError(
-            f"{package} is not installed, and these files need it: pip install 'mla_jax[media]'"
+            f"{package} is not installed, and these files need it: pip install {package} (or, in "
+            "the clone, all that media need: pip install -e '.[media]')"
         )

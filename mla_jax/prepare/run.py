@@ -154,8 +154,8 @@ class _Limit:
         if len(self._ids) > self._most:
             first = self._first
             raise UserError(
-                f"{len(self._ids)} of {self._total} examples have a file that cannot be used, more "
-                f"than --max_unreadable={self._share:g} allows; the first is {first['id']} "
+                f"{len(self._ids)} of {self._total} examples cannot be used in full, more than "
+                f"--max_unreadable={self._share:g} allows; the first is {first['id']} "
                 f"({first['path'] or first['modality']}: {first['reason']}): check the raw folder, "
                 "or raise the limit and run again (what is done is kept)"
             )
