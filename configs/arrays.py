@@ -23,7 +23,7 @@ def get_config(argument: str | None = None):
     )
     config = recipes.start("arrays", chosen)
     names = recipes.encoder_of_each(chosen.modalities, chosen.encoders)
-    options = {"features": {"projection": "linear"}}
+    options = {"features": {"projection": "linear"}, "ngram_bag": {"vocabulary": 1024}}
     config.encoders = {m: {"name": n, **options.get(n, {})} for m, n in names.items()}
     config.feature_dim = chosen.feature_dim
     recipes.mla_reference(config)

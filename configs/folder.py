@@ -17,6 +17,7 @@ from mla_jax.config import recipes
 
 OPTIONS = {
     "features": {"projection": "linear"},
+    "ngram_bag": {"vocabulary": 30522},
     "m3ae_text": {"text_length": 256, "differs_from_weights": ("text_length",)},
 }
 """Fields of the encoders whose defaults do not suit what prepare stores."""

@@ -10,10 +10,11 @@ import numpy as np
 from ml_collections import FrozenConfigDict
 
 from mla_jax import distributed
-from mla_jax.data.dataset import Dataset, DataSpec, Transform
+from mla_jax.data.dataset import ArraySplit, Dataset, DataSpec, Transform
 from mla_jax.data.transform import create_transform
 from mla_jax.dispatch import Dispatch
 from mla_jax.encoders import Encoders, create_encoders
+from mla_jax.errors import UserError
 from mla_jax.evaluate import Evaluator
 from mla_jax.functional.optimizers import Optimizer, create_optimizer
 from mla_jax.methods import Method, Task, create_method
@@ -63,6 +64,27 @@ def _always_complete(config: FrozenConfigDict, data: Dataset | DataSpec) -> bool
     """Whether no training batch lacks a modality or is padded; False where that is not known."""
     full = config.drop_last or data.training_examples % config.batch_size == 0
     return full and isinstance(data, Dataset) and bool(data.splits["train"].present.all())
+
+
+def check_vocabularies(encoders: Encoders, dataset: Dataset) -> None:
+    """Raises ``UserError`` if an encoder of tokens does not know an id, which it would make NaN.
+
+    Looks at all examples in memory, and at the first ones of what lies on disk.
+    """
+    for modality, module in encoders.modules.items():
+        vocabulary = getattr(module, "vocabulary", 0)
+        for part, split in dataset.splits.items() if vocabulary else ():
+            if isinstance(split, ArraySplit):
+                ids = split.inputs[modality]
+            else:
+                ids = split.fetch(np.arange(min(8, split.examples)))["inputs"][modality]
+            largest = int(np.max(ids))
+            if ids.dtype.kind in "iu" and largest >= vocabulary:
+                raise UserError(
+                    f"'{modality}' of the {part} split holds the token id {largest}, and its "
+                    f"encoder knows 0 to {vocabulary - 1}: set "
+                    f"--config.encoders.{modality}.vocabulary={largest + 1} or more"
+                )
 
 
 def initial_state(program: Program, dataset: Dataset, seed: int) -> TrainState:

@@ -20,12 +20,13 @@ import mla_jax
 from mla_jax import distributed
 from mla_jax.config import fields
 from mla_jax.data import pipeline
+from mla_jax.data.example_checks import remarks
 from mla_jax.datasets import Dataset, load_dataset
 from mla_jax.errors import Interrupted, NonFiniteLossError
 from mla_jax.evaluate import TrainingReduction
 from mla_jax.functional.optimizers import StepInfo
 from mla_jax.methods.base import Stage
-from mla_jax.program import Program, build_program, initial_state
+from mla_jax.program import Program, build_program, check_vocabularies, initial_state
 from mla_jax.runs import initial, report
 from mla_jax.runs.metrics import RunningMeans
 from mla_jax.runs.progress import ProgressBar
@@ -76,7 +77,9 @@ def train(
         return run
 
     # ---- Program, state and a directory of its own ---------------------------------------------
+    batches_per_epoch(dataset.training_examples, config)  # refuses early
     program = program or build_program(config, dataset, devices)
+    check_vocabularies(program.encoders, dataset)
     state = initial_state(program, dataset, config.seed)
     parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
     if config.init_from and not run.workdir.newest_checkpoint():
@@ -90,7 +93,9 @@ def train(
         if distributed.is_main():
             result = result_of(run, program.method.stages, parameters)
             counts = run.selector.chosen["test"]["confusion"]
-            report.write_report(run.path, result, run.identity, counts, run.class_names)
+            report.write_report(
+                run.path, result, run.identity, counts, run.class_names, remarks(dataset)
+            )
             run.workdir.finish(result)
     finally:
         run.close()
@@ -107,9 +112,7 @@ def fit(run: Run, program: Program, state: TrainState, dataset: Dataset) -> None
     # ---- From the start, or from the newest checkpoint -----------------------------------------
     config, say = run.config, run.say
     train_split = dataset.splits["train"]
-    per_epoch = pipeline.batches_per_epoch(
-        train_split.examples, config.batch_size, config.drop_last
-    )
+    per_epoch = batches_per_epoch(train_split.examples, config)
     calendar = [(stage, e) for stage in program.method.stages for e in range(stage.epochs)]
     total = per_epoch * len(calendar)
     start, means = 0, RunningMeans({}, train_split.fetch)
@@ -181,6 +184,11 @@ def fit(run: Run, program: Program, state: TrainState, dataset: Dataset) -> None
         run.flush()
 
 
+def batches_per_epoch(examples: int, config: FrozenConfigDict) -> int:
+    """Raises ``UserError`` if there is not even one batch."""
+    return pipeline.batches_per_epoch(examples, config.batch_size, config.drop_last)
+
+
 def evaluation_due(config: FrozenConfigDict, epoch: int, epochs: int) -> bool:
     """Whether to evaluate after epoch number ``epoch`` (from 1); always after the last."""
     return epoch == epochs or epoch % config.evaluation.every_epochs == 0
@@ -199,7 +207,7 @@ def evaluate_all(
 ) -> dict[str, dict[str, Any]]:
     """The figures of every split but the training split."""
     return {
-        name: program.evaluator(state, split, config.evaluation.batch_size)
+        name: program.evaluator(state, split, config.evaluation.batch_size, name)
         for name, split in dataset.splits.items()
         if name != "train"
     }
@@ -214,9 +222,9 @@ def result_of(run: Run, stages: Sequence[Stage], parameters: int) -> dict[str, A
     """The content of ``result.json``."""
     config, spent, chosen = run.config, run.seconds.spent, run.selector.chosen
     epochs = sum(stage.epochs for stage in stages)
-    available, size = run.data.training_examples, config.batch_size
-    per_epoch = pipeline.batches_per_epoch(available, size, config.drop_last)
-    examples = epochs * min(per_epoch * size, available)
+    available = run.data.training_examples
+    per_epoch = batches_per_epoch(available, config)
+    examples = epochs * min(per_epoch * config.batch_size, available)
     return {
         "dataset": run.data.name,
         "method": config.method.name,

@@ -145,7 +145,7 @@ def test_started_in_the_parent_folder_of_a_clone(command, parent_folder):
 SHARED = {
     "--config": "(required)", "--data_dir": "default: ", "--distributed": "(default: auto)",
     "--compilation_cache": "(default: ~/.cache/mla_jax/xla)", "--num_processes": "default: ",
-    "--config.FIELD": "default: ", "method=...": "(default: mla)", "epochs=...": "(default: 0)",
+    "--config.FIELD": "default: ", "method=...": "(default: mla)", "epochs=...": "(default: what the file says)",
     "synthetic": "(default: off)",
 }  # fmt: skip
 HELP = {

@@ -5,7 +5,7 @@ import json
 import pytest
 from ml_collections import ConfigDict, FrozenConfigDict
 
-from mla_jax.config import fields
+from mla_jax.config import fields, files
 from mla_jax.config.fields import (
     base_config,
     differing_fields,
@@ -91,6 +91,16 @@ def test_the_base_configuration_resolves_to_a_frozen_one():
         ({"evaluation__batch_size": 0}, r"evaluation\.batch_size must be"),
         ({"evaluation__every_epochs": 0}, r"evaluation\.every_epochs must be"),
         ({"checkpoint__keep": 0}, r"checkpoint\.keep must be"),
+        ({"checkpoint__every_epochs": -1}, r"checkpoint\.every_epochs must be at least 0, not -1"),
+        ({"checkpoint__every_steps": -5}, r"checkpoint\.every_steps must be at least 0, not -5"),
+        ({"optimizer__learning_rate": float("inf")}, r"learning_rate=inf must be a finite number"),
+        ({"optimizer__learning_rate": float("nan")}, r"learning_rate=nan must be a finite number"),
+        ({"optimizer__learning_rate": -0.1}, r"learning_rate must be at least 0, not -0\.1"),
+        ({"optimizer__momentum": 1.5}, r"momentum must be at least 0 and at most 1, not 1\.5"),
+        (
+            {"optimizer__warmup_epochs": 5, "epochs": 4},
+            r"optimizer\.warmup_epochs=5 is more than epochs=4, so the learning rate would never",
+        ),
         ({"protocol": "strikt"}, "protocol 'strikt'.*'strict'"),
         ({"selection": "best"}, "selection 'best'.*best_test"),
         ({"compute_dtype": "float64"}, "compute_dtype 'float64'.*float32"),
@@ -113,6 +123,22 @@ def test_the_base_configuration_resolves_to_a_frozen_one():
 def test_what_resolve_refuses(overrides, words):
     with pytest.raises(UserError, match=words):
         resolve(changed(**overrides))
+
+
+def test_every_number_of_a_configuration_has_its_limits():
+    """A field that is added later must say what it may be, or this fails."""
+    numbers = {
+        name: value
+        for name, value in fields.flatten(base_config().to_dict()).items()
+        if isinstance(value, int | float) and not isinstance(value, bool)
+        if not name.startswith("method.")
+    }
+    assert numbers.keys() == fields.LIMITS.keys()
+    for name, value in numbers.items():
+        wrong = [-1, float("nan"), float("inf")] if isinstance(value, float) else [-1]
+        for number in wrong:
+            with pytest.raises(UserError, match=rf"^{name}[ =].*must be"):
+                resolve(changed(**{name.replace(".", "__"): number}))
 
 
 def test_best_test_is_allowed_under_the_paper_protocol():
@@ -146,6 +172,20 @@ def test_a_switch_keeps_its_type(field, value):
     block = method_block("mla")
     with pytest.raises(TypeError):
         block.update_from_flattened_dict({field: value})
+
+
+@pytest.mark.parametrize("name", ["digits", "folder", "ave"])
+def test_no_epochs_are_refused_however_they_are_written(name):
+    """As an argument of the file, 0 once meant as many as the file says."""
+    own = {"folder": ":modalities=a,"}.get(name, ":")
+    for config in (
+        files.load_config(f"configs/{name}.py{own}epochs=0"),
+        files.load_config(f"configs/{name}.py{own}seed=1", {"epochs": 0}),
+    ):
+        with pytest.raises(UserError, match="epochs must be at least 1, not 0"):
+            resolve(config)
+    said, unsaid = (files.load_config(f"configs/{name}.py{own}{a}") for a in ("epochs=7", "seed=1"))
+    assert said.epochs == 7 and unsaid.epochs in (15, 100, 150)
 
 
 def test_unknown_method_block():

@@ -8,8 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mla_jax.datasets import ArraySplit
+from mla_jax.errors import UserError
 from mla_jax.evaluate import Evaluator, accuracy, macro_f1, summarize
 from mla_jax.program import initial_state
+from mla_jax.runs import report
 
 MODALITIES = ("a", "b", "c")
 MOST = 70
@@ -76,6 +78,39 @@ def test_equals_numpy_on_unbatched_predictions(mla, examples, batch_size, n):
         assert figures["confusion"][name] == confusion
         np.testing.assert_allclose(figures[name], share, rtol=1e-12)  # NaN where nobody has it
         np.testing.assert_allclose(figures["macro_f1"][name], f1, rtol=1e-12)
+
+
+def with_inputs(split, modality, row, value) -> ArraySplit:
+    changed = split.inputs[modality].copy()
+    changed[row, 2] = value
+    return split._replace(inputs={**split.inputs, modality: changed})
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_an_input_that_is_not_finite_is_named(mla, value):
+    there = np.flatnonzero(mla.split.present[:, 1])
+    row = int(there[-1])
+    evaluator = mla.evaluators[3]
+    words = rf"'b' holds NaN or infinity in 1 of the 70 examples of the test .* is example {row}: "
+    with pytest.raises(UserError, match=words):
+        evaluator(mla.state, with_inputs(mla.split, "b", row, value), 7, "test")
+    absent = int(np.flatnonzero(~mla.split.present[:, 1])[0])
+    figures = evaluator(mla.state, with_inputs(mla.split, "b", absent, value), 7)
+    assert figures == evaluator(mla.state, mla.split, 7)
+
+
+def test_logits_that_are_not_finite_are_counted(mla):
+    """Not the end of a run: ``batch_entropy`` overflows as in the released code."""
+    encoders = mla.state.params["encoder"]
+    broken = {**encoders, "b": jax.tree.map(lambda x: x * np.nan, encoders["b"])}
+    state = mla.state.replace(params={**mla.state.params, "encoder": broken})
+    figures = mla.evaluators[3](state, mla.split, 7)
+    expected = int(mla.split.present[:, 1].sum())
+    assert figures["not_finite"]["b"] == expected and "a" not in figures["not_finite"]
+    line = f"{expected} of 70 examples have 'b' logits that are NaN or infinite"
+    assert line in report.figures_table(figures)
+    epoch = {"epoch": 1, "train": {}, "test": figures}
+    assert f"| test: {line}" in report.epoch_line(epoch, 2)
 
 
 def test_the_case_is_not_trivial(mla):

@@ -84,6 +84,39 @@ def test_golden_certainty_mix(temperature, expected, mixed):
     np.testing.assert_allclose(fusion.combine(w, logits), [mixed], atol=EXACT)
 
 
+def certainty_case():
+    logits, present = random_case(3, modalities=3, examples=40)
+    logits[:, 2:4] *= 20  # predictions of probability 1
+    return logits, jnp.asarray(present)
+
+
+@pytest.mark.parametrize("temperature", [0.01, 1e-6])
+def test_certainty_at_a_low_temperature_is_a_softmax(temperature):
+    """exp(100) is infinite in float32."""
+    logits, present = certainty_case()
+    found = np.asarray(jax.jit(fusion.certainty_weights(temperature))(logits, present))
+    assert (found[~present] == 0).all()
+    np.testing.assert_allclose(found.sum(1), present.any(1), atol=EXACT)
+    certainty = np.asarray(jax.nn.softmax(logits).max(-1).T, np.float64)
+    scores = np.where(present, certainty / temperature, -1e9)
+    expected = np.exp(scores - scores.max(1, keepdims=True)) * present
+    expected /= np.maximum(expected.sum(1, keepdims=True), 1e-9)
+    clear = np.sort(scores, 1)[:, -1] - np.sort(scores, 1)[:, -2] > 20
+    assert clear.sum() > 5
+    np.testing.assert_allclose(found[clear], expected[clear], atol=EXACT)
+
+
+@pytest.mark.parametrize("temperature", [0.02, 1.0, 3.0])
+def test_certainty_is_bit_equal_to_the_plain_formula_where_that_is_finite(temperature):
+    def plain(logits, present):
+        certainty = jax.nn.softmax(logits).max(-1).T / temperature
+        raw = jnp.where(present, jnp.exp(certainty), 0)
+        return raw / jnp.where(present.any(1, keepdims=True), raw.sum(1, keepdims=True), 1)
+
+    found = jax.jit(fusion.certainty_weights(temperature))(*certainty_case())
+    np.testing.assert_array_equal(found, jax.jit(plain)(*certainty_case()))
+
+
 def test_golden_energies():
     """QMF: a tenth of log sum exp; those of the absent are 0, and 1e4 does not overflow."""
     logits = jnp.log(jnp.array([[[1.0, 2, 3]], [[4, 5, 6]]]))

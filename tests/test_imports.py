@@ -1,5 +1,6 @@
 """The size of the house, and what importing it must never bring along."""
 
+import ast
 import pathlib
 import pkgutil
 import subprocess
@@ -71,3 +72,24 @@ def test_no_file_is_named_after_nothing():
     names = {path.name for path in FILES}
     assert not names & {"utils.py", "helpers.py", "misc.py", "common.py"}
     assert {"main.py", "train.py", "mla.py"} <= names
+
+
+def without_encoding(path: pathlib.Path) -> list[int]:
+    """The lines that read or write text and do not say how it is encoded."""
+    found = []
+    for call in ast.walk(ast.parse(path.read_bytes())):
+        if not isinstance(call, ast.Call) or any(k.arg == "encoding" for k in call.keywords):
+            continue
+        method = getattr(call.func, "attr", "")
+        modes = [a.value for a in call.args if isinstance(a, ast.Constant)]
+        opens = getattr(call.func, "id", "") == "open"
+        opens = opens or (method == "open" and bool(modes or not call.args))  # not Image.open(path)
+        if method in ("read_text", "write_text") or (opens and not any("b" in m for m in modes)):
+            found.append(call.lineno)
+    return found
+
+
+def test_text_files_are_opened_with_an_encoding():
+    """Else it depends on the machine, and classes with an accent may not be read."""
+    found = {path.name: without_encoding(path) for path in PACKAGE.rglob("*.py")}
+    assert {name: lines for name, lines in found.items() if lines} == {}

@@ -1,5 +1,8 @@
 """Which frames are taken, and what becomes of media files that are cut off."""
 
+import pathlib
+import types
+
 import numpy as np
 import pytest
 
@@ -52,6 +55,65 @@ def test_truncated_videos_are_noticed(name, share, tmp_path):
     with pytest.raises(Exception, match=r".") as caught:
         media.video_pictures(path, "stride", 3)
     assert not isinstance(caught.value, UserError | AttributeError | TypeError | NameError)
+
+
+class LongVideo:
+    """What ``av.open`` gives, for a video of one frame a second; counts the frames in memory."""
+
+    def __init__(self, seconds):
+        self.seconds, self.alive, self.most, self.decoded = seconds, 0, 0, 0
+        rate = types.SimpleNamespace(numerator=1, denominator=1)
+        stream = types.SimpleNamespace(average_rate=rate, time_base=rate, duration=seconds)
+        self.streams, self.duration = types.SimpleNamespace(video=[stream]), 0
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        pass
+
+    def decode(self, stream):
+        for number in range(self.seconds):
+            self.decoded += 1
+            yield self.Frame(self, number)
+
+    class Frame:
+        def __init__(self, video, number):
+            self.video, self.number = video, number
+            video.alive += 1
+            video.most = max(video.most, video.alive)
+
+        def __del__(self):
+            self.video.alive -= 1
+
+        def to_image(self):
+            return self.number
+
+
+@pytest.mark.media
+@pytest.mark.parametrize(
+    ("rule", "count", "segment", "frames"),
+    [
+        ("stride", 3, (0, 0), [0, 100, 200]),
+        ("middle", 1, (0, 0), [150]),
+        ("stride", 3, (20, 120), [20, 53, 86]),
+        ("stride", 60, (0, 0), list(range(0, 300, 5))),
+    ],
+)
+def test_a_long_video_is_not_held_in_memory(rule, count, segment, frames, monkeypatch):
+    video = LongVideo(300)
+    monkeypatch.setattr("av.open", lambda path: video)
+    assert media.video_pictures(pathlib.Path("a.mp4"), rule, count, *segment) == frames
+    assert video.most <= max(count, 32) + 2
+    assert video.decoded == 300 + frames[-1] + 1, "the second time only as far as needed"
+
+
+@pytest.mark.media
+def test_a_short_video_is_decoded_once(monkeypatch):
+    video = LongVideo(30)
+    monkeypatch.setattr("av.open", lambda path: video)
+    found = media.video_pictures(pathlib.Path("a.mp4"), "stride", 3)
+    assert (found, video.decoded) == ([0, 10, 20], 30)
 
 
 @pytest.mark.media

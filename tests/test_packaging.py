@@ -3,6 +3,7 @@
 import configparser
 import os
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -147,3 +148,12 @@ def test_a_run_in_an_empty_folder(tmp_path):
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "runs" / "digits-concat-image-1" / "result.json").is_file()
     assert done.stdout.splitlines()[-1] == "False", "a run on digits imports tensorflow_datasets"
+
+
+def test_no_sentence_installs_from_an_index():
+    """mla_jax is on none: extras are installed in the clone, packages by their own names."""
+    files = [ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *(ROOT / "launch").iterdir()]
+    files += [*(ROOT / "mla_jax").rglob("*.py"), *(ROOT / "configs").glob("*.py")]
+    wrong = re.compile(r"pip install[^\n]*\bmla_jax(?!-VERSION)")
+    found = [path.name for path in files if wrong.search(path.read_text(encoding="utf-8"))]
+    assert found == []

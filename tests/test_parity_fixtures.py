@@ -209,7 +209,7 @@ def test_a_wrong_path_names_the_missing_file_and_no_torch_is_said(tmp_path):
         (tmp_path / name).touch()
     done = run()
     assert done.returncode == 2
-    assert "pip install 'mla_jax[parity]'" in done.stderr and "Traceback" not in done.stderr
+    assert "pip install torch" in done.stderr and "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize(

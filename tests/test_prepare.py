@@ -267,7 +267,11 @@ def test_wrong_configurations(folder, fields, words):
 
 @pytest.mark.media
 def test_unknown_modality(folder):
-    with pytest.raises(UserError, match=r"unknown modality of dataset 'folder' 'flim'.*'film'"):
+    words = (
+        "unknown modality of dataset 'folder' 'flim'.*'film'.*; name the modalities you want, as "
+        r"in --config=configs/folder.py:modalities=picture\+film\+sound\+caption\+embedding"
+    )
+    with pytest.raises(UserError, match=words):
         load("folder", folder[1], ("flim",))
 
 

@@ -129,9 +129,7 @@ def test_damaged_files_are_counted_listed_and_bounded(name, tmp_path, capsys):
     done = Prepared(name, tmp_path, damage=True)
     assert done.status == 2, "far more than 1 % of these few cannot be used"
     (message,) = capsys.readouterr().err.splitlines()
-    assert re.search(
-        r"examples have a file that cannot be used, more than --max_unreadable", message
-    )
+    assert re.search(r"examples cannot be used in full, more than --max_unreadable", message)
     assert done.run("--max_unreadable=1") == 0
     report = json.loads(next(tmp_path.rglob("prepare_report.json")).read_text())
     for damage in done.damage:

@@ -2,17 +2,21 @@
 
 import re
 
+import numpy as np
 import pytest
 
 from mla_jax.config.fields import dataset_block
+from mla_jax.data.streams import Stream
 from mla_jax.datasets import folder, load_dataset
-from mla_jax.datasets.description import Source
+from mla_jax.datasets.description import Modality, Source
 from mla_jax.errors import UserError
-from mla_jax.prepare import plan
-from mla_jax.prepare.__main__ import parser
+from mla_jax.prepare import plan, store
+from mla_jax.prepare.__main__ import main, parser
+from tests.media import WORDS, write_vocabulary
 from tests.test_prepare import said
 from tests.trees import write
 
+OUTSIDE = "'{}' of example '{}' is '{}', which is not below --raw=.*: write paths relative to that"
 CSV = {
     "id,label,picture\na,b,c.jpg": "has no column 'split': known: id, label, picture",
     "id,label,split\na,b,train": "has no column of a modality",
@@ -20,6 +24,7 @@ CSV = {
     "id,label,split,p,p\na,b,train,c.jpg,c.jpg": "has the column 'p' twice",
     "id,label,split,p,p:image\na,b,train,c.jpg,c.jpg": "has two columns of the modality 'p'",
     "id,label,split,p\na,b,train,c.jpg\na,b,train,c.jpg": "line 3 .* repeats 'a'",
+    "id,label,split,p\n\na,b,train,c.jpg\n\n,b,train,c.jpg": "line 5 .*examples.csv has no id",
     "id,label,split,p\na,b,trian,c.jpg": "unknown split in line 2 .*'trian': did you mean 'train'",
     "id,label,split,p\na,b,train": "line 2 .* has 3 cells and the header 4",
     "id,label,split,p\na,b,train,c.xyz": "what is 'c.xyz'.*p:KIND",
@@ -28,7 +33,29 @@ CSV = {
     "id,label,split,p\na,b,train,": "column 'p' .* cannot be a modality: it is empty",
     "id,label,split,p\na,b,train,c.npy": r"c\.npy and all after it are no \.npy files",
     "id,label,split,p:tokens\na,b,train,hello": "give --vocab=FILE",
+    "id,label,split,p\na,b,train,c.jpg\ne,b,train,../c.jpg": OUTSIDE.format("p", "e", "../c.jpg"),
+    "id,label,split,p\na,b,train,/etc/c.jpg": OUTSIDE.format("p", "a", "/etc/c.jpg"),
+    "id,label,split,p\na,b,train,d/../../c.npy": OUTSIDE.format("p", "a", "d/../../c.npy"),
 }
+
+
+def test_rows_that_are_no_examples_are_told_as_what_they_are(tmp_path, capsys):
+    """No label, no modality, nothing at all; with the line of the file."""
+    np.save(tmp_path / "a.npy", np.ones(3))
+    rows = [
+        "id,label,split,p,q:vector", "a,x,train,a.npy,a.npy", ",,,,", "b,,test,a.npy,",
+        "c,x,test,,", "d,x,test,,a.npy", ", , ,,", "e,y,test,a.npy,",
+    ]  # fmt: skip
+    write(tmp_path / "examples.csv", *rows)
+    flags = ["--dataset=folder", f"--raw={tmp_path}", f"--data_dir={tmp_path / 'd'}", "--workers=1"]
+    assert main([*flags, "--max_unreadable=0.5"]) == 0
+    out = capsys.readouterr().out
+    assert "folder: 3 of 5 examples" in out
+    assert "unusable: b (examples.csv): no label" in out
+    assert "unusable: c (examples.csv): no modality, all its cells are empty" in out
+    assert "left out: 2 (empty row)" in out
+    line = said(capsys, *flags[:3], "--force")
+    assert "2 of 5 examples cannot be used in full" in line
 
 
 @pytest.mark.parametrize("content", CSV)
@@ -97,6 +124,21 @@ def test_wrong_lists(name, tmp_path, capsys):
     assert re.search(words, line), line
 
 
+JSONL = {
+    '"img": "../../secret.png"': OUTSIDE.format("image", "secret.png", "../../secret.png"),
+    '"img": "/etc/secret.png"': OUTSIDE.format("image", "secret.png", "/etc/secret.png"),
+    '"img": 7': "field 'img' in line 1 of .*train.jsonl is not text",
+}
+
+
+@pytest.mark.parametrize("field", JSONL)
+def test_pictures_outside_the_raw_folder(field, tmp_path, capsys):
+    for file in ("train.jsonl", "dev.jsonl", "test.jsonl"):
+        write(tmp_path / file, f'{{"id": "1", "label": "positive", "text": "a cat", {field}}}')
+    line = said(capsys, "--dataset=mvsa", f"--raw={tmp_path}")
+    assert re.search(JSONL[field], line), line
+
+
 def test_lists_that_are_no_text(tmp_path, capsys):
     for file in ("trainSet.txt", "valSet.txt", "testSet.txt"):
         (tmp_path / file).write_bytes(b"\xff\xfe\x00\xd8")
@@ -104,8 +146,12 @@ def test_lists_that_are_no_text(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    ("content", "words"), [(None, "there is no such file"), ("the\na", "starts with 'the'")]
-)
+    ("content", "words"),
+    [
+        (None, "there is no such file"), ("the\na", "starts with 'the'"),
+        ("[PAD]\n[UNK]\ncat", "lacks a token that BERT has (sep_token not found"),
+    ],
+)  # fmt: skip
 def test_wrong_vocabulary(content, words, tmp_path, capsys):
     write(tmp_path / "examples.csv", "id,label,split,t:tokens", "a,b,train,hello")
     if content:
@@ -114,8 +160,73 @@ def test_wrong_vocabulary(content, words, tmp_path, capsys):
     assert words in said(capsys, *flags)
 
 
+def promising(path, shape):
+    """An ``.npy`` file whose header promises more than the file holds."""
+    with path.open("wb") as file:
+        header = {"descr": "<f8", "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(file, header)
+        file.write(bytes(64))
+    return path
+
+
+VECTORS = {
+    "mmap length is greater than file size": lambda path: promising(path, (1 << 38,)),
+    r"an array of shape \(3,\), and the first had \(2,\)": lambda path: np.save(path, np.ones(3)),
+    "an array of complex128, which is not of real numbers": lambda path: np.save(path, [1j, 2]),
+    "an array of <U1, which is not of real numbers": lambda path: np.save(path, ["1", "2"]),
+    "NaN, infinity or numbers too large for float32": lambda path: np.save(path, [1e300, 2]),
+    "NaN, infinity": lambda path: np.save(path, [np.nan, 2]),
+}
+
+
+@pytest.mark.parametrize("words", VECTORS)
+def test_wrong_vectors(words, tmp_path):
+    path = tmp_path / "a.npy"
+    VECTORS[words](path)
+    stream = Stream("vector", (2,), "float32")
+    with pytest.raises(ValueError, match=words):
+        store.load(Modality(stream), Source("a.npy"), tmp_path, store.Settings())
+    np.save(path, np.arange(2, dtype=np.int64))
+    found = store.load(Modality(stream), Source("a.npy"), tmp_path, store.Settings()).value
+    assert found.dtype == np.float32 and found.tolist() == [0, 1]
+
+
+def test_the_shape_of_the_first_vector_that_can_be_read(tmp_path, capsys):
+    """Two terabytes that are not there, an archive and nothing at all are passed over."""
+    promising(tmp_path / "a.npy", (1 << 38,))
+    np.savez(tmp_path / "b.npz", x=np.ones(2))
+    np.save(tmp_path / "c.npy", np.ones((4, 3)))
+    rows = ["a,x,train,a.npy", "b,x,train,b.npz", "c,x,train,d.npy", "d,x,test,c.npy"]
+    write(tmp_path / "examples.csv", "id,label,split,p", *rows)
+    options = parser().parse_args(["--dataset=folder", f"--raw={tmp_path}"])
+    assert folder.enumerate_csv(options).modalities["p"].stream.shape == (4, 3)
+
+
+def test_a_spectrogram_of_no_numbers(tmp_path, monkeypatch):
+    silence = lambda *rest: np.full((1, 16_000), np.nan, np.float32)  # noqa: E731
+    monkeypatch.setattr(store.media, "read_sound", silence)
+    monkeypatch.setattr(store.audio, "compute", lambda recipe, waveform: waveform)
+    (tmp_path / "a.wav").write_bytes(b"")
+    how = Modality(Stream("spectrogram", (1, 16_000, 1), "float16"))
+    with pytest.raises(ValueError, match="NaN, infinity or numbers too large for float16"):
+        store.load(how, Source("a.wav"), tmp_path, store.Settings("stft_3s"))
+
+
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+def test_text_files_are_utf8(mark, tmp_path):
+    """Whatever the locale says, and with or without a byte-order mark."""
+    vocabulary = write_vocabulary(tmp_path / "vocab.txt")
+    with vocabulary.open("a", encoding="utf-8") as file:
+        file.write("stra\u00dfe\n")
+    (tmp_path / "a.txt").write_text(f"{mark}stra\u00dfe", encoding="utf-8")
+    settings = store.Settings(vocabulary=str(vocabulary))
+    how = Modality(Stream("tokens", (3,), "int32"))
+    found = store.load(how, Source("a.txt"), tmp_path, settings).value
+    assert found.tolist() == [len(WORDS), 0, 0]
+
+
 def test_a_library_that_is_missing():
-    with pytest.raises(UserError, match=r"pillow is not installed.*mla_jax\[media\]"):
+    with pytest.raises(UserError, match=r"pillow is not installed.*: pip install pillow"):
         plan.check_library("mla_jax_no_such_module", "pillow")
 
 

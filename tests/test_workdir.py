@@ -84,13 +84,14 @@ def strict(path):
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory):
-    """Of a data set whose validation and test examples all lack the modality b."""
+    """Validation and test examples all lack the modality b, and only these have class 2."""
     folder = tmp_path_factory.mktemp("arrays")
     rng = np.random.default_rng(0)
     for part, n in {"train": 32, "validation": 8, "test": 8}.items():
         there = np.array([[True, part == "train"]] * n)
         inputs = {m: rng.normal(size=(n, 4)) for m in "ab"}
-        np.savez(folder / f"{part}.npz", label=np.arange(n) % 2, present=there, **inputs)
+        label = np.arange(n) % (2 if part == "train" else 3)
+        np.savez(folder / f"{part}.npz", label=label, present=there, **inputs)
     config = fields.base_config()
     config.dataset = fields.dataset_block("arrays")
     config.dataset.path = str(folder)
@@ -113,6 +114,8 @@ def test_no_file_of_a_run_has_nan(config, tmp_path, capsys):
     assert result["test"]["fused"] >= 0
     assert any("b nan" in line for line in lines)
     assert "| b | nan | nan |" in (path / "report.md").read_text()
+    untrained = "2 of the 8 test examples are of 1 class that no training example has: 2"
+    assert untrained in lines[0] and untrained in (path / "report.md").read_text()
     train.train(config, path, say=lines.append)
     assert "  b                  nan       nan" in lines[-1]
     saved = tmp_path / "figures.json"

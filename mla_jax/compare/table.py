@@ -105,8 +105,10 @@ def write(path: pathlib.Path, comparison: Mapping[str, Any]) -> str:
     body = [cells(row, figures) for row in rows]
     text = [f"# Methods on {comparison['about']['dataset']}", about]
     text += [report.markdown_table(header, body), "![](comparison.png)", origin(comparison)]
-    (path / "comparison.md").write_text("\n\n".join(text) + "\n")
-    (path / "comparison.json").write_text(json.dumps(with_nulls(comparison), indent=1) + "\n")
+    (path / "comparison.md").write_text("\n\n".join(text) + "\n", encoding="utf-8")
+    (path / "comparison.json").write_text(
+        json.dumps(with_nulls(comparison), indent=1) + "\n", encoding="utf-8"
+    )
     plots.save(plot(rows, figures), path / "comparison.png")
     written = f"written: {path / 'comparison.md'}, comparison.png, comparison.json"
     return "\n".join([*aligned(header, body), "", about, written])

@@ -26,6 +26,32 @@ WITH_PYTORCH_HEADS = ("cavmae_audio", "cavmae_visual", "features", "m3ae_image",
 NOT_COMPARED = ("check_loss_every", "checkpoint", "dataset.data_dir", "loader", "log_every_steps")
 """Fields that a resumed run may change, because no result depends on them."""
 
+LARGEST = 2**31 - 1
+LIMITS = {
+    "seed": (0, LARGEST),
+    "dataset.split_seed": (0, LARGEST),
+    "dataset.crop": (0, LARGEST),
+    "feature_dim": (1, LARGEST),
+    "optimizer.learning_rate": (0, math.inf),
+    "optimizer.momentum": (0, 1),
+    "optimizer.weight_decay": (0, math.inf),
+    "optimizer.decay_every": (0, LARGEST),
+    "optimizer.decay_rate": (0, math.inf),
+    "optimizer.warmup_epochs": (0, LARGEST),
+    "batch_size": (1, LARGEST),
+    "epochs": (1, LARGEST),
+    "evaluation.batch_size": (1, LARGEST),
+    "evaluation.every_epochs": (1, LARGEST),
+    "checkpoint.every_epochs": (0, LARGEST),
+    "checkpoint.every_steps": (0, LARGEST),
+    "checkpoint.keep": (1, LARGEST),
+    "loader.workers": (0, 64),
+    "loader.threads": (1, 256),
+    "loader.prefetch": (1, LARGEST),
+    "check_loss_every": (1, LARGEST),
+}
+"""The smallest and the largest value of every field of ``base_config`` that is a number."""
+
 
 def base_config() -> ConfigDict:
     """Every field with its type and default.  A file in ``configs/`` changes what it needs."""
@@ -116,8 +142,8 @@ def method_block(name: str, fidelity: str = "paper") -> ConfigDict:
 def parse_arguments(text: str | None, **defaults: Any) -> ConfigDict:
     """Reads the part after the colon of ``--config=file.py:name=value,name=value``.
 
-    A value has the type of its default.  A ``tuple`` is written ``image+audio``, and a flag that is
-    True is written as its name alone.
+    A value has the type of its default, or of its empty placeholder.  A ``tuple`` is written
+    ``image+audio``, and a flag that is True is written as its name alone.
 
     Raises:
       UserError: an unknown name, or a value of another type.
@@ -126,7 +152,7 @@ def parse_arguments(text: str | None, **defaults: Any) -> ConfigDict:
     for item in filter(None, (text or "").split(",")):
         name, equals, value = item.partition("=")
         check_choice("argument of the configuration", name, defaults)
-        kind = type(defaults[name])
+        kind = arguments.get_type(name)
         if not equals and kind is not bool:
             raise UserError(f"argument '{name}' of the configuration needs a value: {name}=...")
         try:
@@ -155,26 +181,18 @@ def resolve(config: ConfigDict) -> FrozenConfigDict:
     check_choice("protocol", config.protocol, PROTOCOLS)
     check_choice("selection", config.selection, SELECTIONS)
     check_choice("compute_dtype", config.compute_dtype, COMPUTE_DTYPES)
-    for field in ("batch_size", "epochs", "feature_dim", "check_loss_every"):
-        _require_positive(field, config[field])
-    _require_positive("evaluation.batch_size", config.evaluation.batch_size)
-    _require_positive("evaluation.every_epochs", config.evaluation.every_epochs)
-    _require_positive("checkpoint.keep", config.checkpoint.keep)
-    _require_range("loader.workers", config.loader.workers, 0, 64)
-    _require_positive("loader.threads", config.loader.threads)
-    _require_positive("loader.prefetch", config.loader.prefetch)
-    for field in ("seed", "dataset.split_seed", "dataset.crop"):
-        _require_range(field, flatten(config.to_dict())[field], 0, 2**31 - 1)
+    for field, value in flatten(config.to_dict()).items():
+        if field in LIMITS:
+            _require_range(field, value, *LIMITS[field])
+    warmup = config.optimizer.warmup_epochs
+    if warmup > config.epochs:
+        raise UserError(
+            f"optimizer.warmup_epochs={warmup} is more than epochs={config.epochs}, so the "
+            "learning rate would never be reached: lower it, or train for longer"
+        )
     check_choice("dataset.name", config.dataset.name, datasets.REGISTRY)
     if config.dataset.split == "auto":
         config.dataset.split = datasets.default_split(config.dataset.name, config.protocol)
-    optimizer = config.optimizer
-    _require_range("optimizer.learning_rate", optimizer.learning_rate, 0, math.inf)
-    _require_range("optimizer.momentum", optimizer.momentum, 0, 1)
-    _require_range("optimizer.weight_decay", optimizer.weight_decay, 0, math.inf)
-    _require_range("optimizer.decay_every", optimizer.decay_every, 0, math.inf)
-    _require_range("optimizer.decay_rate", optimizer.decay_rate, 0, math.inf)
-    _require_range("optimizer.warmup_epochs", optimizer.warmup_epochs, 0, math.inf)
     if config.compute_dtype == "auto":  # bfloat16 is slower on a CPU
         on_cpu = jax.default_backend() == "cpu"
         config.compute_dtype = "float32" if on_cpu else "bfloat16"
@@ -295,15 +313,12 @@ def extension_problem(saved: Mapping[str, Any], wanted: Mapping[str, Any]) -> st
     return ""
 
 
-def _require_positive(field: str, value: int) -> None:
-    if value < 1:
-        raise UserError(f"{field} must be at least 1, not {value}")
-
-
 def _require_range(field: str, value: float, low: float, high: float) -> None:
+    if not math.isfinite(value):
+        raise UserError(f"{field}={value} must be a finite number")
     if not low <= value <= high:
-        end = f"and at most {high}" if math.isfinite(high) else ""
-        raise UserError(f"{field} must be at least {low} {end}".rstrip() + f", not {value}")
+        end = f" and at most {high}" if value > high else ""
+        raise UserError(f"{field} must be at least {low}{end}, not {value}")
 
 
 def _merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

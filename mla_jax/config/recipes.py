@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, config_dict
 
 from mla_jax.config import fields
 from mla_jax.errors import UserError
@@ -20,7 +20,7 @@ ARGUMENTS = {
     "modalities": ("all of the file", "those to train on, as in image+audio"),
     "protocol": ("strict", "strict, or paper: reports the best test epoch"),
     "seed": (0, "of the initial weights and of the order of the examples"),
-    "epochs": (0, "0: as many as the file says"),
+    "epochs": ("what the file says", "of training, at least 1"),
     "split": ("auto", "the name of a split; not for embedded data"),
     "synthetic": (False, "generated data of the same shapes; not for embedded data"),
     "runlocal": (False, "small encoders, small crops, few epochs; not for embedded data"),
@@ -52,7 +52,7 @@ def arguments(
       UserError: an unknown name, or a value of another type.
     """
     defaults = {name: default for name, (default, _) in ARGUMENTS.items()}
-    defaults |= {"modalities": modalities, **own}
+    defaults |= {"modalities": modalities, "epochs": config_dict.placeholder(int), **own}
     if embedded:
         defaults = {n: value for n, value in defaults.items() if n not in NOT_FOR_EMBEDDED}
     for item in (text or "").split(","):
@@ -123,7 +123,8 @@ def finish(config: ConfigDict, chosen: ConfigDict) -> ConfigDict:
         config.optimizer.decay_every = 0  # one decay, at 70 % of the epochs
         config.checkpoint.every_epochs = 3
         config.dataset.synthetic_sizes = (512, 64, 128)
-    config.epochs = chosen.epochs or config.epochs
+    if chosen.epochs is not None:
+        config.epochs = chosen.epochs
     return config
 
 

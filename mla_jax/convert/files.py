@@ -101,7 +101,7 @@ def write_directory(path: pathlib.Path, tensors: Tensors, manifest: Mapping[str,
     safetensors.numpy.save_file(_contiguous(tensors), path / VARIABLES)
     shapes = {name: list(tensors[name].shape) for name in sorted(tensors)}
     content = {"format": FORMAT, **manifest, "tensors": shapes}
-    (path / MANIFEST).write_text(json.dumps(content, indent=1) + "\n")
+    (path / MANIFEST).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
 def read_directory(path: pathlib.Path) -> tuple[Tensors, dict[str, Any]]:
@@ -115,7 +115,7 @@ def read_directory(path: pathlib.Path) -> tuple[Tensors, dict[str, Any]]:
             raise UserError(f"{path} is no converted checkpoint: it has no {name}")
     tensors = read_tensors(path / VARIABLES)
     try:
-        manifest = json.loads((path / MANIFEST).read_text())
+        manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
         shapes = {name: tuple(shape) for name, shape in manifest["tensors"].items()}
         version = manifest["format"]
         _ = [manifest[key] for key in KEYS] if version == FORMAT else None
@@ -149,5 +149,5 @@ def import_torch(purpose: str) -> Any:
     try:
         import torch
     except ImportError as error:
-        raise UserError(f"{purpose} needs PyTorch: pip install 'mla_jax[parity]'") from error
+        raise UserError(f"{purpose} needs PyTorch: pip install torch") from error
     return torch

@@ -39,8 +39,10 @@ def batches_per_epoch(examples: int, batch_size: int, drop_last: bool = True) ->
     if not drop_last:
         return -(-examples // batch_size)
     if examples < batch_size:
+        power = 1 << (examples.bit_length() - 1)  # of 2: it divides among devices
         raise UserError(
-            f"the training split has {examples} examples, fewer than batch_size={batch_size}"
+            f"the training split has {examples} examples, fewer than "
+            f"batch_size={batch_size}: set --config.batch_size={power} or less"
         )
     return examples // batch_size
 

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 from mla_jax.data.dataset import RESERVED_NAMES, ArraySplit, Dataset, Split
+from mla_jax.data.example_checks import check_examples
 from mla_jax.data.stream_checks import PICTURES
 from mla_jax.data.streams import Stream
 from mla_jax.datasets import (
@@ -49,7 +50,8 @@ def load_dataset(config: Any, modalities: tuple[str, ...]) -> Dataset:
     """Loads ``config.dataset`` with the given modalities, in the given order.
 
     Raises:
-      UserError: an unknown data set, a field that it does not have, or whatever its loader says.
+      UserError: an unknown data set, a field that it does not have, whatever its loader says, or
+        examples that cannot be used (``check_examples``).
     """
     check_choice("dataset.name", config.name, REGISTRY)
     on_disk = config.name in DESCRIPTIONS
@@ -59,6 +61,7 @@ def load_dataset(config: Any, modalities: tuple[str, ...]) -> Dataset:
             other = "dataset.data_dir says where its records are" if on_disk else "leave it out"
             raise UserError(f"dataset '{config.name}' has no dataset.{field}: {other}")
     dataset = REGISTRY[config.name](config, modalities)
+    check_examples(dataset)
     streams = {m: cropped(stream, config.get("crop", 0)) for m, stream in dataset.streams.items()}
     return dataset._replace(streams=streams)
 

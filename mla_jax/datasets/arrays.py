@@ -18,11 +18,11 @@ from mla_jax.data.dataset import ArraySplit, Dataset
 from mla_jax.data.streams import Stream
 from mla_jax.datasets.lists import read_lines
 from mla_jax.datasets.splits import PARTS
-from mla_jax.errors import UserError, nearest
+from mla_jax.errors import UserError
 
 UNNAMED_CLASSES = 1000
 """So many classes need no names, however few the examples are: a sample of ImageNet's will do."""
-DAMAGED = (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile)
+DAMAGED = (ValueError, OSError, EOFError, KeyError, MemoryError, zipfile.BadZipFile)
 
 
 def load(config: Any, modalities: tuple[str, ...]) -> Dataset:
@@ -107,7 +107,9 @@ def read_arrays(path: pathlib.Path, digest: Any = None) -> dict[str, np.ndarray]
         return {path.stem: found}
     except DAMAGED as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UserError(f"{path} is damaged or no array file ({reason}): save it again") from error
+        raise UserError(
+            f"{path} is damaged, no array file, or larger than the memory ({reason}): save it again"
+        ) from error
 
 
 def _split(
@@ -115,8 +117,17 @@ def _split(
 ) -> ArraySplit:
     for name in ("label", *modalities):
         if name not in arrays:
-            known = nearest(name, arrays)
-            raise UserError(f"the {part} split in {folder} has no array '{name}': {known}")
+            remedy = "save the class of each example under that name"
+            if name != "label":
+                usable = [found for found in arrays if found not in ("label", "present")]
+                remedy = (
+                    "name the modalities you want, as in --config=configs/arrays.py:modalities="
+                )
+                remedy += "+".join(usable or ["a", "b"])
+            raise UserError(
+                f"the {part} split in {folder} has no array '{name}' (it has {', '.join(arrays)}): "
+                + remedy
+            )
     label = arrays["label"]
     if label.ndim != 1 or label.dtype.kind not in "iu" or not len(label) or label.min() < 0:
         raise UserError(
@@ -136,21 +147,37 @@ def _split(
         if array.dtype.kind not in "biuf":
             raise UserError(
                 f"'{name}' of the {part} split in {folder} is of type {array.dtype}: it must hold "
-                "numbers, so convert it (text to token ids, for example) and save it again"
+                "real numbers, so convert it (text to token ids, for example) and save it again"
             )
         if array.size == 0:
             raise UserError(
                 f"'{name}' of the {part} split in {folder} has shape {array.shape}, so it holds "
                 "nothing: save it again, or leave it out of config.modalities"
             )
-    inputs = {m: _narrow(arrays[m]) for m in modalities}
+    inputs = {m: _narrow(arrays[m], f"'{m}' of the {part} split in {folder}") for m in modalities}
     return ArraySplit(inputs, label.astype(np.int32), present.astype(bool))
 
 
-def _narrow(array: np.ndarray) -> np.ndarray:
-    """64-bit numbers as the 32-bit ones that JAX computes with."""
-    narrow = {"f8": np.float32, "i8": np.int32}.get(array.dtype.str[1:])
-    return array.astype(narrow) if narrow else array
+def _narrow(array: np.ndarray, name: str) -> np.ndarray:
+    """Numbers of more than 32 bits as the 32-bit ones that JAX computes with.
+
+    Floats that are too large become infinite, which ``check_examples`` refuses.
+
+    Raises:
+      UserError: an integer is too large.
+    """
+    if array.dtype.itemsize <= 4:
+        return array
+    if array.dtype.kind == "f":
+        with np.errstate(over="ignore"):
+            return array.astype(np.float32)
+    limits = np.iinfo(np.int32)
+    if array.min() < limits.min or array.max() > limits.max:
+        raise UserError(
+            f"{name} holds integers outside {limits.min} to {limits.max}: save it as floats, or "
+            "number its tokens from 0"
+        )
+    return array.astype(np.int32)
 
 
 def _stream(modality: str, splits: dict[str, ArraySplit]) -> Stream:

@@ -108,4 +108,4 @@ class Description(NamedTuple):
 @functools.cache
 def class_names(name: str) -> tuple[str, ...]:
     """The lines of ``datasets/classes/<name>.txt``, in the order of the labels."""
-    return tuple((CLASSES / f"{name}.txt").read_text().splitlines())
+    return tuple((CLASSES / f"{name}.txt").read_text(encoding="utf-8").splitlines())

@@ -48,19 +48,27 @@ def enumerate_csv(options: argparse.Namespace) -> Raw:
             f"{path} does not exist: write one line per example, with the columns "
             "id,label,split and one per modality (docs/datasets.md)"
         )
-    rows = lists.read_csv(path, ("id", "label", "split"))
+    numbered = [*lists.numbered_rows(path, ("id", "label", "split"))]
+    rows = [row for _, row in numbered if any(row.values())]
     names = modality_columns(path, rows)
     modalities = {name: _modality(path, root, rows, c, options) for c, name in names.items()}
     given = lists.read_lines(pathlib.Path(options.classes)) if options.classes else ()
     classes = given or sorted({row["label"] for row in rows if row["label"]})
     examples, problems, parts, seen = [], [], {}, set()
-    for number, row in enumerate(rows, 2):
+    for number, row in numbered:
+        if not any(row.values()):
+            continue
         if not row["id"] or row["id"] in seen:
-            raise UserError(f"line {number} of {path} has no id or repeats '{row['id']}'")
+            wrong = f"repeats '{row['id']}'" if row["id"] else "has no id"
+            raise UserError(f"line {number} of {path} {wrong}: give each line an id of its own")
         seen.add(row["id"])
         check_choice(f"split in line {number} of {path}", row["split"], PARTS)
+        reason = ""
         if row["label"] not in classes:
-            reason = f"unknown label '{row['label']}'"
+            reason = f"unknown label '{row['label']}'" if row["label"] else "no label"
+        elif not any(row[column] for column in names):
+            reason = "no modality, all its cells are empty"
+        if reason:
             problems.append(Problem(row["id"], "", path.name, reason))
             continue
         sources = {
@@ -69,7 +77,9 @@ def enumerate_csv(options: argparse.Namespace) -> Raw:
         }
         examples.append(Example(row["id"], row["label"], sources))
         parts.setdefault(row["split"], []).append(row["id"])
-    return Raw(examples, classes, {"csv": parts}, problems, modalities=modalities)
+    empty = len(numbered) - len(rows)
+    left_out = {"empty row": empty} if empty else {}
+    return Raw(examples, classes, {"csv": parts}, problems, left_out, modalities)
 
 
 def modality_columns(path: pathlib.Path, rows: list[dict[str, str]]) -> dict[str, str]:
@@ -129,16 +139,21 @@ def _modality(
         return Modality(Stream("spectrogram", (0, 0, 1), "float16"))
     if kind == "tokens":
         return Modality(Stream("tokens", (TEXT,), "int32"))
-    return Modality(Stream("vector", _shape_of_first(root, cells), "float32"))
+    paths = [
+        lists.require_below(row[column], name, row["id"], options.raw)
+        for row in rows
+        if row[column]
+    ]
+    return Modality(Stream("vector", _shape_of_first(root, paths), "float32"))
 
 
-def _shape_of_first(root: pathlib.Path, cells: list[str]) -> tuple[int, ...]:
-    for cell in cells:
+def _shape_of_first(root: pathlib.Path, paths: list[str]) -> tuple[int, ...]:
+    for path in paths:
         try:
-            return np.load(root / cell, allow_pickle=False).shape
+            return np.lib.format.open_memmap(root / path, mode="r").shape
         except (OSError, ValueError):  # counted when its turn comes
             continue
-    raise UserError(f"{root / cells[0]} and all after it are no .npy files: check the paths")
+    raise UserError(f"{root / paths[0]} and all after it are no .npy files: check the paths")
 
 
 DESCRIPTION = Description(

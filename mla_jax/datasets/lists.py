@@ -5,7 +5,7 @@ import io
 import json
 import os
 import pathlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from mla_jax.errors import UserError, nearest
 
@@ -25,6 +25,20 @@ def require_folder(path: str, flag: str, layout: str) -> pathlib.Path:
         what = "is a file" if folder.exists() else "does not exist"
         raise UserError(f"{flag}={path} {what}: name the folder that holds {layout}")
     return folder
+
+
+def require_below(path: str, modality: str, example: str, raw: str) -> str:
+    """The path of a media file, as a list gives it; ``raw`` is the value of ``--raw``.
+
+    Raises:
+      UserError: it is absolute, or leads out of the raw folder.
+    """
+    if os.path.isabs(path) or os.path.normpath(path).split(os.sep)[0] == os.pardir:
+        raise UserError(
+            f"'{modality}' of example '{example}' is '{path}', which is not below --raw={raw}: "
+            "write paths relative to that folder, or name one that holds all files"
+        )
+    return path
 
 
 def read_lines(path: pathlib.Path) -> list[str]:
@@ -53,36 +67,49 @@ def read_text(path: pathlib.Path) -> str:
 
 
 def read_csv(path: pathlib.Path, columns: Sequence[str]) -> list[dict[str, str]]:
-    """The rows of a csv file with a header that has at least ``columns``.
+    """The rows of a csv file, as ``numbered_rows``, less those whose cells are all empty."""
+    return [row for _, row in numbered_rows(path, columns) if any(row.values())]
+
+
+def numbered_rows(
+    path: pathlib.Path, columns: Sequence[str]
+) -> Iterator[tuple[int, dict[str, str]]]:
+    """The rows of a csv file with a header that has at least ``columns``, and their lines.
+
+    Blank lines are left out.
 
     Raises:
       UserError: the file is empty, a column is missing or occurs twice, or a row has too few or too
         many cells.
     """
-    rows = [row for row in csv.reader(io.StringIO(read_text(path), newline="")) if any(row)]
-    if not rows:
+    reader = csv.reader(io.StringIO(read_text(path), newline=""))
+    header = [name.strip() for name in next(filter(any, reader), [])]
+    if not header:
         raise UserError(f"{path} is empty: write a header and one line per example")
-    header = [name.strip() for name in rows[0]]
     for name in filter(None, header):
         if header.count(name) > 1:
             raise UserError(f"{path} has the column '{name}' twice: leave out one of them")
     for column in columns:
         if column not in header:
             raise UserError(f"{path} has no column '{column}': {nearest(column, header)}")
-    for number, row in enumerate(rows[1:], 2):
-        if len(row) != len(header):
+    for row in reader:
+        if not row:
+            continue
+        cells = [cell.strip() for cell in row]
+        if any(cells) and len(cells) != len(header):
             raise UserError(
-                f"line {number} of {path} has {len(row)} cells and the header {len(header)}: "
-                "quote cells that hold a comma"
+                f"line {reader.line_num} of {path} has {len(row)} cells and the header "
+                f"{len(header)}: quote cells that hold a comma"
             )
-    return [dict(zip(header, (cell.strip() for cell in row), strict=True)) for row in rows[1:]]
+        cells = cells if any(cells) else [""] * len(header)
+        yield reader.line_num, dict(zip(header, cells, strict=True))
 
 
 def read_jsonl(path: pathlib.Path, fields: Sequence[str]) -> list[dict[str, str]]:
-    """One JSON object a line, each with at least ``fields``.
+    """One JSON object a line, each with at least ``fields``, which are text.
 
     Raises:
-      UserError: a line is no object, or lacks a field.
+      UserError: a line is no object, lacks a field, or has something else in it.
     """
     found = []
     for number, line in enumerate(read_lines(path), 1):
@@ -93,6 +120,12 @@ def read_jsonl(path: pathlib.Path, fields: Sequence[str]) -> list[dict[str, str]
         missing = [f for f in fields if not isinstance(record, dict) or f not in record]
         if missing:
             raise UserError(f"line {number} of {path} has no field '{missing[0]}': repair it")
+        for field in fields:
+            if not isinstance(record[field], str):
+                raise UserError(
+                    f"field '{field}' in line {number} of {path} is not text but "
+                    f"{json.dumps(record[field])[:40]}: repair it"
+                )
         found.append(record)
     return found
 

@@ -13,7 +13,7 @@ from mla_jax.data.streams import Stream
 from mla_jax.datasets import records, synthetic
 from mla_jax.datasets.description import Description
 from mla_jax.datasets.splits import Members
-from mla_jax.errors import UserError, check_choice
+from mla_jax.errors import UserError, check_choice, nearest
 
 
 def load(description: Description, config: Any, modalities: tuple[str, ...]) -> Dataset:
@@ -37,7 +37,7 @@ def load(description: Description, config: Any, modalities: tuple[str, ...]) -> 
     folder = find(description, config.data_dir, variant, recipe)
     index = records.read_index(folder)
     for modality in modalities:
-        check_choice(f"modality {what}", modality, index["streams"])
+        _check_modality(description, modality, index["streams"])
     streams = {m: _stream(description, index, m, variant) for m in modalities}
     columns = [list(index["streams"]).index(m) for m in modalities]
     present = np.array(index["present"], bool)[:, columns]
@@ -82,6 +82,17 @@ def load(description: Description, config: Any, modalities: tuple[str, ...]) -> 
         streams,
         preparation=preparation(index, modalities),
     )
+
+
+def _check_modality(description: Description, modality: str, stored: Iterable[str]) -> None:
+    """Raises ``UserError``, with what to type, unless the modality was prepared."""
+    if modality in stored:
+        return
+    remedy = nearest(modality, stored)
+    if not description.modalities:  # its columns are the user's own, which no file can know
+        example = f"--config=configs/{description.name}.py:modalities={'+'.join(stored)}"
+        remedy += f"; name the modalities you want, as in {example}"
+    raise UserError(f"unknown modality of dataset '{description.name}' '{modality}': {remedy}")
 
 
 def preparation(index: Mapping[str, Any], modalities: Iterable[str]) -> dict[str, dict[str, Any]]:

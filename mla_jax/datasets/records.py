@@ -133,7 +133,7 @@ def read_index(folder: pathlib.Path) -> dict[str, Any]:
     """
     again = "run prepare again, with --force if the raw files are still there"
     try:
-        index = json.loads((folder / INDEX).read_text())
+        index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
         sizes = index["shard_bytes"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{folder / INDEX} is damaged ({error}): {again}") from error

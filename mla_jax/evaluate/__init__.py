@@ -14,6 +14,7 @@ import numpy as np
 from mla_jax import distributed
 from mla_jax.data.dataset import Split
 from mla_jax.data.pipeline import evaluation_batches
+from mla_jax.errors import UserError
 from mla_jax.methods import Method
 from mla_jax.methods.base import Accumulate
 from mla_jax.state import Batch, TrainState
@@ -30,7 +31,16 @@ class Outputs(NamedTuple):
     """``Method.weigh``: ``float32[B, M]``, or None."""
 
 
-Counts = Callable[[dict[str, Any], Any, Batch], jax.Array]
+class Counts(NamedTuple):
+    """Sums over the examples of a batch."""
+
+    confusion: Any
+    """``int32[1 + M, C, C]``, fused first, then each modality over the examples that have it; row =
+    label, column = prediction."""
+    bad_inputs: Any
+    """``int32[M]``: examples whose input of that modality holds NaN or infinity."""
+    bad_logits: Any
+    """``int32[1 + M]``: examples with a logit that is NaN or infinite, fused first."""
 
 
 def outputs(method: Method) -> Callable[[dict[str, Any], Any, Batch], Outputs]:
@@ -46,23 +56,32 @@ def outputs(method: Method) -> Callable[[dict[str, Any], Any, Batch], Outputs]:
     return compute
 
 
-def confusion_counts(method: Method) -> Counts:
-    """The pure function behind evaluation: ``(variables, method_state, batch) -> counts``.
-
-    ``counts: int32[1 + M, C, C]``, fused first, then each modality over the examples that have
-    it; row = label, column = prediction.
-    """
+def confusion_counts(method: Method) -> Callable[[dict[str, Any], Any, Batch], Counts]:
+    """The pure function behind evaluation: ``(variables, method_state, batch) -> Counts``."""
     compute = outputs(method)
 
-    def counts(variables: dict[str, Any], method_state: Any, batch: Batch) -> jax.Array:
+    def counts(variables: dict[str, Any], method_state: Any, batch: Batch) -> Counts:
         found = compute(variables, method_state, batch)
         present = batch["present"] & batch["valid"][:, None]
-        predicted = jnp.concatenate([found.fused[None], found.unimodal]).argmax(-1)
-        counted = jnp.concatenate([batch["valid"][None], present.T]).astype(jnp.int32)
+        logits = jnp.concatenate([found.fused[None], found.unimodal])
+        counted = jnp.concatenate([batch["valid"][None], present.T])
         zeros = jnp.zeros((method.classes, method.classes), jnp.int32)
-        return jax.vmap(lambda p, n: zeros.at[batch["label"], p].add(n))(predicted, counted)
+        confusion = jax.vmap(lambda p, n: zeros.at[batch["label"], p].add(n))(
+            logits.argmax(-1), counted.astype(jnp.int32)
+        )
+        finite = jnp.stack([_finite(batch["inputs"][m]) for m in method.modalities])
+        return Counts(
+            confusion,
+            bad_inputs=(~finite & present.T).sum(1),
+            bad_logits=(~jnp.isfinite(logits).all(-1) & counted).sum(1),
+        )
 
     return counts
+
+
+def _finite(array: jax.Array) -> jax.Array:
+    """``bool[B]``: whether all numbers of an example are."""
+    return jnp.isfinite(array).all(tuple(range(1, array.ndim)))
 
 
 class Evaluator:
@@ -80,15 +99,42 @@ class Evaluator:
             devices=devices,
         )
 
-    def __call__(self, state: TrainState, split: Split, batch_size: int) -> dict[str, Any]:
-        """Accuracy, macro-F1 and confusion counts over a split; ``batch_size`` is per device."""
-        total = 0
+    def __call__(
+        self, state: TrainState, split: Split, batch_size: int, name: str = ""
+    ) -> dict[str, Any]:
+        """Accuracy, macro-F1 and confusion counts over a split; ``batch_size`` is per device.
+
+        Where logits are not finite, ``not_finite`` says of how many examples: ``{"fused": 3}``.
+
+        Raises:
+          UserError: an input is not finite; the sentence has the ``name`` of the split.
+        """
+        total = Counts(0, 0, 0)
         where = distributed.process()
         for batch in evaluation_batches(split, batch_size, len(self._devices), *where):
-            total = total + np.asarray(
-                self._counts(state.variables, state.method_state, batch), np.int64
-            )
-        return summarize(total, self.modalities)
+            counts = self._counts(state.variables, state.method_state, batch)
+            total = jax.tree.map(lambda t, c: t + np.asarray(c, np.int64), total, counts)
+        for column, modality in enumerate(self.modalities):
+            if bad := total.bad_inputs[column]:
+                first = _first_not_finite(split, modality, column)
+                raise UserError(
+                    f"'{modality}' holds NaN or infinity in {bad} of the {split.examples} examples "
+                    f"of the {name or 'given'} split, the first is example {first}: mend or remove "
+                    "them"
+                )
+        figures = summarize(total.confusion, self.modalities)
+        bad = zip(figures["confusion"], total.bad_logits.tolist(), strict=True)
+        not_finite = {name: number for name, number in bad if number}
+        return {**figures, "not_finite": not_finite} if not_finite else figures
+
+
+def _first_not_finite(split: Split, modality: str, column: int) -> int:
+    """The first example that has the modality, and has NaN or infinity in its input."""
+    for row in np.flatnonzero(split.present[:, column]).tolist():
+        (example,) = split.fetch(np.array([row]))["inputs"][modality]
+        if not np.isfinite(np.asarray(example, np.float32)).all():
+            return row
+    raise ValueError(f"all inputs of '{modality}' are finite")
 
 
 class TrainingReduction:

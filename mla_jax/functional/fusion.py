@@ -15,6 +15,10 @@ from mla_jax.functional.shapes import check_axes
 Weights = Callable[[jax.Array, jax.Array], jax.Array]
 
 
+SAFE_EXPONENT = 80.0
+"""A sum of a thousand exponentials of this is finite in float32."""
+
+
 def combine(weights: jax.Array, logits: jax.Array) -> jax.Array:
     """Fused logits ``float32[B, C]``: the weighted sum over modalities of ``logits: [M, B, C]``.
 
@@ -79,7 +83,10 @@ def certainty_weights(temperature: float) -> Weights:
     def rule(logits: jax.Array, present: jax.Array) -> jax.Array:
         check_axes(logits=(logits, "M B C"), present=(present, "B M"))
         certainty = jax.nn.softmax(logits).max(-1).T / temperature
-        raw = jnp.where(present, jnp.exp(certainty), 0)
+        score = jnp.where(present, certainty, -jnp.inf)
+        # Taken off only where exp would overflow: a shift by 0 changes no last digit.
+        excess = jnp.maximum(score.max(1, keepdims=True) - SAFE_EXPONENT, 0)
+        raw = jnp.exp(score - excess)
         return raw / jnp.where(present.any(1, keepdims=True), raw.sum(1, keepdims=True), 1)
 
     return rule

@@ -167,11 +167,11 @@ def write(
         for mode, verdicts in table.items()
     }
     content = {**settings, "passed": not failures(table), "notes": list(notes), "modes": cells}
-    (path / "parity.json").write_text(json.dumps(content, indent=1) + "\n")
+    (path / "parity.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     head = (
         "# Parity with the PyTorch reference\n\nEach cell: largest absolute / relative difference."
     )
-    (path / "parity.md").write_text(f"{head}\n\n{markdown(table, notes)}")
+    (path / "parity.md").write_text(f"{head}\n\n{markdown(table, notes)}", encoding="utf-8")
 
 
 def _cell(v: Verdict | None) -> str:

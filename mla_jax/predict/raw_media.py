@@ -36,12 +36,13 @@ def read_table(run: Run, path: pathlib.Path) -> Table:
     """
     if not run.data.streams:
         raise UserError(f"{run.path} takes arrays, not media files: give --input=FILE.npz")
-    rows = lists.read_csv(path, ("id",))
+    numbered = [(n, row) for n, row in lists.numbered_rows(path, ("id",)) if any(row.values())]
+    rows = [row for _, row in numbered]
     if not rows:
         raise UserError(f"{path} has no lines: write one per example")
     columns = _columns(run, path, rows)
     labels: dict[str, str] = {}
-    for number, row in enumerate(rows, 2):
+    for number, row in numbered:
         if not row["id"] or row["id"] in labels:
             wrong = f"repeats the id '{row['id']}'" if row["id"] else "has no id"
             raise UserError(f"line {number} of {path} {wrong}: give each line an id of its own")
@@ -81,8 +82,8 @@ def prepare_table(
       UserError: another vocabulary than the run's, or no file can be used.
     """
     completed, classes = scratch / "examples.csv", scratch / "classes.txt"
-    completed.write_text(_completed(run, table))
-    classes.write_text("\n".join(run.class_names) + "\n")
+    completed.write_text(_completed(run, table), encoding="utf-8")
+    classes.write_text("\n".join(run.class_names) + "\n", encoding="utf-8")
     recipes = [how["recipe"] for how in run.data.preparation.values() if "recipe" in how]
     options = argparse.Namespace(
         raw=chosen.raw or str(table.path.parent), csv=str(completed), classes=str(classes),

@@ -3,9 +3,10 @@
 Anything wrong with a file is an exception whose text says what; ``work.py`` counts and lists it.
 """
 
+import itertools
 import pathlib
 import zlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence, Set
 from fractions import Fraction
 from typing import Any
 
@@ -17,6 +18,8 @@ FIXED_SEED = 999
 """DI-MML seeds numpy with it inside every fetch, so its frames follow from their number alone."""
 WINDOW = 10
 """Frames of DI-MML's UCF-101 clips."""
+HELD = 32
+"""So many candidates of a video are held; if there are more, the chosen ones are decoded again."""
 WHOLE, SLACK = 0.85, 0.25
 """A track that ends before this share of the length it declares, less so many seconds, is cut."""
 
@@ -100,38 +103,59 @@ def video_pictures(
         second, rest = divmod(number, rate)
         return rest == 0 and (not end or start <= second <= end)
 
-    rate, total, candidates = _decode(path, candidate)
+    rate, total, numbers, frames = _decode(path, candidate)
     if end:
-        missing = _extra_frames(path.name, rate, total, start, end, sorted(candidates))
-        if missing:
-            candidates |= _decode(path, lambda number, rate: number in missing)[2]
-    numbers = sorted(candidates)
-    return [candidates[numbers[i]].to_image() for i in pick_frames(rule, len(numbers), count)]
+        numbers = sorted({*numbers, *_extra_frames(path.name, rate, total, start, end, numbers)})
+    chosen = [numbers[i] for i in pick_frames(rule, len(numbers), count)]
+    if missing := set(chosen) - frames.keys():
+        frames |= _frames_at(path, missing)
+    return [frames[number].to_image() for number in chosen]
 
 
 def _decode(
     path: pathlib.Path, wanted: Callable[[int, int], bool]
-) -> tuple[int, int, dict[int, Any]]:
-    """``(frames a second, frames, {number: frame} of those wanted)``."""
+) -> tuple[int, int, list[int], dict[int, Any]]:
+    """``(frames a second, frames, numbers of those wanted, {number: frame})``.
+
+    The frames are left out where there are more than ``HELD`` of them.
+    """
     import av
 
     with av.open(str(path)) as container:
-        if not container.streams.video:
-            raise MediaError("no video track")
-        stream = container.streams.video[0]
-        stream.thread_type = "NONE"  # the processes share the cores among them
+        stream = _video_stream(container)
         exact = _fraction(stream.average_rate or stream.guessed_rate) or Fraction(1)
         rate = max(1, int(exact))
-        total, kept = 0, {}
+        total, numbers, frames = 0, [], {}
         for frame in container.decode(stream):
             if wanted(total, rate):
-                kept[total] = frame
+                numbers.append(total)
+                frames[total] = frame
+                if len(numbers) > HELD:
+                    frames.clear()
             total += 1
         declared = _declared_seconds(stream) or (container.duration or 0) / 1_000_000
         _require_whole(total / float(exact), declared)
     if not total:
         raise MediaError("no frames")
-    return rate, total, kept
+    return rate, total, numbers, frames
+
+
+def _frames_at(path: pathlib.Path, numbers: Set[int]) -> dict[int, Any]:
+    """The frames of a video with these numbers, decoded up to the last of them."""
+    import av
+
+    with av.open(str(path)) as container:
+        decoded = container.decode(_video_stream(container))
+        upto = itertools.islice(decoded, max(numbers) + 1)
+        return {number: frame for number, frame in enumerate(upto) if number in numbers}
+
+
+def _video_stream(container: Any) -> Any:
+    if not container.streams.video:
+        raise MediaError("no video track")
+    stream = container.streams.video[0]
+    stream.thread_type = "NONE"  # the processes share the cores among them
+    return stream
 
 
 def _declared_seconds(stream: Any) -> float:

@@ -55,6 +55,7 @@ def make_plan(description: Description, options: argparse.Namespace) -> Plan:
             f"--raw={options.raw} holds no usable example of {description.name}{seen}: it must "
             f"hold {description.layout}"
         )
+    check_paths(raw, options.raw)
     modalities = _modalities(raw.modalities or description.modalities, recipe, options)
     check_libraries(modalities)
     settings = {
@@ -83,6 +84,15 @@ def make_plan(description: Description, options: argparse.Namespace) -> Plan:
         settings,
         digest.hexdigest()[:16],
     )
+
+
+def check_paths(raw: Raw, folder: str) -> None:
+    """Raises ``UserError`` if a source lies outside the raw ``folder``: lists come from anybody."""
+    for example in raw.examples:
+        for modality, source in example.sources.items():
+            for path in (source.path, source.second) if source else ():
+                if path:
+                    lists.require_below(path, modality, example.id, folder)
 
 
 def frame_rules(raw: Raw, modalities: Mapping[str, Modality]) -> dict[str, list[str]]:
@@ -174,5 +184,6 @@ def check_library(module: str, package: str) -> None:
     """Raises ``UserError`` unless ``module`` can be imported."""
     if importlib.util.find_spec(module) is None:
         raise UserError(
-            f"{package} is not installed, and these files need it: pip install 'mla_jax[media]'"
+            f"{package} is not installed, and these files need it: pip install {package} (or, in "
+            "the clone, all that media need: pip install -e '.[media]')"
         )

@@ -84,7 +84,7 @@ def _claim(plan: Plan, force: bool) -> Any:
         (plan.folder / NOTES).mkdir(exist_ok=True)
         for left in [*plan.folder.glob("*.tmp"), *(plan.folder / NOTES).glob("*.tmp")]:
             left.unlink()
-        saved = json.loads(path.read_text()) if path.exists() else None
+        saved = json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
         if saved is None:
             _write_json(path, wanted)
             return lock
@@ -104,7 +104,7 @@ def _claim(plan: Plan, force: bool) -> Any:
 
 
 def _lock(folder: pathlib.Path) -> Any:
-    lock = (folder / LOCK).open("w")
+    lock = (folder / LOCK).open("w", encoding="utf-8")
     if fcntl:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -120,7 +120,7 @@ def _lock(folder: pathlib.Path) -> Any:
 def _note_of(job: work.Job) -> dict[str, Any] | None:
     """The note of a shard that is done; None if anything is missing of it."""
     try:
-        note = json.loads(job.note.read_text())
+        note = json.loads(job.note.read_text(encoding="utf-8"))
         return note if job.path.stat().st_size == note["bytes"] else None
     except (OSError, ValueError, KeyError):
         return None
@@ -154,8 +154,8 @@ class _Limit:
         if len(self._ids) > self._most:
             first = self._first
             raise UserError(
-                f"{len(self._ids)} of {self._total} examples have a file that cannot be used, more "
-                f"than --max_unreadable={self._share:g} allows; the first is {first['id']} "
+                f"{len(self._ids)} of {self._total} examples cannot be used in full, more than "
+                f"--max_unreadable={self._share:g} allows; the first is {first['id']} "
                 f"({first['path'] or first['modality']}: {first['reason']}): check the raw folder, "
                 "or raise the limit and run again (what is done is kept)"
             )
@@ -265,5 +265,5 @@ def _report(plan: Plan, notes: list[dict[str, Any]], index: dict[str, Any]) -> d
 
 def _write_json(path: pathlib.Path, content: Any) -> None:
     temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(content, indent=1) + "\n")
+    temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     temporary.replace(path)

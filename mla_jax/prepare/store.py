@@ -47,14 +47,14 @@ def load(modality: Modality, source: Source, root: pathlib.Path, settings: Setti
     if source.path and not path.exists():
         raise media.MediaError("no such file")
     if stream.kind == "tokens":
-        text = source.text or path.read_text()
+        text = source.text or path.read_text(encoding="utf-8-sig")
         return Stored(token_ids(settings.vocabulary, text, stream.shape[0]))
     if stream.kind == "vector":
         return Stored(_vector(path, stream))
     if stream.kind == "spectrogram":
         rate = audio.RECIPES[settings.recipe].rate
         waveform = media.read_sound(path, rate, source.start, source.end)
-        return Stored(audio.compute(settings.recipe, waveform).astype(stream.dtype))
+        return Stored(_finite(audio.compute(settings.recipe, waveform), stream.dtype))
     if stream.kind == "flow":
         return _flow(path, root / source.second, source.frames or modality.frames, stream)
     second = root / source.second if source.second else None
@@ -113,9 +113,19 @@ def _encode(pictures: Sequence[Any], size: tuple[int, int], mode: str = "RGB") -
 
 
 def _vector(path: pathlib.Path, stream: Stream) -> np.ndarray:
-    found = np.load(path, allow_pickle=False).astype(stream.dtype)
+    found = np.lib.format.open_memmap(path, mode="r")  # reads nothing before the shape is right
     if found.shape != stream.shape:
         raise media.MediaError(f"an array of shape {found.shape}, and the first had {stream.shape}")
+    if found.dtype.kind not in "biuf":
+        raise media.MediaError(f"an array of {found.dtype}, which is not of real numbers")
+    return _finite(found, stream.dtype)
+
+
+def _finite(array: np.ndarray, dtype: str) -> np.ndarray:
+    with np.errstate(over="ignore"):
+        found = array.astype(dtype)
+    if not np.isfinite(found).all():
+        raise media.MediaError(f"NaN, infinity or numbers too large for {dtype}")
     return found
 
 
@@ -146,7 +156,12 @@ def tokenizer(vocabulary: str) -> Any:
             f"--vocab={vocabulary} starts with '{first[:20]}', not with [PAD]: is it the vocab.txt "
             "of a BERT model?"
         )
-    return BertWordPieceTokenizer(str(path), lowercase=True)
+    try:
+        return BertWordPieceTokenizer(str(path), lowercase=True)
+    except TypeError as error:
+        raise UserError(
+            f"--vocab={vocabulary} lacks a token that BERT has ({error}): is it whole?"
+        ) from error
 
 
 def token_ids(vocabulary: str, text: str, length: int) -> np.ndarray:

@@ -77,7 +77,7 @@ def run(job: Job) -> dict[str, Any]:
         "problems": [problem._asdict() for problem in problems],
     }
     temporary = job.note.with_name(f"{job.note.name}.{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(note))
+    temporary.write_text(json.dumps(note), encoding="utf-8")
     temporary.replace(job.note)
     return note
 

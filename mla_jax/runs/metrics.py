@@ -111,9 +111,9 @@ class MetricsFile:
         self.epochs = {line["epoch"] for line in kept if "epoch" in line and "event" not in line}
         """The epochs that have a line, as the file was found."""
         temporary = path.with_suffix(".tmp")
-        temporary.write_text("".join(_written(line) + "\n" for line in kept))
+        temporary.write_text("".join(_written(line) + "\n" for line in kept), encoding="utf-8")
         temporary.replace(path)
-        self._file = path.open("a")
+        self._file = path.open("a", encoding="utf-8")
         self._board = _tensorboard(path.with_name("tensorboard"), resume_at)
 
     def write(self, line: dict[str, Any]) -> None:
@@ -140,7 +140,7 @@ def read_lines(path: pathlib.Path) -> list[dict[str, Any]]:
     Raises:
       UserError: another line is not one of ours.
     """
-    lines = path.read_text().split("\n")[:-1] if path.exists() else []
+    lines = path.read_text(encoding="utf-8").split("\n")[:-1] if path.exists() else []
     objects = []
     for number, line in enumerate(lines, 1):
         try:

@@ -10,6 +10,7 @@ import numpy as np
 from ml_collections import FrozenConfigDict
 
 from mla_jax.config import fields
+from mla_jax.data.example_checks import remarks
 from mla_jax.datasets import Dataset
 from mla_jax.runs import plots
 from mla_jax.runs.metrics import read_lines
@@ -20,15 +21,16 @@ TABLED_CLASSES, EXTREME_CLASSES = 20, 10
 
 
 def run_header(config: FrozenConfigDict, dataset: Dataset) -> str:
-    """One line: what is trained on what."""
+    """One line: what is trained on what; and one for every remark about the data."""
     shapes = ", ".join(
         f"{m} {'x'.join(map(str, shape))}" for m, shape in dataset.splits["train"].shapes.items()
     )
     sizes = ", ".join(f"{split.examples} {name}" for name, split in dataset.splits.items())
-    return (
+    line = (
         f"{config.method.name} ({config.method.fidelity}) on {dataset.name}: {shapes}; "
         f"{sizes} examples of {dataset.classes} classes; protocol {config.protocol}"
     )
+    return "\n".join([line, *remarks(dataset)])
 
 
 def parameter_table(params: Mapping[str, Mapping[str, Any]]) -> str:
@@ -50,10 +52,19 @@ def epoch_line(line: Mapping[str, Any], epochs: int) -> str:
         if name.endswith("/loss")
     ]
     parts = [f"epoch {line['epoch']:>3}/{epochs}", "loss " + ", ".join(losses)]
-    parts += [
-        f"{split} {accuracies(line[split])}" for split in ("validation", "test") if split in line
-    ]
+    for split in ("validation", "test"):
+        if split in line:
+            parts.append(f"{split} {accuracies(line[split])}")
+            parts += [f"{split}: {remark}" for remark in not_finite(line[split])]
     return " | ".join(parts)
+
+
+def not_finite(figures: Mapping[str, Any]) -> list[str]:
+    """A remark for every modality with logits that are no numbers, and for the fusion."""
+    return [
+        f"{number} of {figures['examples']} examples have '{name}' logits that are NaN or infinite"
+        for name, number in figures.get("not_finite", {}).items()
+    ]
 
 
 def accuracies(figures: Mapping[str, Any]) -> str:
@@ -68,7 +79,7 @@ def figures_table(figures: Mapping[str, Any]) -> str:
         f"  {name:12}{number(figures[name]):10.4f}{number(f1):10.4f}"
         for name, f1 in figures["macro_f1"].items()
     ]
-    return "\n".join(rows)
+    return "\n".join(rows + [f"  {remark}" for remark in not_finite(figures)])
 
 
 def result_table(result: Mapping[str, Any]) -> str:
@@ -99,12 +110,14 @@ def write_report(
     identity: Mapping[str, Any],
     confusion: Mapping[str, Sequence],
     class_names: Sequence[str],
+    notes: Sequence[str] = (),
 ) -> None:
     """Writes ``report.md``, ``confusion.json`` and the plots into a run's directory.
 
     ``confusion``: counts of the test split, ``{"fused" or modality: [C, C]}``, label by row.
+    ``notes``: remarks about the data.
     """
-    (path / "confusion.json").write_text(json.dumps(confusion) + "\n")
+    (path / "confusion.json").write_text(json.dumps(confusion) + "\n", encoding="utf-8")
     lines = [line for line in read_lines(path / "metrics.jsonl") if "event" not in line]
     if any("test" in line for line in lines):  # unless somebody removed the metrics
         plots.save(plots.curves(lines, result["selection"]["epoch"]), path / "curves.png")
@@ -120,6 +133,7 @@ def write_report(
         result_table(result).splitlines()[0] + ".",
         markdown_table(("modality", "test accuracy", "macro-F1", "examples"), rows),
         "A modality's figures are over the test examples that have it.",
+        *[f"{note}." for note in (*notes, *not_finite(test))],
         "![losses and accuracies by epoch](curves.png)",
         "![confusion matrices](confusion.png)",
         "## Classes",
@@ -131,7 +145,7 @@ def write_report(
         result_table(result).splitlines()[-1].strip() + ".",
         markdown_table(("field", "value"), [(k, f"`{v}`") for k, v in settings.items()]),
     ]
-    (path / "report.md").write_text("\n\n".join(text) + "\n")
+    (path / "report.md").write_text("\n\n".join(text) + "\n", encoding="utf-8")
 
 
 def share(value: float | None) -> str:

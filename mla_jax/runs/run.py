@@ -240,13 +240,14 @@ class Run:
         for modality in filter(None, modalities):
             what = f"modality of this run ({'+'.join(self.modalities)})"
             check_choice(what, modality, self.modalities)
-        if isinstance(split, str):
+        name = split if isinstance(split, str) else ""
+        if name:
             check_choice(f"split of {self.data.name}", split, self.data.examples)
             split = self.dataset(data_dir).splits[split]
         if any(modalities):
             split = SubsetOfModalities(split, [m in modalities for m in self.modalities])
         predictions.check_split(self.data, split)
-        return self._evaluator(self.load(epoch), split, self.config.evaluation.batch_size)
+        return self._evaluator(self.load(epoch), split, self.config.evaluation.batch_size, name)
 
     @functools.cached_property
     def _evaluator(self) -> Evaluator:

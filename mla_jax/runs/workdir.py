@@ -129,7 +129,7 @@ class Workdir:
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            self._lock = (self.path / ".lock").open("w")
+            self._lock = (self.path / ".lock").open("w", encoding="utf-8")
             self._take_lock()
             self.check(identity)
             if self._config.exists():
@@ -235,7 +235,7 @@ class Workdir:
 
     def _read(self, path: pathlib.Path, expected: dict[str, type]) -> dict[str, Any] | None:
         try:
-            content = json.loads(path.read_text())
+            content = json.loads(path.read_text(encoding="utf-8"))
         except (FileNotFoundError, NotADirectoryError):
             return None
         except (OSError, ValueError) as error:
@@ -247,7 +247,7 @@ class Workdir:
 
     def _write(self, path: pathlib.Path, content: dict[str, Any]) -> None:
         temporary = path.with_suffix(".tmp")
-        temporary.write_text(json.dumps(content, indent=1) + "\n")
+        temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
         temporary.replace(path)
 
 

@@ -1,6 +1,6 @@
 """Builds ``digits.npz`` again from the packages its parts come from.
 
-    pip install 'mla_jax[digits]'
+    pip install -e '.[digits]'    # in the clone
     python -m mla_jax.datasets.digits.build --output=digits.npz
 
 The file in this package is frozen: clustering may move a few recordings between the speaker groups
@@ -93,7 +93,9 @@ def package_folder(name: str) -> pathlib.Path:
     """Where a package's files lie, without importing it."""
     spec = importlib.util.find_spec(name)
     if spec is None:
-        raise SystemExit(f"error: {name} is not installed: pip install 'mla_jax[digits]'")
+        raise SystemExit(
+            f"error: {name} is not installed: in the clone, pip install -e '.[digits]'"
+        )
     return pathlib.Path(spec.submodule_search_locations[0])
 
 

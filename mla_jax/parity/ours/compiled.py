@@ -121,7 +121,7 @@ class CompiledMethod:
             if prediction.joint is not None:
                 shown["joint"] = prediction.joint
             counts = confusion_counts(method._replace(predict=lambda *_: prediction))
-            return shown, counts(variables, learnt, batch)
+            return shown, counts(variables, learnt, batch).confusion
 
         batches = self.case.test_batches(self.dtype)
         sizes = [len(batch["label"]) for batch in batches]
