@@ -3,6 +3,7 @@
 ``mla_jax.train`` is this module and can be called: ``mla_jax.train(config, workdir)`` is ``train``.
 """
 
+import contextlib
 import pathlib
 import platform
 import subprocess
@@ -21,7 +22,7 @@ from mla_jax import distributed
 from mla_jax.config import fields
 from mla_jax.data import pipeline
 from mla_jax.datasets import Dataset, load_dataset
-from mla_jax.errors import Interrupted, NonFiniteLossError
+from mla_jax.errors import Interrupted
 from mla_jax.evaluate import TrainingReduction
 from mla_jax.functional.optimizers import StepInfo
 from mla_jax.methods.base import Stage
@@ -32,6 +33,9 @@ from mla_jax.runs.progress import ProgressBar
 from mla_jax.runs.run import Run
 from mla_jax.runs.workdir import Workdir
 from mla_jax.state import TrainState
+
+IN_FLIGHT = 2
+"""Batches at most that wait for the devices: a signal is heard after the first of them."""
 
 
 def train(
@@ -117,15 +121,13 @@ def fit(run: Run, program: Program, state: TrainState, dataset: Dataset) -> None
     else:
         say(report.run_header(config, dataset))
         say("\n".join([report.parameter_table(state.params), *program.method.describe(state)]))
-    run.record_from(start)
-    order = (train_split, config.batch_size, config.seed, start, *distributed.process())
-    batches = pipeline.training_batches(*order, pipeline.Loader(**config.loader))
 
     # ---- The loop ----------------------------------------------------------------------------
-    bar = ProgressBar(total, start)
-    reduce_training = TrainingReduction(train_split, config.batch_size, program.placement)
-    try:
-        with distributed.StopSignal() as stopping, bar:
+    with distributed.StopSignal() as stopping, run.recording(start):
+        order = (train_split, config.batch_size, config.seed, start, *distributed.process())
+        batches = pipeline.training_batches(*order, pipeline.Loader(**config.loader))
+        reduce_training = TrainingReduction(train_split, config.batch_size, program.placement)
+        with contextlib.closing(batches), ProgressBar(total, start) as bar:
             for number in range(start, total):
                 epoch, index = divmod(number, per_epoch)
                 stage, stage_epoch = calendar[epoch]
@@ -141,6 +143,7 @@ def fit(run: Run, program: Program, state: TrainState, dataset: Dataset) -> None
                     for i, phase in enumerate(stage.phases):
                         state, metrics = dispatch(i, state, batch, info)
                         means.add(done, epoch + 1, phase.name, metrics, local["index"])
+                    means.wait(IN_FLIGHT)
                     if epoch_ends or done % config.check_loss_every == 0:
                         means.drain()
                 run.seconds.move("train", "compile", dispatch.compile_seconds - compiling)
@@ -171,12 +174,6 @@ def fit(run: Run, program: Program, state: TrainState, dataset: Dataset) -> None
                         run.save(done, state, stage.name, means.sums, best)
                 if stop and done < total:
                     raise Interrupted(stopping.received, done)
-    except NonFiniteLossError as error:
-        run.record({"event": "non-finite loss", **error.report})
-        raise
-    finally:
-        batches.close()
-        run.flush()
 
 
 def evaluation_due(config: FrozenConfigDict, epoch: int, epochs: int) -> bool:
