@@ -22,12 +22,12 @@ from mla_jax import distributed
 from mla_jax.config import fields
 from mla_jax.data import pipeline
 from mla_jax.datasets import Dataset, load_dataset
-from mla_jax.errors import Interrupted
+from mla_jax.errors import Interrupted, space_watched
 from mla_jax.evaluate import TrainingReduction
 from mla_jax.functional.optimizers import StepInfo
 from mla_jax.methods.base import Stage
 from mla_jax.program import Program, build_program, initial_state
-from mla_jax.runs import initial, report
+from mla_jax.runs import checkpoint, initial, report
 from mla_jax.runs.metrics import RunningMeans
 from mla_jax.runs.progress import ProgressBar
 from mla_jax.runs.run import Run
@@ -57,6 +57,7 @@ def train(
     Raises:
       UserError: the configuration, the data or the directory cannot be used.
       NonFiniteLossError: the loss became infinite or NaN; metrics and checkpoints are kept.
+      NoSpaceError: the disk is full; what was saved before is kept.
       Interrupted: a signal came; the checkpoint is saved.
     """
     # ---- What was asked for, and whether this directory can hold it ---------------------------
@@ -88,7 +89,7 @@ def train(
     run.seconds.add("setup", time.perf_counter() - started)
 
     # ---- Training, and its result --------------------------------------------------------------
-    try:
+    with space_watched(run.path, checkpoint.size(state)), contextlib.closing(run):
         run.start()
         fit(run, program, state, dataset)
         if distributed.is_main():
@@ -96,8 +97,6 @@ def train(
             counts = run.selector.chosen["test"]["confusion"]
             report.write_report(run.path, result, run.identity, counts)
             run.workdir.finish(result)
-    finally:
-        run.close()
     distributed.barrier("result")
     say(report.result_table(run.result))
     return run

@@ -374,11 +374,11 @@ class Run:
 
     def flush(self) -> None:
         """Waits for the save in flight and closes the files."""
-        if self._checkpoints:
-            self._checkpoints.close()
-        if self._metrics:
-            self._metrics.close()
+        files = (self._checkpoints, self._metrics)
         self._checkpoints = self._metrics = None
+        with contextlib.ExitStack() as stack:  # closes all of them, whatever goes wrong
+            for file in filter(None, files):
+                stack.callback(file.close)
 
     def close(self) -> None:
         """Closes the files and gives the folder back."""
