@@ -4,8 +4,10 @@ One process and many run the same code: the batch is sharded over a mesh of one 
 and the state is replicated.
 """
 
+import ctypes
 import os
 import signal
+import threading
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -132,40 +134,84 @@ def data_parallel(batch_size: int, devices: Sequence[jax.Device] | None = None) 
 class StopSignal:
     """Turns Ctrl-C and SIGTERM into "save and stop after this batch", on all processes at once.
 
-    A second Ctrl-C kills.  With several processes the runtime's own notice of SIGTERM is used: it
-    makes every process stop after the same batch, whichever of them was signalled.
+    Each signal is answered on the terminal at once, by a thread: Python's own handlers wait while
+    the main thread waits for a device.  A third Ctrl-C kills.  With several processes the runtime
+    is told of the signal: it makes every process stop after the same batch, whichever of them was
+    signalled.
     """
 
     def __init__(self) -> None:
         self.received: int | None = None
+        self._saving = False
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> "StopSignal":
         self._synchronized = jax.distributed.is_initialized()
-        signals = (signal.SIGINT,) if self._synchronized else (signal.SIGINT, signal.SIGTERM)
-        for number in signals:
-            try:
-                self._previous[number] = signal.signal(number, self._note)
-            except ValueError:  # not the main thread: leave signals to whoever owns it
-                break
+        if threading.current_thread() is not threading.main_thread():
+            return self  # leave signals to whoever owns them
+        reading, self._writing = os.pipe()
+        os.set_blocking(self._writing, False)
+        if self._synchronized:
+            # The runtime's handler is no Python function: signal.signal would lose it.
+            self._runtime_handler = _set_handler(signal.SIGTERM, signal.SIG_DFL)
+        self._wakeup = signal.set_wakeup_fd(self._writing, warn_on_full_buffer=False)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._previous[number] = signal.signal(number, self._note)
+        self._thread = threading.Thread(target=self._answer, args=(reading,), daemon=True)
+        self._thread.start()
         return self
 
     def __exit__(self, *_: Any) -> None:
+        if not self._previous:
+            return
         for number, handler in self._previous.items():
-            signal.signal(number, handler)
+            signal.signal(number, handler or signal.SIG_DFL)
+        signal.set_wakeup_fd(self._wakeup)
+        if self._synchronized:
+            _set_handler(signal.SIGTERM, self._runtime_handler)
+        os.close(self._writing)
+        self._thread.join()
 
     def _note(self, number: int, frame: Any) -> None:
         del frame
-        self.received = number
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
-        if self._synchronized:
-            os.kill(os.getpid(), signal.SIGTERM)
+        self.received = self.received or number
+
+    def _answer(self, reading: int) -> None:
+        """Reads the signals from the pipe where Python's C handler writes them, as they come."""
+        interrupts = count = 0
+        while number := os.read(reading, 1):
+            if number[0] not in self._previous:
+                continue
+            name = signal.Signals(number[0]).name
+            count, interrupts = count + 1, interrupts + (number[0] == signal.SIGINT)
+            if count == 1:
+                said = "stopping after the batch in hand, with a checkpoint"
+            elif self._saving:
+                said = "already saving the checkpoint"
+            else:
+                said = "already stopping; the checkpoint is saved after the batch in hand"
+            if number[0] == signal.SIGINT and interrupts == 2:
+                said += " (a third Ctrl-C ends the run without it)"
+            below_the_bar = "\n" if os.isatty(2) else ""
+            os.write(2, f"{below_the_bar}{name}: {said}\n".encode())
+            if interrupts == 3:
+                os._exit(128 + signal.SIGINT)
+            if self._synchronized:
+                ctypes.CFUNCTYPE(None, ctypes.c_int)(self._runtime_handler)(signal.SIGTERM)
+        os.close(reading)
 
     def __call__(self, step: int) -> bool:
         """Whether to stop after ``step``; the same answer on all processes, asked every step."""
         if not self._synchronized:
-            return self.received is not None
-        if multihost_utils.reached_preemption_sync_point(step):
+            self._saving = self.received is not None
+        elif multihost_utils.reached_preemption_sync_point(step):
             self.received = self.received or signal.SIGTERM
-            return True
-        return False
+            self._saving = True
+        return self._saving
+
+
+def _set_handler(number: int, handler: int) -> int:
+    """Sets the C handler of a signal and returns the one before it; both are addresses."""
+    c_signal = ctypes.CDLL(None).signal
+    c_signal.argtypes, c_signal.restype = [ctypes.c_int, ctypes.c_void_p], ctypes.c_void_p
+    return c_signal(number, handler)

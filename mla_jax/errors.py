@@ -1,10 +1,16 @@
-"""What may end a command: bad input, a loss that is no number, a signal."""
+"""What may end a command: bad input, a loss that is no number, a full disk, a signal."""
 
+import contextlib
 import difflib
-from collections.abc import Iterable
+import errno
+import pathlib
+import shutil
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import mla_jax
+
+NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
 
 
 class UserError(Exception):
@@ -39,6 +45,50 @@ class Interrupted(Exception):  # noqa: N818 - it is an outcome, not an error
     def __init__(self, signal: int, batches: int):
         super().__init__(f"stopped after batch {batches}, checkpoint saved: same command resumes")
         self.signal = signal
+
+
+class NoSpaceError(Exception):
+    """The disk, or the quota, is full; what was saved before is kept."""
+
+    def __init__(self, path: pathlib.Path, needed: int = 0):
+        checkpoint = f"a checkpoint needs {needed / 1e6:,.1f} MB, " if needed else ""
+        super().__init__(
+            f"no space is left for {path}: {checkpoint}{free_space(path) / 1e6:,.1f} MB are free: "
+            "make space and repeat the command, which goes on from what is saved"
+        )
+
+
+def free_space(path: pathlib.Path) -> int:
+    """Bytes that may be written where ``path`` is, or will be."""
+    existing = next(p for p in (path, *path.absolute().parents) if p.exists())
+    return shutil.disk_usage(existing).free
+
+
+@contextlib.contextmanager
+def space_watched(path: pathlib.Path, needed: int = 0) -> Iterator[None]:
+    """Raises ``NoSpaceError`` for any error within that comes from a full disk or quota.
+
+    ``needed``: the bytes of a checkpoint, for the message; 0: nothing of that kind is written.
+    """
+    try:
+        yield
+    except Exception as error:
+        if _is_no_space(error):
+            raise NoSpaceError(path, needed) from error
+        raise
+
+
+def _is_no_space(error: BaseException | None) -> bool:
+    """Whether the system said so, in this error or in one that led to it."""
+    if error is None:
+        return False
+    if isinstance(error, NoSpaceError) or getattr(error, "errno", None) in NO_SPACE:
+        return True
+    # TensorStore raises ValueError, with the number in its text.
+    if any(f"os_error_code='{number}'" in str(error) for number in NO_SPACE):
+        return True
+    causes = (error.__cause__, error.__context__, *getattr(error, "exceptions", ()))
+    return any(map(_is_no_space, causes))
 
 
 def check_package() -> None:

@@ -88,10 +88,13 @@ def check_vocabularies(encoders: Encoders, dataset: Dataset) -> None:
 
 
 def initial_state(program: Program, dataset: Dataset, seed: int) -> TrainState:
-    """A fresh state, on every device."""
+    """A fresh state, on every device.
+
+    Each process computes it there; ``device_put`` would compare every array across processes.
+    """
     sample = dataset.splits["train"].fetch(np.arange(1))
-    state = jax.jit(program.method.init)(jax.random.key(seed), sample)
-    return program.placement.replicate(state)
+    init = jax.jit(program.method.init, out_shardings=program.placement.replicated)
+    return init(jax.random.key(seed), sample)
 
 
 def with_preparation(method: Method, transform: Transform | None, absent: str = "skip") -> Method:

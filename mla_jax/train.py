@@ -3,6 +3,7 @@
 ``mla_jax.train`` is this module and can be called: ``mla_jax.train(config, workdir)`` is ``train``.
 """
 
+import contextlib
 import pathlib
 import platform
 import subprocess
@@ -22,17 +23,20 @@ from mla_jax.config import fields
 from mla_jax.data import pipeline
 from mla_jax.data.example_checks import remarks
 from mla_jax.datasets import Dataset, load_dataset
-from mla_jax.errors import Interrupted, NonFiniteLossError
+from mla_jax.errors import Interrupted, space_watched
 from mla_jax.evaluate import TrainingReduction
 from mla_jax.functional.optimizers import StepInfo
 from mla_jax.methods.base import Stage
 from mla_jax.program import Program, build_program, check_vocabularies, initial_state
-from mla_jax.runs import initial, report
+from mla_jax.runs import checkpoint, initial, report
 from mla_jax.runs.metrics import RunningMeans
 from mla_jax.runs.progress import ProgressBar
 from mla_jax.runs.run import Run
 from mla_jax.runs.workdir import Workdir
 from mla_jax.state import TrainState
+
+IN_FLIGHT = 2
+"""Batches at most that wait for the devices: a signal is heard after the first of them."""
 
 
 def train(
@@ -54,6 +58,7 @@ def train(
     Raises:
       UserError: the configuration, the data or the directory cannot be used.
       NonFiniteLossError: the loss became infinite or NaN; metrics and checkpoints are kept.
+      NoSpaceError: the disk is full; what was saved before is kept.
       Interrupted: a signal came; the checkpoint is saved.
     """
     # ---- What was asked for, and whether this directory can hold it ---------------------------
@@ -87,7 +92,7 @@ def train(
     run.seconds.add("setup", time.perf_counter() - started)
 
     # ---- Training, and its result --------------------------------------------------------------
-    try:
+    with space_watched(run.path, checkpoint.size(state)), contextlib.closing(run):
         run.start()
         fit(run, program, state, dataset)
         if distributed.is_main():
@@ -97,8 +102,6 @@ def train(
                 run.path, result, run.identity, counts, run.class_names, remarks(dataset)
             )
             run.workdir.finish(result)
-    finally:
-        run.close()
     distributed.barrier("result")
     say(report.result_table(run.result))
     return run
@@ -122,15 +125,14 @@ def fit(run: Run, program: Program, state: TrainState, dataset: Dataset) -> None
     else:
         say(report.run_header(config, dataset))
         say("\n".join([report.parameter_table(state.params), *program.method.describe(state)]))
-    run.record_from(start)
-    order = (train_split, config.batch_size, config.seed, start, *distributed.process())
-    batches = pipeline.training_batches(*order, pipeline.Loader(**config.loader), config.drop_last)
 
     # ---- The loop ----------------------------------------------------------------------------
-    bar = ProgressBar(total, start)
-    reduce_training = TrainingReduction(train_split, config.batch_size, program.placement)
-    try:
-        with distributed.StopSignal() as stopping, bar:
+    with distributed.StopSignal() as stopping, run.recording(start):
+        order = (train_split, config.batch_size, config.seed, start, *distributed.process())
+        loader = pipeline.Loader(**config.loader)
+        batches = pipeline.training_batches(*order, loader, config.drop_last)
+        reduce_training = TrainingReduction(train_split, config.batch_size, program.placement)
+        with contextlib.closing(batches), ProgressBar(total, start) as bar:
             for number in range(start, total):
                 epoch, index = divmod(number, per_epoch)
                 stage, stage_epoch = calendar[epoch]
@@ -146,6 +148,7 @@ def fit(run: Run, program: Program, state: TrainState, dataset: Dataset) -> None
                     for i, phase in enumerate(stage.phases):
                         state, metrics = dispatch(i, state, batch, info)
                         means.add(done, epoch + 1, phase.name, metrics, local["index"])
+                    means.wait(IN_FLIGHT)
                     if epoch_ends or done % config.check_loss_every == 0:
                         means.drain()
                 run.seconds.move("train", "compile", dispatch.compile_seconds - compiling)
@@ -176,12 +179,6 @@ def fit(run: Run, program: Program, state: TrainState, dataset: Dataset) -> None
                         run.save(done, state, stage.name, means.sums, best)
                 if stop and done < total:
                     raise Interrupted(stopping.received, done)
-    except NonFiniteLossError as error:
-        run.record({"event": "non-finite loss", **error.report})
-        raise
-    finally:
-        batches.close()
-        run.flush()
 
 
 def batches_per_epoch(examples: int, config: FrozenConfigDict) -> int:

@@ -87,9 +87,11 @@ def test_sigterm_to_one_process_stops_both_at_the_same_step(pair, tmp_path):
     os.kill(int(children.stdout.split()[0]), signal.SIGTERM)
     output, _ = process.communicate(timeout=120)
     assert process.returncode == 128 + signal.SIGTERM, output
+    log = (tmp_path / "cut.process-1.log").read_text()
+    assert "SIGTERM: stopping after the batch in hand, with a checkpoint" in log
     stopped = {
         int(n)
-        for text in (output, (tmp_path / "cut.process-1.log").read_text())
+        for text in (output, log)
         for n in re.findall(r"stopped after batch (\d+), checkpoint saved", text)
     }
     assert len(stopped) == 1, output

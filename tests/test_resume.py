@@ -147,7 +147,7 @@ def test_a_signal_to_a_run_with_workers(number, status, commands, straight, tmp_
     if number == "SIGTERM":
         # On a loaded machine XLA may say, between rows of asterisks, that it compiles slowly.
         said = [s for s in done.stderr.splitlines() if s.strip("* ") and "slow" not in s.lower()]
-        assert said == []
+        assert said == ["SIGTERM: stopping after the batch in hand, with a checkpoint"]
         run(tiny("mla"), tmp_path / "cut")
         assert_same_run(straight("mla"), tmp_path / "cut", tiny("mla"))
 

@@ -197,6 +197,17 @@ def test_precomputed_features_have_nothing_to_train_but_the_head(run, tmp_path):
     assert run(build_config(epochs=2, **features))["test"] == result["test"]  # restored
 
 
+def test_a_fresh_state_is_the_same_on_any_devices():
+    dataset, states = build_dataset(), []
+    for count in (1, 8):
+        config = fields.resolve(build_config())
+        program = build_program(config, dataset, jax.devices()[:count])
+        states.append(initial_state(program, dataset, seed=3))
+        for leaf in jax.tree.leaves(states[-1]):
+            assert leaf.sharding == program.placement.replicated
+    jax.tree.map(np.testing.assert_array_equal, *states)
+
+
 def test_training_on_several_devices_equals_one(tmp_path, monkeypatch):
     dataset = build_dataset()
     monkeypatch.setattr(train, "load_dataset", lambda *arguments: dataset)

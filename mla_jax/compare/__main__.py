@@ -26,7 +26,7 @@ from mla_jax import distributed, train
 from mla_jax.compare import table
 from mla_jax.compare.variants import Part, parse_variants, parts_of
 from mla_jax.config import command_line
-from mla_jax.errors import UserError
+from mla_jax.errors import UserError, space_watched
 from mla_jax.runs import report
 
 
@@ -45,7 +45,8 @@ def main() -> None:
             "rows": table.rows(results),
             "about": table.about(results[0][1][0][0]),
         }
-        print("\n" + table.write(workdir, found))
+        with space_watched(workdir):
+            print("\n" + table.write(workdir, found))
 
 
 def parse_seeds(texts: Sequence[str]) -> list[int]:

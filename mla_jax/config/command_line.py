@@ -17,7 +17,14 @@ from ml_collections import ConfigDict, config_flags
 from mla_jax import distributed
 from mla_jax.config import fields, files, help, recipes
 from mla_jax.datasets import DESCRIPTIONS
-from mla_jax.errors import Interrupted, NonFiniteLossError, UserError, check_choice, check_package
+from mla_jax.errors import (
+    Interrupted,
+    NonFiniteLossError,
+    NoSpaceError,
+    UserError,
+    check_choice,
+    check_package,
+)
 
 CONFIG_FLAG = re.compile(r"--?config\.")
 FILE_ERROR, USAGE_ERROR, NON_FINITE = 1, 2, 3
@@ -101,6 +108,8 @@ def run_command(main: Callable[[], None]) -> None:
         status, message = USAGE_ERROR, f"error: {error}"
     except NonFiniteLossError as error:
         status, message = NON_FINITE, f"error: {error}"
+    except NoSpaceError as error:
+        status, message = FILE_ERROR, f"error: {error}"
     except Interrupted as interruption:
         status, message = 128 + interruption.signal, str(interruption)
     except KeyboardInterrupt:

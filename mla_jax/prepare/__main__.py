@@ -14,7 +14,7 @@ from typing import Any
 
 from mla_jax.config.help import create_parser
 from mla_jax.datasets import DESCRIPTIONS
-from mla_jax.errors import UserError, check_choice, check_package
+from mla_jax.errors import NoSpaceError, UserError, check_choice, check_package, space_watched
 from mla_jax.prepare import run
 from mla_jax.prepare.plan import make_plan
 
@@ -82,7 +82,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit status 0 when all is done, 2 for bad input, 130 when stopped by Ctrl-C."""
+    """Exit status 0 when all is done, 1 for a full disk, 2 for bad input, 130 after Ctrl-C."""
     options = parser().parse_args(arguments)
     try:
         check_package()
@@ -95,7 +95,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise UserError(f"--max_unreadable={options.max_unreadable} must be a share in [0, 1]")
         plan = make_plan(DESCRIPTIONS[options.dataset], options)
         workers = options.workers or os.cpu_count() or 1
-        report = run.prepare(plan, workers, options.max_unreadable, options.force)
+        with space_watched(plan.folder):
+            report = run.prepare(plan, workers, options.max_unreadable, options.force)
+    except NoSpaceError as error:
+        print(f"mla_jax.prepare: {error}", file=sys.stderr)
+        return 1
     except UserError as error:
         print(f"mla_jax.prepare: {error}", file=sys.stderr)
         return 2

@@ -27,10 +27,14 @@ import numpy as np
 from orbax.checkpoint import v1 as ocp
 
 from mla_jax import distributed
-from mla_jax.errors import UserError
+from mla_jax.errors import NoSpaceError, UserError, free_space
 from mla_jax.state import TrainState
 
 PROGRESS = {"progress": None}
+
+# Orbax logs the errors of its threads there, with tracebacks; save() and close() raise them too.
+logging.getLogger("absl").addFilter(lambda record: "orbax" not in record.pathname)
+
 PAUSES = (1.0, 3.0)
 """Seconds before a checkpoint that could not be read is read again."""
 
@@ -68,7 +72,13 @@ class Checkpoints:
             )
 
     def save(self, step: int, state: TrainState, progress: dict[str, Any]) -> None:
-        """Saves in the background; the arrays may be donated as soon as this returns."""
+        """Saves in the background; the arrays may be donated as soon as this returns.
+
+        Raises:
+          NoSpaceError: there is no room; the checkpoints before it are kept.
+        """
+        if free_space(self._directory) < (needed := size(state)):
+            raise NoSpaceError(self._directory, needed)
         progress = {**progress, "checksum": checksum(state)}
         text = np.frombuffer(json.dumps(progress).encode(), np.uint8)
         with _quiet():
@@ -276,6 +286,11 @@ class _Retention:
         del context
         newest = sorted(c.step for c in checkpoints)[-self.keep :]
         return [c.step in newest or c.step == self.pinned for c in checkpoints]
+
+
+def size(state: TrainState) -> int:
+    """The bytes of a checkpoint, but for what compression spares and a few files add."""
+    return sum(leaf.nbytes for leaf in jax.tree.leaves(state))
 
 
 def checksum(state: TrainState) -> int:

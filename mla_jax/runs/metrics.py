@@ -41,6 +41,13 @@ class RunningMeans:
         """Notes what a phase reported for the examples ``index`` of this process; reads nothing."""
         self._pending.append(_Pending(step, epoch, phase, metrics, index))
 
+    def wait(self, batches: int) -> None:
+        """Waits until no more than the newest ``batches`` are still being computed."""
+        for pending in reversed(self._pending):
+            if pending.step <= self._pending[-1].step - batches:
+                jax.block_until_ready(pending.metrics["loss"])
+                return
+
     def drain(self) -> None:
         """Reads all that is pending.
 

@@ -1,8 +1,9 @@
 """A run: the folder of one training, which can be resumed, opened and used."""
 
+import contextlib
 import functools
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -14,7 +15,7 @@ from mla_jax.config import fields
 from mla_jax.data.dataset import DataSpec, Split, SubsetOfModalities
 from mla_jax.data.pipeline import batches_per_epoch, evaluation_batches
 from mla_jax.datasets import DESCRIPTIONS, load_dataset
-from mla_jax.errors import UserError, check_choice
+from mla_jax.errors import NonFiniteLossError, UserError, check_choice
 from mla_jax.evaluate import Evaluator, outputs
 from mla_jax.program import Program, build_program
 from mla_jax.runs import checkpoint, metrics, predictions, stablehlo, weights
@@ -319,7 +320,22 @@ class Run:
             self._checkpoints.pin(self.selector.chosen["step"])
         return state, progress["batches"], progress["sums"]
 
-    def record_from(self, batches: int) -> None:
+    @contextlib.contextmanager
+    def recording(self, batches: int) -> Iterator[None]:
+        """Keeps ``metrics.jsonl`` open, from ``batches`` on; in the end, saves what is in flight.
+
+        A loss that is no number gets a line of its own.
+        """
+        try:
+            self._record_from(batches)
+            yield
+        except NonFiniteLossError as error:
+            self.record({"event": "non-finite loss", **error.report})
+            raise
+        finally:
+            self.flush()
+
+    def _record_from(self, batches: int) -> None:
         """Opens ``metrics.jsonl`` and drops its lines past ``batches``, which happen again.
 
         Says which epochs it lacks, if it was cut short: no checkpoint holds their figures.
@@ -361,11 +377,11 @@ class Run:
 
     def flush(self) -> None:
         """Waits for the save in flight and closes the files."""
-        if self._checkpoints:
-            self._checkpoints.close()
-        if self._metrics:
-            self._metrics.close()
+        files = (self._checkpoints, self._metrics)
         self._checkpoints = self._metrics = None
+        with contextlib.ExitStack() as stack:  # closes all of them, whatever goes wrong
+            for file in filter(None, files):
+                stack.callback(file.close)
 
     def close(self) -> None:
         """Closes the files and gives the folder back."""
