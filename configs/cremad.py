@@ -15,8 +15,9 @@ Table 1 of the MLA paper, test accuracy in %, mean of three seeds:
     video     18.45  18.68  55.48  18.67  17.34  28.09  39.11  64.91
     fused     60.32  61.56  66.32  60.07  59.21  68.14  63.71  79.70
 
-DI-MML's numbers could not be read.  Its recipe (``main_CFT.py``) is ``:method=dimml,fidelity=
-released_cremad,recipe=stft_10s,split=ogm,epochs=150 --config.batch_size=16``.
+DI-MML's numbers could not be read.  Its recipe (``main_CFT.py``), with its draw of frames and its
+noise on every picture, is ``:method=dimml,fidelity=released_cremad,variant=dimml,recipe=stft_10s,
+split=ogm,noise=0.1,epochs=150 --config.batch_size=16``; ``noise`` up to 0.4 is its noise study.
 
 One GPU or a TPU v4-8: 1 to 2 hours per run (estimated).
 ``runlocal``: under a minute on two CPU cores (estimated).
@@ -26,8 +27,10 @@ from mla_jax.config import recipes
 
 
 def get_config(argument: str | None = None):
-    """``argument``: see ``recipes.arguments``, and ``recipe=``."""
-    chosen = recipes.arguments(argument, modalities=("audio", "video"), recipe="kaldi_fbank")
+    """``argument``: see ``recipes.arguments``, and ``recipe=``, ``variant=`` and ``noise=``."""
+    chosen = recipes.arguments(
+        argument, modalities=("audio", "video"), recipe="kaldi_fbank", variant="mla", noise=0.0
+    )
     config = recipes.start("cremad", chosen)
     config.encoders = {"audio": {"name": "resnet18"}, "video": {"name": "resnet18"}}
     config.feature_dim = 512

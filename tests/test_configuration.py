@@ -220,6 +220,9 @@ def test_differing_fields():
     ]
     released = to_json(resolve(changed(method__fidelity="released")))
     assert {line.partition(":")[0] for line in differing_fields(saved, released)} == {
+        "absent",
+        "drop_last",
+        "head_init",
         "method.fidelity",
         "method.fusion",
         "method.projection.enabled",

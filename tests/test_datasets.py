@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from mla_jax import train
-from mla_jax.config import fields
+from mla_jax.config import fields, files
 from mla_jax.config.fields import base_config, dataset_block, resolve
 from mla_jax.data.streams import KINDS
 from mla_jax.datasets import DESCRIPTIONS, REGISTRY, load_dataset, splits
@@ -93,6 +93,16 @@ def test_crops_of_pictures_can_be_smaller():
         32,
         synthetic_data("cremad").streams["audio"],
     )
+
+
+def test_the_fixed_noise_of_dimml_on_pictures():
+    """DI-MML quirk 10, which its recipe for CREMA-D needs; the sound is left alone."""
+    config = files.load_config("configs/cremad.py:synthetic,noise=0.1")
+    config.dataset.synthetic_sizes = (6, 3, 2)
+    dataset = load_dataset(config.dataset, config.modalities)
+    video, plain = dataset.streams["video"], synthetic_data("cremad").streams["video"]
+    assert (video.noise, video.noise_kind) == (0.1, "fixed") and plain.noise == 0
+    assert dataset.streams["audio"].noise == 0
 
 
 def test_recipes_and_variants_of_the_twin():

@@ -31,6 +31,7 @@ LIMITS = {
     "seed": (0, LARGEST),
     "dataset.split_seed": (0, LARGEST),
     "dataset.crop": (0, LARGEST),
+    "dataset.noise": (0, math.inf),
     "feature_dim": (1, LARGEST),
     "optimizer.learning_rate": (0, math.inf),
     "optimizer.momentum": (0, 1),
@@ -115,6 +116,7 @@ def dataset_block(name: str) -> ConfigDict:
             "split": "auto",  # the name of a split; auto: the one of the protocol
             "split_seed": 0,  # for splits that are drawn at random
             "crop": 0,  # side of the square cut from pictures, in pixels; 0: the data set's own
+            "noise": 0.0,  # deviation of one fixed pattern added to pictures within [0, 1]
             "synthetic": False,  # generated data of the same shapes and classes
             "synthetic_sizes": (512, 128, 128),  # train, validation, test
         }

@@ -69,7 +69,7 @@ def start(dataset: str, chosen: ConfigDict) -> ConfigDict:
     """``fields.base_config`` with the arguments filled in; the file changes the rest."""
     config = fields.base_config()
     config.dataset = fields.dataset_block(dataset)
-    for field in ("split", "synthetic", "recipe", "variant"):
+    for field in ("split", "synthetic", "recipe", "variant", "noise"):
         config.dataset[field] = chosen.get(field, config.dataset[field])
     config.seed = chosen.seed
     config.modalities = chosen.modalities

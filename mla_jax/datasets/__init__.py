@@ -55,14 +55,17 @@ def load_dataset(config: Any, modalities: tuple[str, ...]) -> Dataset:
     """
     check_choice("dataset.name", config.name, REGISTRY)
     on_disk = config.name in DESCRIPTIONS
-    foreign = ("path",) if on_disk else ("variant", "recipe", "split", "synthetic", "crop")
+    foreign = ("path",) if on_disk else ("variant", "recipe", "split", "synthetic", "crop", "noise")
     for field in foreign:
         if config.get(field, "") not in ("", "auto", 0):
             other = "dataset.data_dir says where its records are" if on_disk else "leave it out"
             raise UserError(f"dataset '{config.name}' has no dataset.{field}: {other}")
     dataset = REGISTRY[config.name](config, modalities)
     check_examples(dataset)
-    streams = {m: cropped(stream, config.get("crop", 0)) for m, stream in dataset.streams.items()}
+    streams = {
+        m: noisy(cropped(stream, config.get("crop", 0)), config.get("noise", 0.0))
+        for m, stream in dataset.streams.items()
+    }
     return dataset._replace(streams=streams)
 
 
@@ -78,6 +81,14 @@ def cropped(stream: Stream, side: int) -> Stream:
     if side > 2 * stored:
         raise UserError(f"dataset.crop={side} is more than twice the stored {stored} pixels")
     return stream._replace(crop=side)
+
+
+def noisy(stream: Stream, deviation: float) -> Stream:
+    """The stream, if of pictures, with one pattern of noise added to every example, in training and
+    in evaluation, as DI-MML does on CREMA-D (quirk 10); 0: as it is."""
+    if not deviation or stream.kind not in PICTURES:
+        return stream
+    return stream._replace(noise=deviation, noise_kind="fixed")
 
 
 def default_split(name: str, protocol: str) -> str:
