@@ -112,8 +112,8 @@ class Evaluator:
         total = Counts(0, 0, 0)
         where = distributed.process()
         for batch in evaluation_batches(split, batch_size, len(self._devices), *where):
-            counts = self._counts(state.variables, state.method_state, batch)
-            total = jax.tree.map(lambda t, c: t + np.asarray(c, np.int64), total, counts)
+            counts = jax.device_get(self._counts(state.variables, state.method_state, batch))
+            total = jax.tree.map(lambda t, c: t + c.astype(np.int64), total, counts)
         for column, modality in enumerate(self.modalities):
             if bad := total.bad_inputs[column]:
                 first = _first_not_finite(split, modality, column)
