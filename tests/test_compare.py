@@ -24,7 +24,7 @@ def compare(commands):
 
 SAME = "mla:fidelity=first_drop"  # as every method that knows it, by the options below
 OTHER = "mla:zero_grad_drift=true+fusion=fixed"
-METHODS = f"unimodal,unimodal:fidelity=released,concat,mla,{SAME},mla,{OTHER}"
+METHODS = f"unimodal,unimodal:fusion=equal,concat,mla,{SAME},mla,{OTHER}"
 METHODS += ",mla:fusion=fixed+zero_grad_drift=True"  # OTHER again
 
 
@@ -53,10 +53,10 @@ def read(workdir: pathlib.Path, entry: str, file: str, part: str = "", seed: int
 
 def test_the_rows_are_the_runs(compared, rows):
     workdir, _, _ = compared
-    assert list(rows)[:2] == ["unimodal", "unimodal:fidelity=released"]
+    assert list(rows)[:2] == ["unimodal", "unimodal:fusion=equal"]
     fused = [np.mean(row["test"]["fused"]) for row in list(rows.values())[2:]]
     assert fused == sorted(fused, reverse=True)
-    assert set(rows) == {"unimodal", "unimodal:fidelity=released", "concat", "mla", SAME, OTHER}
+    assert set(rows) == {"unimodal", "unimodal:fusion=equal", "concat", "mla", SAME, OTHER}
     for label, row in rows.items():
         method = row["method"]
         assert method == label.partition(":")[0]
@@ -87,7 +87,7 @@ def test_switches_for_all_rows_and_for_one(compared, rows):
     fidelity = {label: row["fidelity"] for label, row in rows.items()}
     assert fidelity == {
         "unimodal": "paper",  # it knows no first_drop
-        "unimodal:fidelity=released": "released",
+        "unimodal:fusion=equal": "released",
         "concat": "paper",
         "mla": "first_drop",
         SAME: "first_drop",
@@ -110,7 +110,7 @@ def test_a_variant_that_changes_nothing_has_the_figures_of_the_plain_method(comp
         )
         assert plain == same  # also macro-F1
         assert plain != other
-    assert rows["unimodal:fidelity=released"]["test"] == rows["unimodal"]["test"]
+    assert rows["unimodal:fusion=equal"]["test"] == rows["unimodal"]["test"]
 
 
 def test_table_and_plot(compared, rows):
