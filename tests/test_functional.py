@@ -194,8 +194,8 @@ def test_train_can_be_called_whatever_was_imported_first(first):
 # ---- Imports run downwards -------------------------------------------------------------------
 
 FLOORS = (
-    "errors", "functional", "state", "data", "datasets", "encoders", "methods", "distributed",
-    "dispatch", "config", "evaluate", "program", "convert", "runs", "train",
+    "loading", "errors", "functional", "state", "data", "datasets", "encoders", "methods",
+    "distributed", "dispatch", "config", "evaluate", "program", "convert", "runs", "train",
     "compare", "benchmark", "prepare", "predict", "parity",
 )  # fmt: skip
 """From the ground up; a module imports from its own room and from those before it."""
