@@ -9,6 +9,7 @@ Names are loaded when they are used: importing the package alone imports neither
 """
 
 import importlib
+import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -59,6 +60,11 @@ _MODULES = {
 """Public modules; ``train`` is one that can be called."""
 
 __all__ = sorted([*_HOME, *_MODULES, "__version__"])
+
+if sys.argv[:1] == ["-m"]:  # python -m mla_jax.COMMAND, before its imports, which take seconds
+    from mla_jax.loading import say_loading
+
+    say_loading(sys.orig_argv)
 
 
 def __getattr__(name: str) -> Any:

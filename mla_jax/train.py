@@ -78,7 +78,7 @@ def train(
         if distributed.is_main():
             run.workdir.write_data(run.data)  # runs of earlier versions lack it
         say(f"{run.path} holds a finished run; its result:")
-        say(report.result_table(run.result))
+        say(report.closing_lines(run.path, run.result))
         return run
 
     # ---- Program, state and a directory of its own ---------------------------------------------
@@ -103,7 +103,7 @@ def train(
             )
             run.workdir.finish(result)
     distributed.barrier("result")
-    say(report.result_table(run.result))
+    say(report.closing_lines(run.path, run.result))
     return run
 
 
@@ -132,13 +132,15 @@ def fit(run: Run, program: Program, state: TrainState, dataset: Dataset) -> None
         loader = pipeline.Loader(**config.loader)
         batches = pipeline.training_batches(*order, loader, config.drop_last)
         reduce_training = TrainingReduction(train_split, config.batch_size, program.placement)
-        with contextlib.closing(batches), ProgressBar(total, start) as bar:
+        with contextlib.closing(batches), ProgressBar(total, start, say) as bar:
             for number in range(start, total):
                 epoch, index = divmod(number, per_epoch)
                 stage, stage_epoch = calendar[epoch]
                 dispatch = program.dispatches[stage.name]
                 done, epoch_ends = number + 1, index + 1 == per_epoch
                 compiling = dispatch.compile_seconds
+                if not compiling:
+                    bar.write_line(report.compiling_line(stage), say)
                 with run.seconds("train"):
                     if index == 0 and stage.on_epoch:
                         state = stage.on_epoch(state, stage_epoch, reduce_training)
@@ -151,7 +153,9 @@ def fit(run: Run, program: Program, state: TrainState, dataset: Dataset) -> None
                     means.wait(IN_FLIGHT)
                     if epoch_ends or done % config.check_loss_every == 0:
                         means.drain()
-                run.seconds.move("train", "compile", dispatch.compile_seconds - compiling)
+                compiling = dispatch.compile_seconds - compiling
+                run.seconds.move("train", "compile", compiling)
+                bar.leave_out(compiling)
 
                 improved = False
                 if epoch_ends:
@@ -238,7 +242,7 @@ def result_of(run: Run, stages: Sequence[Stage], parameters: int) -> dict[str, A
             "batches": epochs * per_epoch,
             "steps": sum(s.epochs * len(s.phases) for s in stages) * per_epoch,
             "seconds": round(spent["train"], 3),
-            "examples_per_second": round(examples / max(spent["train"], 1e-9), 1),
+            "examples_per_second": round(examples / max(spent["train"], 1e-9), 4),
             "compile_seconds": round(spent["compile"], 3),
             "evaluate_seconds": round(spent["evaluate"], 3),
             "checkpoint_seconds": round(spent["checkpoint"], 3),

@@ -194,7 +194,7 @@ def test_train_can_be_called_whatever_was_imported_first(first):
 # ---- Imports run downwards -------------------------------------------------------------------
 
 FLOORS = (
-    "errors", "functional", "state", "data", "datasets", "encoders", "methods", "slurm",
+    "loading", "errors", "functional", "state", "data", "datasets", "encoders", "methods", "slurm",
     "distributed", "dispatch", "config", "evaluate", "program", "convert", "runs", "train",
     "compare", "benchmark", "prepare", "predict", "parity",
 )  # fmt: skip

@@ -3,6 +3,7 @@
 import hashlib
 import pathlib
 import pickle
+import shlex
 import signal
 import subprocess
 import sys
@@ -13,12 +14,13 @@ import numpy as np
 import pytest
 
 from mla_jax import train
-from mla_jax.config import fields
+from mla_jax.config import fields, files
 from mla_jax.config.fields import dataset_block
 from mla_jax.datasets import load_dataset, records
 from mla_jax.errors import UserError
 from mla_jax.prepare import run
 from mla_jax.prepare.__main__ import main
+from mla_jax.program import build_program
 from tests.media import write_picture, write_sound, write_video, write_vocabulary
 from tests.trees import write
 
@@ -84,6 +86,25 @@ def test_folder(folder, capsys):
     alone = load("folder", folder[1], ("picture",))
     assert sum(split.examples for split in alone.splits.values()) == 7
     assert alone.fingerprint != dataset.fingerprint
+
+
+@pytest.mark.media
+def test_the_last_line_is_the_command_that_trains(folder, capsys):
+    flags, data = folder
+    assert main([*flags, f"--data_dir={data}", "--workers=1", "--examples_per_shard=3"]) == 0
+    said = capsys.readouterr().out.splitlines()[-1]
+    command = shlex.split(said.removeprefix("train on it: "))
+    assert command[:3] == ["python", "-m", "mla_jax.main"] and command[4:] == [f"--data_dir={data}"]
+    config = files.load_config(
+        command[3].removeprefix("--config="), {"dataset.data_dir": str(data)}
+    )
+    assert config.modalities == ("picture", "film", "sound", "caption", "embedding")
+    config.batch_size = 2
+    config = fields.resolve(config)
+    dataset = load_dataset(config.dataset, config.modalities)
+    program = build_program(config, dataset, jax.devices()[:1])
+    sample = dataset.splits["train"].fetch(np.arange(1))
+    jax.eval_shape(program.method.init, jax.random.key(0), sample)
 
 
 @pytest.mark.media

@@ -47,6 +47,7 @@ def main() -> None:
         }
         with space_watched(workdir):
             print("\n" + table.write(workdir, found))
+        print(f"\n{workdir}: comparison.md, comparison.png, comparison.json")
 
 
 def parse_seeds(texts: Sequence[str]) -> list[int]:

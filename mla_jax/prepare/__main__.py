@@ -8,6 +8,7 @@ docs/datasets.md says what each data set's raw folder must hold.
 
 import argparse
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -16,7 +17,7 @@ from mla_jax.config.help import create_parser
 from mla_jax.datasets import DESCRIPTIONS
 from mla_jax.errors import NoSpaceError, UserError, check_choice, check_package, space_watched
 from mla_jax.prepare import run
-from mla_jax.prepare.plan import make_plan
+from mla_jax.prepare.plan import Plan, make_plan
 
 
 def parser() -> argparse.ArgumentParser:
@@ -108,6 +109,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
     for line in summary(report, plan.description.default_split["strict"]):
         print(line)
+    print(f"train on it: {train_command(plan, options)}")
     return 0
 
 
@@ -134,6 +136,30 @@ def summary(report: dict[str, Any], split: str) -> list[str]:
         lines.append(f"{len(report['unreadable'])} unusable files in {run.REPORT}")
     lines.append(f"records: {report['folder']}, fingerprint {report['fingerprint']}")
     return lines
+
+
+ENCODERS = {"tokens": "m3ae_text", "vector": "features"}
+"""For ``folder``, by kind; for all other kinds resnet18."""
+
+
+def train_command(plan: Plan, options: argparse.Namespace) -> str:
+    """The command that trains on what was prepared."""
+    name, given = plan.description.name, []
+    if name == "folder":
+        encoders = [ENCODERS.get(m.stream.kind, "resnet18") for m in plan.modalities.values()]
+        given.append(f"modalities={'+'.join(plan.modalities)}")
+        given.append(f"encoders={'+'.join(encoders)}")
+        given += ["feature_dim=768"] * ("m3ae_text" in encoders)
+    words = ["python -m mla_jax.main", ":".join([f"--config=configs/{name}.py", ",".join(given)])]
+    words[1] = words[1].rstrip(":")
+    if options.data_dir != "data":
+        words.append(f"--data_dir={shlex.quote(options.data_dir)}")
+    known = {"variant": plan.description.variants, "recipe": plan.description.recipes}
+    for field, choices in known.items():
+        chosen = getattr(options, field)
+        if chosen and chosen != choices[0]:
+            words.append(f"--config.dataset.{field}={shlex.quote(chosen)}")
+    return " ".join(words)
 
 
 if __name__ == "__main__":

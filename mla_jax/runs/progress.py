@@ -9,6 +9,9 @@ import tqdm
 
 from mla_jax import distributed
 
+HEARTBEAT = 30.0
+"""Seconds without a line after which one is printed where there is no terminal."""
+
 
 class Stopwatch:
     """Seconds spent by kind of work, carried over by checkpoints: ``with watch("train"): ...``."""
@@ -40,15 +43,40 @@ class Stopwatch:
 
 
 class ProgressBar(tqdm.tqdm):
-    """A bar on a terminal, nothing elsewhere; lines are printed above it."""
+    """A bar on a terminal; lines are printed above it.
 
-    def __init__(self, total: int, initial: int):
+    Elsewhere ``say`` is told how far the work is, whenever ``HEARTBEAT`` has passed without a line.
+    """
+
+    def __init__(self, total: int, initial: int, say: Callable[[str], None] | None = None):
         hidden = not (sys.stderr.isatty() and distributed.is_main())
         super().__init__(
             total=total, initial=initial, unit="batch", disable=hidden, leave=False, mininterval=0.2
         )
+        self._say = say if hidden else None
+        self._first = self._done = initial
+        self._began = self._said = time.monotonic()
+
+    def update(self, n: float | None = 1) -> bool | None:
+        displayed = super().update(n)
+        self._done += n
+        now = time.monotonic()
+        if self._say and now - self._said >= HEARTBEAT:
+            rate = (self._done - self._first) / max(now - self._began, 1e-9)
+            left = self.format_interval((self.total - self._done) / rate)
+            self.write_line(f"batch {self._done} of {self.total}, about {left} left", self._say)
+        return displayed
+
+    def leave_out(self, seconds: float) -> None:
+        """Takes no account of the last ``seconds`` in what it says of the time left."""
+        self._began += seconds
+        self._said += seconds
+        if not self.disable:
+            self.start_t += seconds
+            self.last_print_t += seconds
 
     def write_line(self, line: str, say: Callable[[str], None]) -> None:
         self.clear()
         say(line)
         self.refresh()
+        self._said = time.monotonic()

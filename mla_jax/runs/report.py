@@ -12,6 +12,7 @@ from ml_collections import FrozenConfigDict
 from mla_jax.config import fields
 from mla_jax.data.example_checks import remarks
 from mla_jax.datasets import Dataset
+from mla_jax.methods.base import Stage
 from mla_jax.runs import plots
 from mla_jax.runs.metrics import read_lines
 from mla_jax.runs.nulls import number
@@ -98,10 +99,31 @@ def result_table(result: Mapping[str, Any]) -> str:
     ]
     rows.append(
         f"  {train['epochs']} epochs, {train['steps']} steps in {train['seconds']:.1f} s "
-        f"({train['examples_per_second']:,.0f} examples/s) + {train['compile_seconds']:.1f} s "
+        f"({rate(train['examples_per_second'])}) + {train['compile_seconds']:.1f} s "
         f"compiling + {train['evaluate_seconds']:.1f} s evaluating"
     )
     return "\n".join(rows)
+
+
+def rate(examples_per_second: float) -> str:
+    """``10,200 examples/s``, ``0.25 examples/s``; 0 is what earlier versions made of very few."""
+    if not examples_per_second:
+        return "below 0.05 examples/s"
+    digits = ",.0f" if examples_per_second >= 10 else ".2g"
+    return f"{examples_per_second:{digits}} examples/s"
+
+
+def compiling_line(stage: Stage) -> str:
+    """One line: how many programs are compiled now, and which."""
+    names = [phase.name for phase in stage.phases]
+    return f"compiling {len(names)} program{'s' * (len(names) > 1)} ({', '.join(names)}) ..."
+
+
+def closing_lines(path: pathlib.Path, result: Mapping[str, Any]) -> str:
+    """The result of a run, and where its files are."""
+    files = ("result.json", "report.md", "curves.png", "confusion.png")
+    found = ", ".join(name for name in files if (path / name).exists())
+    return f"{result_table(result)}\n  {path}: {found}"
 
 
 def write_report(
