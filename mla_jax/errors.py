@@ -5,6 +5,7 @@ import difflib
 import errno
 import pathlib
 import shutil
+import sys
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -91,18 +92,27 @@ def _is_no_space(error: BaseException | None) -> bool:
     return any(map(_is_no_space, causes))
 
 
-def check_package() -> None:
-    """Raises ``UserError`` if Python takes a folder for ``mla_jax``; every command calls it first.
+def _check_package() -> None:
+    """Ends a command, or an import, if Python takes a folder for ``mla_jax``.
 
     In the parent folder of a clone that is called ``mla_jax``, the clone is a namespace package:
-    the modules are found where they are installed, and what ``__init__.py`` defines is not.
+    the modules are found where they are installed, but for those that a folder of the clone hides
+    (``runs/``), and what ``__init__.py`` defines is not.
     """
-    if getattr(mla_jax, "__file__", None) is None:
-        folder = next(iter(mla_jax.__path__))
-        raise UserError(
-            f"Python takes the folder {folder} for the package mla_jax: repeat the command in "
-            f"another folder, for example after cd {folder}"
-        )
+    if getattr(mla_jax, "__file__", None) is not None:
+        return
+    folder = next(iter(mla_jax.__path__))
+    sentence = (
+        f"Python takes the folder {folder} for the package mla_jax: repeat the command in another "
+        f"folder, for example after cd {folder}"
+    )
+    if "-m" not in sys.orig_argv:
+        raise ImportError(sentence)
+    print(f"error: {sentence}", file=sys.stderr)
+    raise SystemExit(2)
+
+
+_check_package()  # now, since the next import may be of a module that is hidden
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from mla_jax.datasets import digits
-from tests.commands import Commands
 
 ROOT = pathlib.Path(__file__).parents[1]
 TINY = "tests/configs/tiny.py"
@@ -121,19 +120,25 @@ OPTIONS = {
 def parent_folder(tmp_path_factory):
     """Commands that are run where ``mla_jax/`` is the clone."""
     folder = tmp_path_factory.mktemp("parent")
-    (folder / "mla_jax").symlink_to(ROOT)
+    (folder / "mla_jax" / "runs").mkdir(parents=True)  # as any training leaves there
+    for name in ("mla_jax", "tests", "configs"):
+        (folder / "mla_jax" / name).symlink_to(ROOT / name)
     (folder / "tests").symlink_to(ROOT / "tests")
     (folder / "sitecustomize.py").write_text(FINDER.format(package=str(ROOT / "mla_jax")))
-    server = Commands(folder, {"PYTHONPATH": str(folder)})
-    yield server, folder
-    server.close()
+    return folder
 
 
 @pytest.mark.parametrize("command", OPTIONS)
 def test_started_in_the_parent_folder_of_a_clone(command, parent_folder):
     """Python then takes the clone for a package without ``__init__.py``; noticed at the start."""
-    server, folder = parent_folder
-    done = server.run(f"mla_jax.{command}", OPTIONS[command])
+    folder = parent_folder
+    done = subprocess.run(
+        [sys.executable, "-m", f"mla_jax.{command}", *OPTIONS[command]],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(folder)},
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 2, done.stderr
     assert f"Python takes the folder {folder / 'mla_jax'} for the package mla_jax" in done.stderr
     assert "cd " in done.stderr and done.stderr.count("\n") == 1

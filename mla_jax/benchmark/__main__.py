@@ -21,7 +21,7 @@ from mla_jax.benchmark import input as input_benchmark
 from mla_jax.benchmark import recipes
 from mla_jax.benchmark import step as step_benchmark
 from mla_jax.config.help import HelpFormatter, create_parser
-from mla_jax.errors import UserError, check_choice, check_package
+from mla_jax.errors import UserError, check_choice
 from mla_jax.runs import report
 
 
@@ -57,7 +57,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     chosen = parser.parse_args(arguments)
     try:
-        check_package()
         benchmark, rows = _run(chosen)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)

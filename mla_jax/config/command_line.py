@@ -23,7 +23,6 @@ from mla_jax.errors import (
     NoSpaceError,
     UserError,
     check_choice,
-    check_package,
 )
 
 CONFIG_FLAG = re.compile(r"--?config\.")
@@ -91,7 +90,6 @@ def run_command(main: Callable[[], None]) -> None:
         if HELP & set(argv[1:]):
             print(help_text(argv), end="")
             raise SystemExit(0)
-        check_package()
         try:
             arguments = flags.FLAGS(argv)
             if flags.FLAGS.config is None:
@@ -147,7 +145,6 @@ def status_of(name: str, work: Callable[[], int | None]) -> int:
     ``name`` stands before the sentence about either.
     """
     try:
-        check_package()
         return work() or 0
     except UserError as error:
         print(f"{name}: {error}", file=sys.stderr)

@@ -15,7 +15,7 @@ from typing import Any
 
 from mla_jax.config.help import create_parser
 from mla_jax.datasets import DESCRIPTIONS
-from mla_jax.errors import NoSpaceError, UserError, check_choice, check_package, space_watched
+from mla_jax.errors import NoSpaceError, UserError, check_choice, space_watched
 from mla_jax.prepare import run
 from mla_jax.prepare.plan import Plan, make_plan
 
@@ -86,7 +86,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Exit status 0 when all is done, 1 for a full disk, 2 for bad input, 130 after Ctrl-C."""
     options = parser().parse_args(arguments)
     try:
-        check_package()
         check_choice("dataset", options.dataset, DESCRIPTIONS)
         if options.examples_per_shard < 1 or options.workers < 0:
             raise UserError("--examples_per_shard must be at least 1 and --workers at least 0")
