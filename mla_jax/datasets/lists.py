@@ -37,6 +37,23 @@ def read_lines(path: pathlib.Path) -> list[str]:
     return [line.strip() for line in lines if line.strip()]
 
 
+def read_class_names(path: pathlib.Path) -> list[str]:
+    """The class names of a file, one per line.
+
+    Raises:
+      UserError: there is none, one occurs twice, or as ``read_lines``.
+    """
+    names = read_lines(path)
+    if not names:
+        raise UserError(f"{path} names no class: write one name per line")
+    for name in names:
+        if names.count(name) > 1:
+            raise UserError(
+                f"{path} names the class '{name}' twice: every class has a name of its own"
+            )
+    return names
+
+
 def read_text(path: pathlib.Path) -> str:
     """The whole file, without a byte-order mark; line ends as they are.
 
@@ -56,10 +73,16 @@ def read_csv(path: pathlib.Path, columns: Sequence[str]) -> list[dict[str, str]]
     """The rows of a csv file with a header that has at least ``columns``.
 
     Raises:
-      UserError: the file is empty, a column is missing or occurs twice, or a row has too few or too
-        many cells.
+      UserError: the file is empty or not csv, a column is missing or occurs twice, or a row has too
+        few or too many cells.
     """
-    rows = [row for row in csv.reader(io.StringIO(read_text(path), newline="")) if any(row)]
+    reader = csv.reader(io.StringIO(read_text(path), newline=""), strict=True)
+    try:
+        rows = [row for row in reader if any(row)]
+    except csv.Error as error:
+        raise UserError(
+            f"line {reader.line_num} of {path} is not csv ({error}): is a quote never closed?"
+        ) from error
     if not rows:
         raise UserError(f"{path} is empty: write a header and one line per example")
     header = [name.strip() for name in rows[0]]
@@ -79,10 +102,10 @@ def read_csv(path: pathlib.Path, columns: Sequence[str]) -> list[dict[str, str]]
 
 
 def read_jsonl(path: pathlib.Path, fields: Sequence[str]) -> list[dict[str, str]]:
-    """One JSON object a line, each with at least ``fields``.
+    """One JSON object a line, each with at least ``fields``, which hold text.
 
     Raises:
-      UserError: a line is no object, or lacks a field.
+      UserError: a line is no object, lacks a field, or has something else in it.
     """
     found = []
     for number, line in enumerate(read_lines(path), 1):
@@ -93,6 +116,12 @@ def read_jsonl(path: pathlib.Path, fields: Sequence[str]) -> list[dict[str, str]
         missing = [f for f in fields if not isinstance(record, dict) or f not in record]
         if missing:
             raise UserError(f"line {number} of {path} has no field '{missing[0]}': repair it")
+        if others := [f for f in fields if not isinstance(record[f], str)]:
+            value = json.dumps(record[others[0]])
+            raise UserError(
+                f"line {number} of {path} has {value[:60]} in its field '{others[0]}', which must "
+                "be text: repair it"
+            )
         found.append(record)
     return found
 

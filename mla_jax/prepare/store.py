@@ -146,7 +146,12 @@ def tokenizer(vocabulary: str) -> Any:
             f"--vocab={vocabulary} starts with '{first[:20]}', not with [PAD]: is it the vocab.txt "
             "of a BERT model?"
         )
-    return BertWordPieceTokenizer(str(path), lowercase=True)
+    try:
+        return BertWordPieceTokenizer(str(path), lowercase=True)
+    except Exception as error:  # the library's own kind: bytes that are no text, a token that lacks
+        raise UserError(
+            f"--vocab={vocabulary} is no vocabulary of a BERT model: {error}"
+        ) from error
 
 
 def token_ids(vocabulary: str, text: str, length: int) -> np.ndarray:
