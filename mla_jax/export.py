@@ -8,10 +8,11 @@ says how to call it.
 """
 
 import argparse
+import pathlib
 import sys
 from collections.abc import Sequence
 
-from mla_jax.config.command_line import status_of
+from mla_jax.config.command_line import check_output, status_of
 from mla_jax.config.help import create_parser
 from mla_jax.runs import stablehlo
 from mla_jax.runs.run import EPOCHS, open_run
@@ -41,6 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _export(chosen: argparse.Namespace) -> None:
+    check_output(pathlib.Path(chosen.to), "--to", makes_folders=True)
     open_run(chosen.run).export(chosen.to, chosen.batch, chosen.epoch)
     print(f"{chosen.run} -> {chosen.to}")
 

@@ -66,6 +66,7 @@ def train(
     config = fields.resolve(config)
     say = say if distributed.is_main() else lambda line: None
     dataset = load_dataset(config.dataset, config.modalities)
+    pipeline.batches_per_epoch(dataset.splits["train"], config.batch_size)  # or refuses
     run = Run(Workdir(workdir), config, dataset.spec(), dataset.fingerprint, say, devices)
     run.workdir.check(run.identity)
     finished = run.is_finished()

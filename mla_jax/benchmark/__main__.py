@@ -8,6 +8,7 @@
 
 import argparse
 import json
+import math
 import os
 import sys
 from collections.abc import Sequence
@@ -20,6 +21,7 @@ from mla_jax import methods
 from mla_jax.benchmark import input as input_benchmark
 from mla_jax.benchmark import recipes
 from mla_jax.benchmark import step as step_benchmark
+from mla_jax.config.command_line import status_of
 from mla_jax.config.help import HelpFormatter, create_parser
 from mla_jax.errors import UserError, check_choice
 from mla_jax.runs import report
@@ -56,18 +58,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--rounds", type=int, default=20, metavar="N", help="batches per method")
 
     chosen = parser.parse_args(arguments)
-    try:
-        benchmark, rows = _run(chosen)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    return status_of("mla_jax.benchmark", lambda: _benchmark(chosen))
+
+
+def _benchmark(chosen: argparse.Namespace) -> None:
+    benchmark, rows = _run(chosen)
     if chosen.json:
         print(json.dumps({"kind": chosen.kind, "rows": rows, "machine": machine()}, indent=1))
-        return 0
+        return
     print(report.markdown_table(benchmark.HEADER, benchmark.cells(rows)))
     print("\n" + benchmark.CAPTION.format(**vars(chosen)))
     print("; ".join(f"{key} {value}" for key, value in machine().items()))
-    return 0
 
 
 def _run(chosen: argparse.Namespace) -> tuple[Any, list[dict[str, Any]]]:
@@ -81,6 +82,8 @@ def _run(chosen: argparse.Namespace) -> tuple[Any, list[dict[str, Any]]]:
         for name in names:
             check_choice("method", name, methods.REGISTRY)
         return step_benchmark, step_benchmark.measure(chosen.config, names, chosen.rounds, say)
+    if chosen.examples < 1 or not 0 <= chosen.seconds < math.inf:
+        raise UserError("--examples must be at least 1, and --seconds at least 0")
     names = chosen.recipe.split(",")
     for name in names:
         check_choice("recipe", name, recipes.RECIPES)

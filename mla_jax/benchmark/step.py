@@ -28,13 +28,14 @@ def measure(
     say: Callable[[str], None] = lambda line: None,
 ) -> list[dict[str, Any]]:
     """One row a method of the configuration ``filename`` (``FILE`` or ``FILE:name=value,...``)."""
-    contenders, rows = {}, []
-    for name in methods:
-        say(f"compiling {name} ...")
-        config = files.load_config(filename, arguments={"method": name})
-        config = fields.resolve(config)
+    plan, contenders, rows = [], {}, []
+    for name in methods:  # mistakes come out before the first is compiled
+        config = fields.resolve(files.load_config(filename, arguments={"method": name}))
         dataset = load_dataset(config.dataset, config.modalities)
-        program = build_program(config, dataset)
+        pipeline.batches_per_epoch(dataset.splits["train"], config.batch_size)
+        plan.append((name, config, dataset, build_program(config, dataset)))
+    for name, config, dataset, program in plan:
+        say(f"compiling {name} ...")
         contenders[name] = step = _step(config, dataset, program)
         step(), step()  # the first compiles
         dispatches = program.dispatches.values()

@@ -25,9 +25,10 @@ from absl import flags
 from mla_jax import distributed, train
 from mla_jax.compare import table
 from mla_jax.compare.variants import Part, parse_variants, parts_of
-from mla_jax.config import command_line
+from mla_jax.config import command_line, fields
 from mla_jax.errors import UserError, space_watched
 from mla_jax.runs import report
+from mla_jax.runs.workdir import Workdir
 
 
 def main() -> None:
@@ -36,6 +37,7 @@ def main() -> None:
     workdir = pathlib.Path(F.workdir or f"runs/{command_line.config_name()}-compare")
     variants, seeds = parse_variants(F.methods), parse_seeds(F.seeds)
     plan = {v.label: parts_of(v) for v in variants}  # mistakes come out before the first run
+    check_folders([part for parts in plan.values() for part in parts], seeds, workdir)
     results = [(v, train_row(plan.pop(v.label), seeds, workdir)) for v in variants]
     if distributed.is_main():
         found = {
@@ -56,6 +58,8 @@ def parse_seeds(texts: Sequence[str]) -> list[int]:
         seeds = [int(text) for text in texts]
     except ValueError as error:
         raise UserError(f"--seeds={','.join(texts)} must be integers, as in 0,1,2") from error
+    if not all(0 <= seed < 2**31 for seed in seeds):
+        raise UserError(f"--seeds={','.join(texts)} must be at least 0 and at most {2**31 - 1}")
     if len(set(seeds)) != len(seeds) or not seeds:
         raise UserError(f"--seeds={','.join(texts)} must be different integers")
     if "seed" in command_line.config_overrides():
@@ -63,12 +67,24 @@ def parse_seeds(texts: Sequence[str]) -> list[int]:
     return seeds
 
 
+def check_folders(parts: Sequence[Part], seeds: Sequence[int], workdir: pathlib.Path) -> None:
+    """Raises ``UserError`` unless the table and every run can lie in ``workdir``."""
+    for name in table.FILES:
+        command_line.check_output(workdir / name, "--workdir", makes_folders=True)
+    for part in parts:
+        for seed in seeds:
+            part.config.seed = seed
+            config = fields.resolve(part.config)
+            identity = {"config": fields.to_json(config), "data": part.fingerprint}
+            Workdir(workdir / part.folder / f"seed{seed}").check(identity)
+
+
 def train_row(
     parts: Sequence[Part], seeds: Sequence[int], workdir: pathlib.Path
 ) -> list[list[dict]]:
     """Trains what is not finished yet; the results of one row, ``[seed][part]``."""
     results: list[list[dict]] = [[] for _ in seeds]
-    for folder, config, program in parts:
+    for folder, config, program, _ in parts:
         for found, seed in zip(results, seeds, strict=True):
             config.seed = seed
             path = workdir / folder / f"seed{seed}"

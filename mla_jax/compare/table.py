@@ -16,6 +16,7 @@ Runs = Sequence[Sequence[Mapping[str, Any]]]
 """The ``result.json`` of a row's runs, ``[seed][part]``; there is one part, or one per modality
 where the method trains one modality at a time (``methods.trains_one_modality``)."""
 
+FILES = ("comparison.md", "comparison.json", "comparison.png")
 RESAMPLES = 10_000
 
 

@@ -49,6 +49,8 @@ class Part(NamedTuple):
     folder: str
     config: ConfigDict
     program: Program
+    fingerprint: str
+    """That of the data set."""
 
 
 def parse_variants(entries: Sequence[str]) -> list[Variant]:
@@ -125,7 +127,7 @@ def parts_of(variant: Variant) -> list[Part]:
     for folder, config in configs.items():
         resolved = fields.resolve(config)
         dataset = load_dataset(resolved.dataset, resolved.modalities)
-        parts.append(Part(folder, config, build_program(resolved, dataset)))
+        parts.append(Part(folder, config, build_program(resolved, dataset), dataset.fingerprint))
     return parts
 
 

@@ -29,6 +29,14 @@ CONFIG_FLAG = re.compile(r"--?config\.")
 FILE_ERROR, USAGE_ERROR, NON_FINITE = 1, 2, 3
 """Exit statuses.  A run that signal n stops exits with 128 + n, so that a scheduler restarts it."""
 
+WORDINGS = {
+    r"invalid literal for int\(\) with base 10: .*": "it must be an integer",
+    r"could not convert string to float: .*": "it must be a number",
+    r"\('Non-boolean argument to boolean flag', .*\)": "it must be true or false",
+}
+"""How Python and absl say that a value is of another type, and how we do."""
+OF_A_RUN = ("config.json", "data.json", "result.json", "metrics.jsonl")
+"""Files of a run without which it is lost, or cannot be opened."""
 NO_CONFIG = "give --config=FILE, for example --config=configs/digits.py"
 HELP = {"--help", "-help", "--helpshort", "-h", "-?"}
 
@@ -98,7 +106,10 @@ def run_command(main: Callable[[], None]) -> None:
             return arguments
         except (flags.Error, AttributeError, LookupError, TypeError, ValueError) as error:
             explain_config_flags(argv)
-            raise UserError(f"{str(error).splitlines()[0]} (--help lists the options)") from error
+            text = str(error).splitlines()[0]
+            for pattern, words in WORDINGS.items():
+                text = re.sub(pattern, words, text)
+            raise UserError(f"{text} (--help lists the options)") from error
 
     try:
         app.run(start, flags_parser=parse)
@@ -158,24 +169,37 @@ def status_of(name: str, work: Callable[[], int | None]) -> int:
         return 130
 
 
-def check_output(path: pathlib.Path) -> None:
-    """Makes sure, before the work, that ``write_whole`` can write the file of ``--output``.
+def check_output(path: pathlib.Path, flag: str = "--output", makes_folders: bool = False) -> None:
+    """Makes sure, before the work, that a file can be written.
+
+    Args:
+      path: the file.
+      flag: the option that names it.
+      makes_folders: whether missing folders above it will be made.
 
     Raises:
-      UserError: it is a folder, its folder is missing, or nothing can be written there.
+      UserError: it is a folder or the record of a run, its folder is missing or is a file, or
+        nothing can be written there.
     """
     if path.is_dir():
-        raise UserError(f"--output={path} is a folder: name a file")
-    if not path.parent.is_dir():
-        raise UserError(f"--output={path}: there is no folder {path.parent}: make it first")
+        raise UserError(f"{flag}={path} is a folder: name a file")
+    if path.name in OF_A_RUN and (path.parent / "config.json").is_file():
+        raise UserError(f"{flag}={path} is a file of the run in {path.parent}: name another")
+    folder = path.parent
+    while makes_folders and not folder.exists():
+        folder = folder.parent
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{flag}={path}: {folder} is a file, not a folder: name another place")
+    if not folder.is_dir():
+        raise UserError(f"{flag}={path}: there is no folder {folder}: make it first")
     try:
         if _is_special(path):
             path.open("ab").close()
         else:
-            tempfile.TemporaryFile(dir=path.parent).close()
+            tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
         raise UserError(
-            f"--output={path} cannot be written ({error.strerror}): name a file elsewhere"
+            f"{flag}={path} cannot be written ({error.strerror}): name a file elsewhere"
         ) from error
 
 

@@ -23,6 +23,12 @@ WITH_PYTORCH_HEADS = ("cavmae_audio", "cavmae_visual", "features", "m3ae_image",
 """The encoders whose classifiers the MLA code leaves as PyTorch initialises them; it calls its
 ``weight_init`` on the ResNet classifier only (``main.py:718``)."""
 
+OPEN_GROUPS = {"encoders", "method"}
+"""Groups whose fields depend on the modalities and on the method."""
+
+MOST_EPOCHS = 1_000_000
+"""A run lists its epochs before it starts."""
+
 NOT_COMPARED = ("check_loss_every", "checkpoint", "dataset.data_dir", "loader", "log_every_steps")
 """Fields that a resumed run may change, because no result depends on them."""
 
@@ -32,7 +38,7 @@ LIMITS = {
     "dataset.split_seed": (0, LARGEST),
     "dataset.crop": (0, LARGEST),
     "dataset.noise": (0, math.inf),
-    "feature_dim": (1, LARGEST),
+    "feature_dim": (1, 65536),
     "optimizer.learning_rate": (0, math.inf),
     "optimizer.momentum": (0, 1),
     "optimizer.weight_decay": (0, math.inf),
@@ -40,7 +46,7 @@ LIMITS = {
     "optimizer.decay_rate": (0, math.inf),
     "optimizer.warmup_epochs": (0, LARGEST),
     "batch_size": (1, LARGEST),
-    "epochs": (1, LARGEST),
+    "epochs": (1, MOST_EPOCHS),
     "evaluation.batch_size": (1, LARGEST),
     "evaluation.every_epochs": (1, LARGEST),
     "checkpoint.every_epochs": (0, LARGEST),
@@ -48,7 +54,7 @@ LIMITS = {
     "checkpoint.keep": (1, LARGEST),
     "loader.workers": (0, 64),
     "loader.threads": (1, 256),
-    "loader.prefetch": (1, LARGEST),
+    "loader.prefetch": (1, 1024),
     "check_loss_every": (1, LARGEST),
 }
 """The smallest and the largest value of every field of ``base_config`` that is a number."""
@@ -177,7 +183,13 @@ def resolve(config: ConfigDict) -> FrozenConfigDict:
     Raises:
       UserError: a value is not valid.
     """
+    if not isinstance(config, ConfigDict):
+        raise UserError(
+            f"a configuration is needed, not {type(config).__name__}: mla_jax.load_config makes "
+            "one of a file"
+        )
     config = ConfigDict(copy.deepcopy(config.to_dict()))
+    _check_names(config)
     names = [config.modalities] if isinstance(config.modalities, str) else config.modalities
     config.modalities = tuple(m for name in names for m in str(name).replace("+", ",").split(","))
     check_choice("protocol", config.protocol, PROTOCOLS)
@@ -198,6 +210,10 @@ def resolve(config: ConfigDict) -> FrozenConfigDict:
     if config.compute_dtype == "auto":  # bfloat16 is slower on a CPU
         on_cpu = jax.default_backend() == "cpu"
         config.compute_dtype = "float32" if on_cpu else "bfloat16"
+    if "" in config.modalities:
+        raise UserError(
+            f"modalities={'+'.join(config.modalities)} has an empty name: write them as in a+b"
+        )
     if len(set(config.modalities)) != len(config.modalities):
         raise UserError(f"modalities name one twice: {'+'.join(config.modalities)}")
     for name in config.modalities:
@@ -221,6 +237,17 @@ def resolve(config: ConfigDict) -> FrozenConfigDict:
         published = "torch" if names & set(WITH_PYTORCH_HEADS) else "xavier_untruncated"
         config.head_init = "xavier" if paper else published
     return FrozenConfigDict(config)
+
+
+def _check_names(config: ConfigDict) -> None:
+    """Raises ``UserError`` at a field that only a configuration file can have made up.
+
+    Those of the encoders and of the method are checked where these are made.
+    """
+    known = flatten(base_config().to_dict()).keys() | OPEN_GROUPS
+    for field in flatten(config.to_dict()):
+        group = field.partition(".")[0]
+        check_choice("configuration field", group if group in OPEN_GROUPS else field, known)
 
 
 def resolve_switches(block: Mapping[str, Any]) -> dict[str, Any]:
@@ -249,13 +276,17 @@ def override(config: ConfigDict, overrides: Mapping[str, Any]) -> None:
     """Sets fields, as in ``{"optimizer.learning_rate": 0.02}``.
 
     Raises:
-      UserError: ``config`` has no such field.
+      UserError: ``config`` has no such field, or the field is of another type.
     """
     known = flatten(config.to_dict())
     for field, value in overrides.items():
         check_choice("configuration field", field, known)
-        with config.unlocked():
-            config.update_from_flattened_dict({field: value})
+        try:
+            with config.unlocked():
+                config.update_from_flattened_dict({field: value})
+        except (TypeError, ValueError) as error:
+            kind = type(known[field]).__name__
+            raise UserError(f"configuration field '{field}' takes {kind}, not {value!r}") from error
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -273,12 +304,25 @@ def to_json(config: ConfigDict | FrozenConfigDict) -> dict[str, Any]:
 
 
 def completed(saved: Mapping[str, Any]) -> dict[str, Any]:
-    """A saved ``to_json`` configuration with the defaults of the fields it was too old to have."""
+    """A saved ``to_json`` configuration with the defaults of the fields it was too old to have.
+
+    Raises:
+      UserError: a field is of another type.
+    """
     defaults = to_json(base_config())
     del defaults["method"]  # its switches are those of its own method
     # Before there was a choice:
     defaults |= {"drop_last": True, "absent": "skip", "head_init": "xavier"}
-    return _merge(defaults, saved)
+    merged = _merge(defaults, saved)
+    values = flatten(merged)
+    for field, default in flatten(defaults).items():
+        kinds = (int, float) if isinstance(default, float) else type(default)
+        if not isinstance(values.get(field), kinds):
+            raise UserError(
+                f"the saved configuration has {field}={values.get(field)}, which must be like "
+                f"{default}: it was changed or is damaged"
+            )
+    return merged
 
 
 def differing_fields(saved: Mapping[str, Any], current: Mapping[str, Any]) -> list[str]:

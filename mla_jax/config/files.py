@@ -5,6 +5,7 @@ import importlib.util
 import os
 import pathlib
 import sys
+import traceback
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,7 +18,7 @@ FOLDER = "configs"
 
 
 def load_config(
-    filename: str,
+    filename: str | os.PathLike[str],
     overrides: Mapping[str, Any] | None = None,
     arguments: Mapping[str, str] | None = None,
 ) -> ConfigDict:
@@ -34,7 +35,7 @@ def load_config(
     >>> load_config("configs/digits.py:method=concat", {"epochs": 5}).epochs
     5
     """
-    name, colon, text = filename.partition(":")
+    name, colon, text = os.fspath(filename).partition(":")
     path = find(name)
     loader = importlib.machinery.SourceFileLoader("mla_jax_config", str(path))
     module = importlib.util.module_from_spec(importlib.util.spec_from_loader(loader.name, loader))
@@ -45,15 +46,36 @@ def load_config(
         raise UserError(f"{path} is not a configuration file: not Python ({error})") from error
     except OSError as error:
         raise UserError(f"cannot read the configuration file {path}: {error.strerror}") from error
-    exec(code, module.__dict__)
-    if not hasattr(module, "get_config"):
-        raise UserError(f"{path} is not a configuration file: it has no function get_config")
     items = {item.partition("=")[0]: item for item in filter(None, text.split(","))}
     items |= {name: f"{name}={value}" for name, value in (arguments or {}).items()}
     argument = ",".join(items.values())
-    config = module.get_config(argument) if argument or colon else module.get_config()
+    try:
+        exec(code, module.__dict__)
+        if not callable(getattr(module, "get_config", None)):
+            raise UserError(f"{path} is not a configuration file: it has no function get_config")
+        config = module.get_config(argument) if argument or colon else module.get_config()
+    except UserError:
+        raise
+    except Exception as error:  # whatever a file of somebody's own raises
+        raise UserError(f"{_line_of(error, path)} fails ({_sentence(error)}): mend it") from error
+    if not isinstance(config, ConfigDict):
+        raise UserError(
+            f"get_config of {path} returns {type(config).__name__}: it must return the ConfigDict "
+            "that it made with fields.base_config()"
+        )
     fields.override(config, overrides or {})
     return config
+
+
+def _line_of(error: Exception, path: pathlib.Path) -> str:
+    """The last line of a configuration file that an error went through, as ``FILE, line 3``."""
+    lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == str(path)]
+    return f"{path}, line {lines[-1]}" if lines else str(path)
+
+
+def _sentence(error: Exception) -> str:
+    text = str(error).strip().partition("\n")[0]
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 def find(name: str) -> pathlib.Path:

@@ -2,7 +2,7 @@
 
 import argparse
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, NoReturn
 
 METAVARS = {"int": "N", "comma separated list of strings": "A,B", "string": "TEXT"}
 """What stands for the value of an absl flag, by the flag's type."""
@@ -23,9 +23,17 @@ class HelpFormatter(argparse.RawDescriptionHelpFormatter):
         return f"{text} (default: {str(shown).replace('%', '%%')})".lstrip()
 
 
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong with a command line in one sentence, without the usage around it."""
+
+    def error(self, message: str) -> NoReturn:
+        name = self.prog.removeprefix("python -m ")
+        self.exit(2, f"{name}: {message} (--help lists the options)\n")
+
+
 def create_parser(command: str, about: str, **options: Any) -> argparse.ArgumentParser:
     """The parser of ``python -m mla_jax.COMMAND``; ``about`` says what it does, with examples."""
-    return argparse.ArgumentParser(
+    return Parser(
         prog=f"python -m mla_jax.{command}",
         description=about,
         formatter_class=HelpFormatter,

@@ -8,12 +8,14 @@ docs/encoders.md says which files it knows.
 """
 
 import argparse
+import pathlib
 import sys
 from collections.abc import Sequence
 
 import mla_jax.convert
-from mla_jax.config.command_line import status_of
+from mla_jax.config.command_line import check_output, status_of
 from mla_jax.config.help import create_parser
+from mla_jax.convert.files import MANIFEST, VARIABLES
 from mla_jax.errors import UserError
 from mla_jax.runs.run import EPOCHS, is_run, open_run
 
@@ -83,6 +85,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _convert(chosen: argparse.Namespace) -> None:
+    target = pathlib.Path(chosen.target)
+    file = target if target.suffix else target / MANIFEST
+    check_output(file, "--to", makes_folders=True)
+    if target.name in (MANIFEST, VARIABLES) and target.parent == pathlib.Path(chosen.source):
+        raise UserError(f"--to={target} is a file of --from={chosen.source}: name another")
     modalities = tuple(chosen.modalities.split("+")) if chosen.modalities else ()
     for_files = (modalities, chosen.ignore, chosen.average_channels, chosen.convention)
     if is_run(chosen.source):

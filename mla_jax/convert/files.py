@@ -7,6 +7,8 @@ that any language can read, and needs neither JAX nor PyTorch.
 
 import json
 import pathlib
+import re
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -34,16 +36,28 @@ def read_tensors(path: pathlib.Path) -> Tensors:
         raise UserError(f"no checkpoint at {path}")
     if path.suffix == ".safetensors":
         try:
-            return dict(safetensors.numpy.load_file(path))
+            tensors = dict(safetensors.numpy.load_file(path))
         except (safetensors.SafetensorError, OSError) as error:
             raise UserError(f"{path} is not a readable safetensors file: {error}") from error
+        if not tensors:
+            raise UserError(f"{path} holds no tensor: name another file")
+        return tensors
     if path.suffix in (".pkl", ".pickle"):
         return pickles.read_m3ae(path)
     torch = import_torch(f"reading {path.name}")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many kinds, none of them documented
-        raise UserError(f"{path} is not a readable PyTorch checkpoint: {error}") from error
+        with warnings.catch_warnings():  # a file that is none makes torch guess aloud
+            warnings.simplefilter("ignore")
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many kinds, with pages of text
+        if asked := re.search(r"GLOBAL (\S+) was not an allowed global", str(error)):
+            raise UserError(
+                f"{path} is refused: it asks for {asked[1]}, which no checkpoint needs: do not "
+                "trust it"
+            ) from error
+        raise UserError(
+            f"{path} is not a readable PyTorch checkpoint: it is damaged or is something else"
+        ) from error
     if isinstance(content, dict) and isinstance(content.get("model"), dict):
         content = content["model"]
     if not isinstance(content, dict) or not all(

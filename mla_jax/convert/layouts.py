@@ -10,7 +10,7 @@ from mla_jax.convert.backbones import BACKBONES, backbone_of, convention_of
 from mla_jax.convert.heads import UNUSED, head_rows, heads_of, names_for, unused_head
 from mla_jax.convert.known_layouts import LAYOUTS, Layout, Tower, identify
 from mla_jax.convert.names import Row, Tensors, to_flax, to_torch
-from mla_jax.errors import UserError
+from mla_jax.errors import UserError, check_choice
 
 
 def without_prefix(tensors: Tensors) -> tuple[Tensors, str]:
@@ -84,6 +84,7 @@ def back_to_torch(tensors: Tensors, manifest: Mapping[str, Any], source: str) ->
     found: Tensors = {}
     remaining = dict(tensors)
     for modality, name in manifest["backbones"].items():
+        check_choice(f"backbone in the manifest of {source}", name, BACKBONES)
         rows = BACKBONES[name].rows_of(tensors, f"params/encoder/{modality}")
         rows = [_placed(row, _dot(manifest["towers"][modality]), modality) for row in rows]
         own = {

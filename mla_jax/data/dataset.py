@@ -152,13 +152,14 @@ class DataSpec(NamedTuple):
         """The inverse of ``to_json``.
 
         Raises:
-          KeyError, TypeError: the content is not that of ``to_json``.
+          KeyError, TypeError, ValueError: the content is not that of ``to_json``.
         """
         content = {"preparation": {}, **content}
         found = {field: content[field] for field in cls._fields}
         for field in ("modalities", "class_names"):
             found[field] = tuple(found[field])
-        found["shapes"] = {m: tuple(shape) for m, shape in found["shapes"].items()}
+        found["shapes"] = {m: tuple(map(int, shape)) for m, shape in found["shapes"].items()}
+        _ = [np.dtype(name) for name in found["dtypes"].values()]  # a TypeError if there is no such
         found["streams"] = {m: _stream(stream) for m, stream in found["streams"].items()}
         return cls(**found)
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from mla_jax.data.dataset import ArraySplit, Dataset
 from mla_jax.data.streams import Stream
-from mla_jax.datasets.lists import read_lines
+from mla_jax.datasets.lists import read_class_names
 from mla_jax.datasets.splits import PARTS
 from mla_jax.errors import UserError
 
@@ -65,7 +65,7 @@ def _class_names(folder: pathlib.Path, largest: dict[str, int], examples: int) -
     part = max(largest, key=largest.get)
     label, path = largest[part], folder / "classes.txt"
     if path.is_file():
-        names = read_lines(path)
+        names = read_class_names(path)
         if len(names) <= label:
             raise UserError(
                 f"{path} names {len(names)} classes and the labels go up to {label}: name them all"
@@ -103,6 +103,8 @@ def read_arrays(path: pathlib.Path, digest: Any = None) -> dict[str, np.ndarray]
             digest.update(path.name.encode() + path.read_bytes())
         found = np.load(path, allow_pickle=False)
         if path.suffix == ".npz":
+            if isinstance(found, np.ndarray):
+                raise ValueError("an .npy file")
             return {name: found[name] for name in found.files}
         return {path.stem: found}
     except DAMAGED as error:
@@ -137,7 +139,7 @@ def _split(
     present = arrays.get("present", np.ones((len(label), len(modalities)), bool))
     wanted = {"present": (len(label), len(modalities))}
     for name, array in {**{m: arrays[m] for m in modalities}, "present": present}.items():
-        if len(array) != len(label) or array.shape != wanted.get(name, array.shape):
+        if array.shape[:1] != label.shape or array.shape != wanted.get(name, array.shape):
             raise UserError(
                 f"'{name}' of the {part} split in {folder} has shape {array.shape}, and there are "
                 f"{len(label)} labels and {len(modalities)} modalities"
@@ -154,6 +156,11 @@ def _split(
                 f"'{name}' of the {part} split in {folder} has shape {array.shape}, so it holds "
                 "nothing: save it again, or leave it out of config.modalities"
             )
+    if not np.isin(present, (0, 1)).all():
+        raise UserError(
+            f"'present' of the {part} split in {folder} holds other values than True and False: "
+            "save it as booleans"
+        )
     inputs = {m: _narrow(arrays[m], f"'{m}' of the {part} split in {folder}") for m in modalities}
     return ArraySplit(inputs, label.astype(np.int32), present.astype(bool))
 
@@ -185,5 +192,10 @@ def _stream(modality: str, splits: dict[str, ArraySplit]) -> Stream:
     shapes = {part: split.inputs[modality].shape[1:] for part, split in splits.items()}
     if len(set(shapes.values())) > 1:
         raise UserError(f"'{modality}' has another shape in each split: {shapes}")
+    types = {part: str(split.inputs[modality].dtype) for part, split in splits.items()}
+    if len(set(types.values())) > 1:
+        raise UserError(
+            f"'{modality}' is not of the same type in all splits: {types}: save them alike"
+        )
     kind = "tokens" if array.dtype.kind in "iu" and array.ndim == 2 else "vector"
     return Stream(kind, array.shape[1:], str(array.dtype))

@@ -52,7 +52,7 @@ def enumerate_csv(options: argparse.Namespace) -> Raw:
     rows = [row for _, row in numbered if any(row.values())]
     names = modality_columns(path, rows)
     modalities = {name: _modality(path, root, rows, c, options) for c, name in names.items()}
-    given = lists.read_lines(pathlib.Path(options.classes)) if options.classes else ()
+    given = lists.read_class_names(pathlib.Path(options.classes)) if options.classes else ()
     classes = given or sorted({row["label"] for row in rows if row["label"]})
     examples, problems, parts, seen = [], [], {}, set()
     for number, row in numbered:

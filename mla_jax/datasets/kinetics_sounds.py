@@ -119,7 +119,7 @@ def _classes(options: argparse.Namespace) -> tuple[str, ...]:
         )
     if not own:
         return class_names("kinetics_sounds_ks31")
-    return tuple(sorted(lists.read_lines(pathlib.Path(options.classes))))
+    return tuple(sorted(lists.read_class_names(pathlib.Path(options.classes))))
 
 
 def _file_of(id: str, files: Mapping[str, str], by_id: Mapping[str, list[str]]) -> str | None:

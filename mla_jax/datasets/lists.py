@@ -6,6 +6,7 @@ import json
 import os
 import pathlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 from mla_jax.errors import UserError, nearest
 
@@ -51,6 +52,23 @@ def read_lines(path: pathlib.Path) -> list[str]:
     return [line.strip() for line in lines if line.strip()]
 
 
+def read_class_names(path: pathlib.Path) -> list[str]:
+    """The class names of a file, one per line.
+
+    Raises:
+      UserError: there is none, one occurs twice, or as ``read_lines``.
+    """
+    names = read_lines(path)
+    if not names:
+        raise UserError(f"{path} names no class: write one name per line")
+    for name in names:
+        if names.count(name) > 1:
+            raise UserError(
+                f"{path} names the class '{name}' twice: every class has a name of its own"
+            )
+    return names
+
+
 def read_text(path: pathlib.Path) -> str:
     """The whole file, without a byte-order mark; line ends as they are.
 
@@ -79,11 +97,12 @@ def numbered_rows(
     Blank lines are left out.
 
     Raises:
-      UserError: the file is empty, a column is missing or occurs twice, or a row has too few or too
-        many cells.
+      UserError: the file is empty or not csv, a column is missing or occurs twice, or a row has too
+        few or too many cells.
     """
-    reader = csv.reader(io.StringIO(read_text(path), newline=""))
-    header = [name.strip() for name in next(filter(any, reader), [])]
+    reader = csv.reader(io.StringIO(read_text(path), newline=""), strict=True)
+    rows = _rows(reader, path)
+    header = [name.strip() for name in next(filter(any, rows), [])]
     if not header:
         raise UserError(f"{path} is empty: write a header and one line per example")
     for name in filter(None, header):
@@ -92,7 +111,7 @@ def numbered_rows(
     for column in columns:
         if column not in header:
             raise UserError(f"{path} has no column '{column}': {nearest(column, header)}")
-    for row in reader:
+    for row in rows:
         if not row:
             continue
         cells = [cell.strip() for cell in row]
@@ -105,8 +124,18 @@ def numbered_rows(
         yield reader.line_num, dict(zip(header, cells, strict=True))
 
 
+def _rows(reader: Any, path: pathlib.Path) -> Iterator[list[str]]:
+    """The rows of a csv reader; ``UserError`` where they are none."""
+    try:
+        yield from reader
+    except csv.Error as error:
+        raise UserError(
+            f"line {reader.line_num} of {path} is not csv ({error}): is a quote never closed?"
+        ) from error
+
+
 def read_jsonl(path: pathlib.Path, fields: Sequence[str]) -> list[dict[str, str]]:
-    """One JSON object a line, each with at least ``fields``, which are text.
+    """One JSON object a line, each with at least ``fields``, which hold text.
 
     Raises:
       UserError: a line is no object, lacks a field, or has something else in it.
@@ -120,12 +149,12 @@ def read_jsonl(path: pathlib.Path, fields: Sequence[str]) -> list[dict[str, str]
         missing = [f for f in fields if not isinstance(record, dict) or f not in record]
         if missing:
             raise UserError(f"line {number} of {path} has no field '{missing[0]}': repair it")
-        for field in fields:
-            if not isinstance(record[field], str):
-                raise UserError(
-                    f"field '{field}' in line {number} of {path} is not text but "
-                    f"{json.dumps(record[field])[:40]}: repair it"
-                )
+        if others := [f for f in fields if not isinstance(record[f], str)]:
+            value = json.dumps(record[others[0]])
+            raise UserError(
+                f"line {number} of {path} has {value[:60]} in its field '{others[0]}', which must "
+                "be text: repair it"
+            )
         found.append(record)
     return found
 

@@ -30,6 +30,12 @@ INDEX = "index.json"
 RESERVED = ("id", "label", "present", "aspect", *RESERVED_NAMES)
 PICTURES = ("image", "clip", "flow")
 JPEG_QUALITY = 95
+INDEX_KINDS = {
+    **dict.fromkeys(("name", "fingerprint"), str),
+    **dict.fromkeys(("streams", "groups", "lists"), dict),
+    **dict.fromkeys(("classes", "shard_bytes", "ids", "label", "present", "aspect"), list),
+}
+"""What every ``index.json`` holds: types by name."""
 
 
 def directory(data_dir: str, name: str, configuration: str) -> pathlib.Path:
@@ -134,9 +140,12 @@ def read_index(folder: pathlib.Path) -> dict[str, Any]:
     again = "run prepare again, with --force if the raw files are still there"
     try:
         index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
-        sizes = index["shard_bytes"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError) as error:
         raise UserError(f"{folder / INDEX} is damaged ({error}): {again}") from error
+    for key, kind in INDEX_KINDS.items():
+        if not isinstance(index, dict) or not isinstance(index.get(key), kind):
+            raise UserError(f"{folder / INDEX} is damaged (no sound '{key}'): {again}")
+    sizes = index["shard_bytes"]
     for shard, size in enumerate(sizes):
         path = folder / shard_name(index["name"], shard, len(sizes))
         if not path.is_file() or path.stat().st_size != size:

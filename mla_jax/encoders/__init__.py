@@ -25,6 +25,11 @@ REGISTRY: dict[str, type[nn.Module]] = {
     "resnet18": resnet.ResNet18,
 }
 
+KINDS: dict[Any, tuple[type, ...]] = {
+    int: (int,), float: (int, float), bool: (bool,), str: (str,)
+}  # fmt: skip
+"""What a field of this annotation takes."""
+
 
 class Encoders(NamedTuple):
     """One Linen module a modality, behind two pure functions."""
@@ -164,13 +169,23 @@ def create_encoders(
     modules = {}
     for modality in modalities:
         check_choice("modality (it has no config.encoders entry)", modality, configs)
-        options = dict(configs[modality])
+        options = configs[modality]
+        if not hasattr(options, "keys") or "name" not in options:
+            raise UserError(
+                f"config.encoders.{modality} must be a group with a name, as in {{'name': 'mlp'}}"
+            )
+        options = dict(options)
         name = options.pop("name")
         check_choice(f"encoders.{modality}.name", name, REGISTRY)
-        known = set(inspect.signature(REGISTRY[name]).parameters) - {"parent", "name", "dtype"}
+        parameters = inspect.signature(REGISTRY[name]).parameters
         for field in options:
+            known = parameters.keys() - {"parent", "name", "dtype"}
             check_choice(f"field of encoder '{name}'", field, known)
-            value = options[field]
+            value, kind = options[field], parameters[field].annotation
+            if kind in KINDS and not isinstance(value, KINDS[kind]):
+                raise UserError(
+                    f"encoders.{modality}.{field}={value} must be of type {kind.__name__}"
+                )
             numbers = value if isinstance(value, tuple | list) else (value,)
             if any(isinstance(n, int) and n < 1 for n in numbers if not isinstance(n, bool)):
                 raise UserError(f"encoders.{modality}.{field}={value} must be at least 1")

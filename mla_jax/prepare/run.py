@@ -93,6 +93,8 @@ def _claim(plan: Plan, force: bool) -> Any:
             f"cannot use {plan.folder} ({error}): name another --data_dir, or start over with "
             "--force"
         ) from error
+    if not isinstance(saved, dict):
+        raise UserError(f"{path} is damaged: name another --data_dir, or start over with --force")
     if saved != json.loads(json.dumps(wanted)):
         fields = [k for k in wanted if json.dumps(saved.get(k)) != json.dumps(wanted[k])]
         other = [k for k in fields if k != "digest"] or ["the raw files"]

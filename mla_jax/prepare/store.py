@@ -158,9 +158,9 @@ def tokenizer(vocabulary: str) -> Any:
         )
     try:
         return BertWordPieceTokenizer(str(path), lowercase=True)
-    except TypeError as error:
+    except Exception as error:  # the library's own kind: bytes that are no text, a token that lacks
         raise UserError(
-            f"--vocab={vocabulary} lacks a token that BERT has ({error}): is it whole?"
+            f"--vocab={vocabulary} is no vocabulary of a BERT model: {error}"
         ) from error
 
 

@@ -11,11 +11,13 @@ an error on one process leaves no other one waiting.
 """
 
 import contextlib
+import functools
 import gc
 import json
 import logging
 import pathlib
 import re
+import sys
 import time
 import warnings
 import zlib
@@ -223,6 +225,7 @@ def _read(path: pathlib.Path, wanted: dict[str, Any]) -> dict[str, Any]:
 
 def _load(path: pathlib.Path, wanted: dict[str, Any]) -> dict[str, Any]:
     """What was saved under ``path``, checked; read by this process alone."""
+    _ignore_abandoned_reads()
     index = jax.process_index()
     alone = ocp.options.MultiprocessingOptions(primary_host=index, active_processes={index})
     with _quiet(), ocp.Context(multiprocessing_options=alone):
@@ -232,6 +235,24 @@ def _load(path: pathlib.Path, wanted: dict[str, Any]) -> dict[str, Any]:
     if "state" in loaded and checksum(loaded["state"]) != expected:
         raise ChecksumError
     return {**loaded, "progress": progress}
+
+
+@functools.cache
+def _ignore_abandoned_reads() -> None:
+    """Keeps quiet about the reads that orbax abandons when one of them fails.
+
+    Each complains, whenever it ends, that its event loop is closed, and as it is collected.
+    """
+    warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
+    shown = sys.unraisablehook
+
+    def unraisablehook(what: Any) -> None:
+        code = getattr(what.object, "cr_code", None)
+        abandoned = code is not None and "orbax" in code.co_filename
+        if not abandoned and str(what.exc_value) != "Event loop is closed":
+            shown(what)
+
+    sys.unraisablehook = unraisablehook
 
 
 def _verdict(error: BaseException, path: pathlib.Path) -> tuple[int, str]:

@@ -55,8 +55,16 @@ def initialize_from(
         tensors, made_for, order = _read(pathlib.Path(path), state)
         if set(order) == set(conventions or ()):
             tensors = layouts.in_order(tensors, order, tuple(conventions))
-        loaded = traverse_util.unflatten_dict(tensors, sep="/")
-        encoders = loaded["params"].get("encoder", {})
+        try:
+            loaded = traverse_util.unflatten_dict(tensors, sep="/")
+            encoders = dict(loaded["params"].get("encoder", {}))
+            given_heads = dict(loaded["params"].get("head", {}))
+            given_stats = dict(loaded.get("batch_stats", {}))
+        except (AttributeError, LookupError, TypeError, ValueError) as error:
+            raise UserError(
+                f"{path} holds tensors that no run has, such as {next(iter(tensors))}: name the "
+                "weights of a run"
+            ) from error
         remedy = "convert it again with --modalities"
         if is_run(path):
             remedy = "take one encoder with python -m mla_jax.convert --from=RUN --encoder=MODALITY"
@@ -70,13 +78,18 @@ def initialize_from(
                 raise UserError(f"{paths}: two of these checkpoints hold an encoder for '{m}'")
             wanted = (conventions or {}).get(m, {})
             check_weights(path, m, made_for.get(m, {}), wanted)
-            given = {"params": encoders[m], "batch_stats": loaded.get("batch_stats", {}).get(m, {})}
+            given = {"params": encoders[m], "batch_stats": given_stats.get(m, {})}
             shapes = _shapes({"params": params[m], "batch_stats": stats[m]})
-            check_names(f"{path}, encoder '{m}',", shapes, flat(given))
+            tensors = flat(given)
+            check_names(f"{path}, encoder '{m}',", shapes, tensors)
+            if bad := [name for name, value in tensors.items() if not np.isfinite(value).all()]:
+                raise UserError(
+                    f"{path} holds NaN or infinity in encoder '{m}' ({bad[0]}): name other weights"
+                )
             params[m] = _placed_like(given["params"], params[m])
             stats[m] = _placed_like(given["batch_stats"], stats[m]) if stats[m] else stats[m]
             replaced.append(f"encoder {m}")
-        for name, head in loaded["params"].get("head", {}).items():
+        for name, head in given_heads.items():
             if name in heads and _shapes(head) == _shapes(heads[name]):
                 heads[name] = _placed_like(head, heads[name])
                 replaced.append(f"head {name}")
@@ -107,10 +120,14 @@ def _read(
     tensors = files.read_tensors(path)
     if files.are_ours(tensors):
         header = files.read_metadata(path) if path.suffix == ".safetensors" else {}
-        known = {
-            name: json.loads(header.get(name, "{}")) for name in ("conventions", "joint_order")
-        }
-        return tensors, known["conventions"], tuple(known["joint_order"])
+        try:
+            conventions = json.loads(header.get("conventions", "{}"))
+            order = json.loads(header.get("joint_order", "[]"))
+        except ValueError as error:
+            raise UserError(f"the header of {path} is damaged: convert the run again") from error
+        if not isinstance(conventions, dict) or not isinstance(order, list):
+            raise UserError(f"the header of {path} is damaged: convert the run again")
+        return tensors, conventions, tuple(order)
     bare, _ = layouts.without_prefix(tensors)
     layout = identify(bare, str(path))
     ours = _leaves({"params": {"encoder": state.params["encoder"]}})

@@ -145,9 +145,12 @@ def read_lines(path: pathlib.Path) -> list[dict[str, Any]]:
     """The objects of a metrics file; a last line cut short by a crash is left out.
 
     Raises:
-      UserError: another line is not one of ours.
+      UserError: the file is unreadable, or another line is not one of ours.
     """
-    lines = path.read_text(encoding="utf-8").split("\n")[:-1] if path.exists() else []
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")[:-1] if path.exists() else []
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is unreadable ({error}): give another --workdir") from error
     objects = []
     for number, line in enumerate(lines, 1):
         try:

@@ -96,7 +96,10 @@ def split_of_arrays(
       UserError: an unknown modality, arrays of another length, shape or type, values that are not
         finite or no token ids, or an example without any modality.
     """
-    arrays = {m: np.asarray(array) for m, array in inputs.items()}
+    try:
+        arrays = {m: np.asarray(array) for m, array in inputs.items()}
+    except ValueError as error:
+        raise UserError(f"inputs need arrays, not lists of other shapes ({error})") from error
     for modality in arrays:
         check_choice(f"modality of this run ({'+'.join(spec.modalities)})", modality, spec.shapes)
     if not arrays:

@@ -237,15 +237,18 @@ class Run:
         Raises:
           UserError: an unknown split or modality, or data that differs from the run's.
         """
-        modalities = modalities.split("+") if isinstance(modalities, str) else modalities
-        for modality in filter(None, modalities):
+        if isinstance(modalities, str):
+            modalities = modalities.split("+") if modalities else ()
+        for modality in modalities:
             what = f"modality of this run ({'+'.join(self.modalities)})"
             check_choice(what, modality, self.modalities)
+            if list(modalities).count(modality) > 1:
+                raise UserError(f"modalities={'+'.join(modalities)} names '{modality}' twice")
         name = split if isinstance(split, str) else ""
         if name:
             check_choice(f"split of {self.data.name}", split, self.data.examples)
             split = self.dataset(data_dir).splits[split]
-        if any(modalities):
+        if modalities:
             split = SubsetOfModalities(split, [m in modalities for m in self.modalities])
         predictions.check_split(self.data, split)
         return self._evaluator(self.load(epoch), split, self.config.evaluation.batch_size, name)
@@ -295,8 +298,10 @@ class Run:
         """Takes the folder: creates and locks it, and opens the checkpoints.
 
         Raises:
-          UserError: it cannot be written, or another process is at work in it.
+          UserError: it cannot be written, its metrics are damaged, or another process is at work in
+            it.
         """
+        _ = self.metrics  # damaged ones must come out before anything is changed
         if distributed.is_main():
             self.workdir.create(self.identity, self.data)
         distributed.barrier("workdir")

@@ -124,7 +124,7 @@ def batch_size(batch: int | str) -> int | None:
         number = int(batch)
     except ValueError:
         number = 0
-    if number < 1:
+    if not 1 <= number < 2**31:
         raise UserError(f"batch={batch} should be a number of at least 1, or {SYMBOLIC}")
     return number
 

@@ -16,6 +16,18 @@ except ImportError:  # Windows: two runs in one directory are then not noticed
 
 ELSEWHERE = "give another --workdir"
 
+IDENTITY = {
+    "config": {
+        "encoders": {},
+        "optimizer": {},
+        "method": {"name": str, "fidelity": str},
+        "dataset": {"name": str},
+        "modalities": list,
+        "epochs": int,
+    },
+    "data": str,
+}
+"""What every ``config.json`` of ours holds, at least: types by name."""
 NUMBER = (int, float)
 FIGURE = (*NUMBER, type(None))
 RESULT = {
@@ -54,8 +66,15 @@ class Workdir:
         self._lock: Any = None
 
     def identity(self) -> dict[str, Any] | None:
-        """The ``{"config": ..., "data": fingerprint}`` of the run that lives here, if one does."""
-        return self._read(self._config, {"config": dict, "data": str})
+        """The ``{"config": ..., "data": fingerprint}`` of the run that lives here, if one does.
+
+        Raises:
+          UserError: ``config.json`` is damaged, or is not ours.
+        """
+        content = self._read(self._config, {"config": dict, "data": str})
+        if content is not None and (missing := _missing(content, IDENTITY)):
+            raise UserError(f"{self._config} is damaged (no sound '{missing}'): {ELSEWHERE}")
+        return content
 
     def is_run(self) -> bool:
         """Whether a run lives here, to judge by what lies in the directory."""
@@ -73,9 +92,17 @@ class Workdir:
         Raises:
           UserError: the path is not a directory, or it holds a run of another configuration.
         """
-        for path in (self.path, self.checkpoints):
-            if path.exists() and not path.is_dir():
-                raise UserError(f"--workdir={self.path}: {path} is a file: {ELSEWHERE}")
+        try:
+            for path in (self.path, self.checkpoints, *self.path.parents):
+                if path.exists() and not path.is_dir():
+                    raise UserError(f"--workdir={self.path}: {path} is a file: {ELSEWHERE}")
+        except OSError as error:
+            raise UserError(
+                f"cannot use --workdir={self.path} ({error.strerror}): name another"
+            ) from error
+        for path in (self.metrics, self._data, self._result):
+            if path.is_dir():
+                raise UserError(f"--workdir={self.path}: {path} is a folder: {ELSEWHERE}")
         saved = self.identity()
         if saved is not None:
             self.require_same(saved, identity)
@@ -186,7 +213,7 @@ class Workdir:
             )
         try:
             return DataSpec.from_json(content)
-        except (KeyError, TypeError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise UserError(
                 f"{self._data} is damaged: delete it and repeat the command that trained the run"
             ) from error
