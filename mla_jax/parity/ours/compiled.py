@@ -1,7 +1,9 @@
 """Our method of one column, compiled, and what its training states and evaluation show."""
 
-from collections.abc import Iterator
+import contextlib
+from collections.abc import Callable, Iterator
 from typing import Any
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +12,7 @@ import optax
 from flax import traverse_util
 
 from mla_jax import methods
+from mla_jax.config import fields
 from mla_jax.convert.names import Tensors
 from mla_jax.evaluate import confusion_counts
 from mla_jax.functional.optimizers import (
@@ -88,6 +91,7 @@ class CompiledMethod:
             return jnp.eye(len(x), dtype=dtype) if projection else jnp.zeros(x.shape, dtype)
 
         state = jax.tree_util.tree_map_with_path(fresh, self._abstract_state())
+        stats = {m: stats.get(m, {}) for m in self.case.modalities}  # transformers have none
         return state.replace(params=params, batch_stats=stats)
 
     def batches(self) -> Iterator[tuple[int, Batch, StepInfo]]:
@@ -133,6 +137,17 @@ class CompiledMethod:
             total = total + np.asarray(counted)
         return jax.tree.map(lambda *parts: np.concatenate(parts), *found), total
 
+    def initialization(self) -> Tensors:
+        """Rows of our initialisation."""
+
+        def extremes(rng: jax.Array, batch: Batch) -> Any:
+            variables = self.method.init(rng, batch).variables
+            return jax.tree.map(lambda x: jnp.stack([x.min(), x.max()]), variables)
+
+        with unit_noise():
+            found = jax.jit(extremes)(jax.random.key(0), self.case.batch(0))
+        return rows.initialization(traverse_util.flatten_dict(found, sep="/"))
+
     def shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
         """Of all parameters and statistics."""
         return traverse_util.flatten_dict(self._abstract_state().variables, sep="/")
@@ -158,7 +173,28 @@ def _by_module(state: TrainState, *what: str) -> Tensors:
     return found
 
 
-def step_lr(case: Case, epochs: int) -> np.ndarray:
-    """The learning rate in each epoch, in the middle of it."""
-    rate = learning_rate_schedule(case.optimizer_config(), epochs)
-    return np.array([rate(StepInfo(epoch, 5, 10)) for epoch in range(epochs)])
+def learning_rates(epochs: int) -> Tensors:
+    """Our default learning rate in each epoch, in the middle of it."""
+    rate = learning_rate_schedule(fields.base_config().optimizer, epochs)
+    return rows.rates(np.array([rate(StepInfo(epoch, 5, 10)) for epoch in range(epochs)]))
+
+
+@contextlib.contextmanager
+def unit_noise() -> Iterator[None]:
+    """Every normal draw is one standard deviation, also of those that JAX truncates."""
+
+    def draws(value: float) -> Callable[..., jax.Array]:
+        def draw(key: Any, *arguments: Any, dtype: Any = float, **_: Any) -> jax.Array:
+            shape = next((x for x in arguments if isinstance(x, tuple)), ())
+            return jnp.full(shape, value, dtype)
+
+        return draw
+
+    inner = jax.nn.initializers.variance_scaling.__globals__["random"]  # not jax.random itself
+    truncated = 0.8796256610342398  # the deviation of a standard normal cut off at 2
+    with (
+        mock.patch.object(jax.random, "normal", draws(1)),
+        mock.patch.object(inner, "normal", draws(1)),
+        mock.patch.object(inner, "truncated_normal", draws(truncated)),
+    ):
+        yield
