@@ -66,6 +66,12 @@ class Verdict(NamedTuple):
     def passed(self) -> bool:
         return self.settled or bool(self.relative <= self.tolerance)  # False on NaN
 
+    def mark(self, settled: str, passed: str, unanswered: str, failed: str) -> str:
+        """That of the four which the cell is."""
+        if self.passed:
+            return settled if self.settled else passed
+        return unanswered if self.unanswered else failed
+
 
 def tolerance(row: str, float64: bool) -> float:
     """The largest relative difference that a row may show."""
@@ -159,9 +165,7 @@ def plain(table: Table, abreast: int = 5) -> str:
         cells = []
         for verdicts in table.values():
             v = verdicts.get(row)
-            mark = (
-                _mark(v, {"settled": "tie", "passed": "ok", "unanswered": "?"}, "FAIL") if v else ""
-            )
+            mark = v.mark("tie", "ok", "?", "FAIL") if v else ""
             cells.append(f"{v.absolute:9.1e}{v.relative:9.1e} {mark:>5}" if v else f"{'-':>24}")
         lines.append(f"{row:<{width}}" + "  ".join(cells))
     return "\n".join(lines)
@@ -191,10 +195,5 @@ def write(
 def _cell(v: Verdict | None) -> str:
     if v is None:
         return "-"
-    marks = {"settled": " (tie)", "passed": "", "unanswered": " **not settled**"}
-    return f"{v.absolute:.1e} / {v.relative:.1e}{_mark(v, marks, ' **out**')}"
-
-
-def _mark(v: Verdict, marks: Mapping[str, str], otherwise: str) -> str:
-    """The mark of the first state that a cell is in."""
-    return next((mark for state, mark in marks.items() if getattr(v, state)), otherwise)
+    mark = v.mark(" (tie)", "", " **not settled**", " **out**")
+    return f"{v.absolute:.1e} / {v.relative:.1e}{mark}"

@@ -1,7 +1,8 @@
 """Our method of one column, compiled, and what its training states and evaluation show."""
 
 import contextlib
-from collections.abc import Callable, Iterator
+import functools
+from collections.abc import Iterator
 from typing import Any
 from unittest import mock
 
@@ -183,18 +184,15 @@ def learning_rates(epochs: int) -> Tensors:
 def unit_noise() -> Iterator[None]:
     """Every normal draw is one standard deviation, also of those that JAX truncates."""
 
-    def draws(value: float) -> Callable[..., jax.Array]:
-        def draw(key: Any, *arguments: Any, dtype: Any = float, **_: Any) -> jax.Array:
-            shape = next((x for x in arguments if isinstance(x, tuple)), ())
-            return jnp.full(shape, value, dtype)
+    def draw(value: float, key: Any, *others: Any, dtype: Any = float, **_: Any) -> jax.Array:
+        shape = next((x for x in others if isinstance(x, tuple)), ())
+        return jnp.full(shape, value, dtype)
 
-        return draw
-
+    one = functools.partial(draw, 1)
+    cut_at_two = functools.partial(draw, 0.8796256610342398)  # the deviation of such a normal
     inner = jax.nn.initializers.variance_scaling.__globals__["random"]  # not jax.random itself
-    truncated = 0.8796256610342398  # the deviation of a standard normal cut off at 2
     with (
-        mock.patch.object(jax.random, "normal", draws(1)),
-        mock.patch.object(inner, "normal", draws(1)),
-        mock.patch.object(inner, "truncated_normal", draws(truncated)),
+        mock.patch.object(jax.random, "normal", one),
+        mock.patch.multiple(inner, normal=one, truncated_normal=cut_at_two),
     ):
         yield

@@ -26,7 +26,7 @@ def run(compiled: CompiledMethod, found: Tensors) -> Tensors:
     own |= projection_updates(compiled.switches, case.encoders.feature_dim, compiled.dtype)
     if case.published:  # of the fixtures, that of the optimisers has it
         own |= learning_rates(compiled.column.epochs)
-    if case.resnet:  # pretrained weights replace that of transformers
+    if case.resnet:
         own |= compiled.initialization()
     return own
 

@@ -12,7 +12,7 @@ from mla_jax.parity.columns import CERTAINTY_TEMPERATURE, DUC_DIMENSIONS, TEMPER
 from mla_jax.parity.theirs import published
 from mla_jax.parity.theirs.classifiers import Trial
 from mla_jax.parity.theirs.clones import Clone, quiet, with_constants
-from mla_jax.parity.theirs.recording import NoScheduler, Recorder, loader, softmaxes, to_numpy
+from mla_jax.parity.theirs.recording import NO_SCHEDULER, Recorder, loader, softmaxes, to_numpy
 
 WIDTH = 512  # written into get_indices, main_CFT.py:171
 
@@ -49,7 +49,7 @@ def detached(trial: Trial) -> Tensors:
     with recorder.watching(optimizer):
         clone.stage1.train_epoch(
             trial.published.options, column.epoch, model.audio, model.visual, model.shared,
-            clone.torch.device("cpu"), batches, optimizer, NoScheduler(), *indices, TEMPERATURE,
+            clone.torch.device("cpu"), batches, optimizer, NO_SCHEDULER, *indices, TEMPERATURE,
             trial.published.options.weight,
         )  # fmt: skip
     found |= {name: value for name, value in recorder.found.items() if "/fused/" not in name}
@@ -95,7 +95,7 @@ def fused(trial: Trial) -> Tensors:
     recorder = FusedRecorder(trial, {})
     train = clone.stage2.train_combine_classifier_epoch
     with recorder.watching(optimizer):
-        train(options, 0, *parts, batches, optimizer, NoScheduler())
+        train(options, 0, *parts, batches, optimizer, NO_SCHEDULER)
     batches = [packet[:3] for packet in loader(torch, case.test_batches(dtype))]
     score, logits = softmaxes(
         torch, ("audio", "visual", "joint", "weights", "fused"),

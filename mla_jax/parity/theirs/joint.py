@@ -14,7 +14,7 @@ from mla_jax.convert.names import Tensors
 from mla_jax.parity import rows
 from mla_jax.parity.cases import EXAMPLES
 from mla_jax.parity.theirs.classifiers import SHORT, Trial, wrapped
-from mla_jax.parity.theirs.recording import NoScheduler, Recorder, loader, softmaxes, to_numpy
+from mla_jax.parity.theirs.recording import NO_SCHEDULER, Recorder, loader, softmaxes, to_numpy
 
 HISTORIES = {
     2: {"audio": "txt_history", "visual": "img_history"},
@@ -100,7 +100,7 @@ def train(trial: Trial) -> Tensors:
     ):
         clone.main.train_epoch(
             trial.published.options, column.epoch, whole, torch.device("cpu"),
-            loader(torch, case.training_batches(trial.dtype)), optimizer, NoScheduler(),
+            loader(torch, case.training_batches(trial.dtype)), optimizer, NO_SCHEDULER,
             writer=recorder, **{HISTORIES[len(modalities)][m]: h for m, h in histories.items()},
         )  # fmt: skip
     return recorder.found

@@ -11,26 +11,21 @@ from mla_jax.parity import recursion, rows
 from mla_jax.parity.cases import MODALITIES, PER_EPOCH, projection_inputs
 from mla_jax.parity.theirs import published
 from mla_jax.parity.theirs.classifiers import Trial, wrapped
-from mla_jax.parity.theirs.recording import NoScheduler, Recorder, loader, softmaxes, to_numpy
+from mla_jax.parity.theirs.recording import NO_SCHEDULER, Recorder, loader, softmaxes, to_numpy
 
 
 def run(trial: Trial) -> Tensors:
     """Every quantity of one of MLA's columns."""
-    found = train(trial)
+    torch, found = trial.clone.torch, train(trial)
     found |= rows.with_prefix(trial.tensors(), rows.TRAINED)
     found |= evaluate(trial) | projection_updates(trial)
     if trial.case.published:  # of the fixtures, that of the optimisers has it
         found |= rows.rates(trial.published.rates)
-    if trial.case.resnet:
-        found |= initialization(trial)
+    if trial.case.resnet:  # pretrained weights replace the initialisation of transformers
+        with published.unit_draws(torch):
+            (model,) = published.mla(trial.clone, True, trial.column.command).models
+        found |= rows.initialization(trial.ours(dict(model.state_dict())))
     return found
-
-
-def initialization(trial: Trial) -> Tensors:
-    """What the script's initialisation (``weight_init``) draws from."""
-    with published.unit_draws(trial.clone.torch):
-        (model,) = published.mla(trial.clone, True, trial.column.command).models
-    return rows.initialization(trial.ours(dict(model.state_dict())))
 
 
 class AlternatingRecorder(Recorder):
@@ -93,7 +88,7 @@ def train(trial: Trial) -> Tensors:
         with recorder.watching(optimizer):
             clone.main.train_epoch(
                 trial.published.options, 0, whole, torch.device("cpu"), batches, optimizer,
-                NoScheduler(), gs_plugin=recorder.plugin, gs_flag=True,
+                NO_SCHEDULER, gs_plugin=recorder.plugin, gs_flag=True,
             )  # fmt: skip
     finally:
         model.fusion_module.fc_out = head

@@ -21,6 +21,10 @@ Features = Callable[[Any, Any], Iterable[tuple[str, Any]]]
 """``(inputs, output) -> (modality, features)``, of the call of a module."""
 
 
+NO_SCHEDULER = mock.Mock()
+"""In the place of the scheduler, which steps after the one epoch that is run."""
+
+
 def to_numpy(tensor: Any) -> np.ndarray:
     return tensor.detach().numpy().copy()
 
@@ -44,13 +48,6 @@ def loader(torch: Any, batches: Iterable[Batch]) -> list[tuple[Any, ...]]:
         parts += [batch["label"].astype(np.int64), batch["index"][:, None]]
         found.append(tuple(torch.tensor(np.ascontiguousarray(part)) for part in parts))
     return found
-
-
-class NoScheduler:
-    """Takes the place of the scheduler in a single epoch, after which it would step."""
-
-    def step(self) -> None:
-        """Does nothing."""
 
 
 class Recorder:
