@@ -46,6 +46,8 @@ class Case(NamedTuple):
     """How many tokens the text of transformers has."""
     batch_size: int = 8
     batches: int = 3
+    last: int = 0
+    """The size of the last training batch, where the training set does not divide."""
 
     @property
     def resnet(self) -> bool:
@@ -82,7 +84,8 @@ class Case(NamedTuple):
 
     def training_batches(self, dtype: Any = np.float32) -> list[Batch]:
         """The training set, in order."""
-        return [self.batch(i, dtype=dtype) for i in range(self.batches)]
+        sizes = [self.batch_size] * (self.batches - 1) + [self.last or self.batch_size]
+        return [self.batch(i, size, dtype) for i, size in enumerate(sizes)]
 
     def test_batches(self, dtype: Any = np.float32) -> list[Batch]:
         """The ragged test set."""
@@ -147,6 +150,7 @@ def transformer_case(modalities: tuple[str, ...], dtype: Any) -> Case:
         learning_rate=1e-3,
         named=("block_0/attention/qkv/kernel", "block_1/perceptron/fc1/bias", "norm/scale"),
         head_scale=1,
+        last=5,
         published=True,
         vocabulary=vocabulary,
     )

@@ -36,7 +36,9 @@ TOY_NOTE = (
 TRANSFORMER_NOTE = (
     "transformers: of width 64 and depth 2, without pretrained weights, on the CPU that a constant "
     "of their code excludes; timm's attention and perceptron were stood in for, and M3AE's "
-    "stochastic depth, which returns nothing, was the identity"
+    "stochastic depth, which returns nothing, was the identity; their last batch is a short one, "
+    "padded and masked in ours; JAX's attention is float32 with --float64 too, and so are their "
+    "tolerances"
 )
 NOISE_NOTE = (
     "OGM-GE: each normal draw was 1 on both sides, so that its noise is its standard deviation"

@@ -54,9 +54,9 @@ def settle(
             verdicts[row] = v._replace(settled=settled, double=double, unanswered=unanswered)
             if settled:
                 notes.append(
-                    f"{title}: {row}: {v.relative:.0e} in float32 at {v.worst}; the same cell "
-                    f"agrees to {compare.DOUBLE:.0e} in float64, so it is rounding, presumably at "
-                    "a tie of ReLU, max-pooling or centroids"
+                    f"{title}: {row}: {v.relative:.0e} in float32 at {v.worst}; {double:.0e} in "
+                    "float64, so it is rounding, presumably at a tie of ReLU, max-pooling or "
+                    "centroids"
                 )
     return notes
 

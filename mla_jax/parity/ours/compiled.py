@@ -96,10 +96,11 @@ class CompiledMethod:
         return state.replace(params=params, batch_stats=stats)
 
     def batches(self) -> Iterator[tuple[int, Batch, StepInfo]]:
-        """The training set: numbers from 1, batches and when they come."""
+        """The training set: numbers from 1, batches, padded to one size, and when they come."""
         for i, batch in enumerate(self.case.training_batches(self.dtype)):
             info = StepInfo(*map(np.int32, (self.column.epoch, i, self.case.batches)))
-            yield i + 1, jax.tree.map(jnp.asarray, batch), info
+            full = jax.tree.map(lambda x: jnp.asarray(padded(x, self.case.batch_size)), batch)
+            yield i + 1, full, info
 
     def after(self, state: TrainState, number: int) -> Tensors:
         """Rows of parameters, statistics and, after the last batch, momentum."""
