@@ -196,6 +196,15 @@ def test_the_initialisation_is_the_script_s(tmp_path):
     assert not agrees("model.apply(draw)", "pass")
 
 
+@pytest.mark.parametrize(
+    ("script", "call"),
+    [("main", "valid(chosen"), ("stage1", "train_epoch(chosen"), ("stage2", "train_combine")],
+)
+def test_a_script_that_does_not_train_is_named(script, call, tmp_path):
+    with pytest.raises(UserError, match=f"{script}_0.py does not train as the published one"):
+        read(tmp_path, script, f"    {call}", f"    0 and {call}")
+
+
 def test_a_script_that_does_nothing_is_named(tmp_path):
     with pytest.raises(UserError, match="does nothing as a command"):
         read(tmp_path, "main", "__main__", "__mian__")

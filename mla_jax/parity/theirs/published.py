@@ -11,7 +11,7 @@ import os
 import pathlib
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 from unittest import mock
 
@@ -80,7 +80,7 @@ def mla(clone: Clone, own_model: bool, options: Mapping[str, Any]) -> Published:
     ):
         (folder / options["dataset"]).mkdir()
         as_script(main)
-    args, _, model, _, _, optimizer, scheduler, evaluation = seen
+    args, _, model, _, _, optimizer, scheduler, evaluation = _handed(seen, 8, main)
     return Published(args, (model,), optimizer, _rates(optimizer, scheduler, args), evaluation)
 
 
@@ -111,7 +111,7 @@ def stage1(clone: Clone, own_model: bool) -> Published:
         _command({"dataset": "CREMAD", "no_cuda": True}, "ckpt_path", "logs_path"),
     ):
         as_script(clone.stage1)
-    args, _, *models, _, _, optimizer, scheduler = seen[0][:9]
+    args, _, *models, _, _, optimizer, scheduler = _handed(seen and seen[0][:9], 9, clone.stage1)
     rates = _rates(optimizer, scheduler, args)[: len(seen)]
     return Published(args, tuple(models), optimizer, rates, splits=tuple(splits))
 
@@ -144,7 +144,7 @@ def stage2(clone: Clone, fused: Any) -> Published:
         contextlib.suppress(_TrainingReachedError),
     ):
         as_script(clone.stage2)
-    args, *_, optimizer, scheduler = seen
+    args, *_, optimizer, scheduler = _handed(seen, 11, clone.stage2)
     return Published(args, (fused,), optimizer, _rates(optimizer, scheduler, args))
 
 
@@ -171,6 +171,16 @@ def as_script(module: Any) -> None:
     if not body:
         raise UserError(f"{module.__file__} does nothing as a command: it has no __main__ part")
     exec(compile(ast.Module(body, []), module.__file__, "exec"), vars(module))
+
+
+def _handed(seen: Sequence[Any], count: int, module: Any) -> Sequence[Any]:
+    """What the training function got by position, and MLA's evaluation by keyword."""
+    if len(seen) != count:
+        raise UserError(
+            f"{module.__file__} does not train as the published one: expected {count} values "
+            f"where its training begins, not {len(seen)}"
+        )
+    return seen
 
 
 def _rates(optimizer: Any, scheduler: Any, options: Any) -> np.ndarray:
