@@ -17,7 +17,8 @@ from mla_jax.parity.ours.compiled import CompiledMethod
 
 FIXTURES = pathlib.Path(__file__).parent / "fixtures"
 OTHERS = [f"method_{name}" for name in fixtures.METHODS]
-NAMES = [*(f"toy_{mode}" for mode in MLA), "resnet18", "optimizers", *OTHERS]
+IN_HASTE = [*OTHERS, "transformers"]
+NAMES = [*(f"toy_{mode}" for mode in MLA), "resnet18", "optimizers", *IN_HASTE]
 UNIMODAL, FUSED = "unimodal logits, evaluation", "fused logits"
 NO_QUANTITY = (rows.INITIAL, rows.TRAINED)
 
@@ -36,12 +37,12 @@ def compiled_in_haste():
     jax.config.update("jax_disable_most_optimizations", False)
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name not in OTHERS])
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in IN_HASTE])
 def test_replay(name):
     check_replay(name)
 
 
-@pytest.mark.parametrize("name", OTHERS)
+@pytest.mark.parametrize("name", IN_HASTE)
 def test_replay_of_a_method(name, compiled_in_haste):
     check_replay(name)
 

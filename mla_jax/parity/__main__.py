@@ -9,12 +9,11 @@ It needs PyTorch (the extra ``parity``) and leaves the clones as they are.
 import argparse
 import contextlib
 import pathlib
-import subprocess
+import resource
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -23,13 +22,19 @@ import numpy as np
 from mla_jax.config.command_line import status_of
 from mla_jax.config.help import create_parser
 from mla_jax.errors import UserError, check_choice
-from mla_jax.parity import compare, fixtures, ours, rows, theirs
+from mla_jax.parity import compare, fixtures, ours, rows, settle, theirs
 from mla_jax.parity.columns import BREAKS, COLUMNS, MLA, NOTES
 from mla_jax.parity.theirs import clones
 
+UNSETTLED = 3
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Prints the table; exit status 0 if all is within tolerance, 1 if not, 2 for bad input."""
+    """Prints the table.
+
+    Exit status 0 if all is within tolerance, 1 if not, 2 for bad input, ``UNSETTLED`` if a float64
+    process that should have told did not end by itself.
+    """
     parser = create_parser("parity", __doc__)
     parser.add_argument(
         "--reference", default="", metavar="PATH", help="a clone of the MLA repository"
@@ -45,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--float64", action="store_true", help="both in double precision")
     parser.add_argument(
         "--break", dest="broken", default="", choices=("", *BREAKS),
-        help="set one switch of ours wrong on purpose; the exit status must then be 1",
+        help="set one switch of ours wrong on purpose; float64 must not settle it: exit status 1",
     )  # fmt: skip
     parser.add_argument(
         "--write_fixtures", default="", metavar="DIR", help="write tests/fixtures instead"
@@ -100,27 +105,34 @@ def run(
         for mode in modes:
             say(f"{COLUMNS[mode].title} ...")
             table[mode] = verdicts(loaded, mode, np.dtype(dtype), chosen)
+            settle.give_memory_back()
     notes = [f"work-around: {text}" for clone in loaded.values() for text in clone.workarounds]
-    if not chosen.float64 and not chosen.broken:
-        notes += settle_in_float64(chosen, table, say)
+    if not chosen.float64:
+        notes += settle.settle(chosen, table, say)
     notes += [note for note in NOTES if any(note in COLUMNS[mode].notes for mode in modes)]
     if chosen.broken:
         notes.append(f"--break={chosen.broken}: one switch of ours is wrong on purpose")
     seconds = time.perf_counter() - started
-    notes.append(f"{seconds:.0f} s, {'float64' if chosen.float64 else 'float32'}")
+    used = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    own, other = (resource.getrusage(who).ru_maxrss / 2**20 for who in used)
+    precision = "float64" if chosen.float64 else f"float32; at most {other:.1f} GB in float64"
+    notes.append(f"{seconds:.0f} s, at most {own:.1f} GB in {precision}")
     say(compare.plain(table))
     for note in notes:
         say(f"* {note}")
-    failed = compare.failures(table)
+    failed, unanswered = compare.failures(table), compare.failures(table, unanswered=True)
     for line in failed:
         say(f"OUT OF TOLERANCE  {line}")
+    for line in unanswered:
+        say(f"NOT SETTLED  {line}")
     if chosen.workdir:
         settings = {"float64": chosen.float64, "broken": chosen.broken, "seconds": seconds}
         compare.write(pathlib.Path(chosen.workdir), table, notes, settings)
-    say(
-        "parity: " + (f"{len(failed)} cells out of tolerance" if failed else "all within tolerance")
-    )
-    return 1 if failed else 0
+    outcome = f"{len(failed)} cells out of tolerance" if failed else "all within tolerance"
+    if unanswered:
+        outcome = f"{len(unanswered)} cells not settled" + (f", {outcome}" if failed else "")
+    say(f"parity: {outcome}")
+    return 1 if failed else UNSETTLED if unanswered else 0
 
 
 def verdicts(
@@ -132,47 +144,8 @@ def verdicts(
     few_ties = not chosen.float64
     found = theirs.run(loaded[column.clone], column, case, dtype, few_ties)
     own = ours.run(column, case, found, dtype, chosen.broken)
-    return compare.compare(rows.quantities(found), own, chosen.float64)
-
-
-def settle_in_float64(
-    chosen: argparse.Namespace, table: dict[str, Any], say: Callable[[str], None]
-) -> list[str]:
-    """Runs again, in double precision, the modes that float32 could not hold; returns notes.
-
-    A ReLU or max-pooling input within rounding of a tie may fall on either side, and then two
-    correct float32 programs part by percents.  Cells that such a tie can touch, of modes that
-    agree to 1e-9 in float64, are settled; a wrong switch or formula differs in float64 too.
-    """
-    open_modes = [
-        m for m, verdicts in table.items() if not all(v.passed for v in verdicts.values())
-    ]
-    touched = [v for m in open_modes for row, v in table[m].items() if not v.passed]
-    untouchable = [row for m in open_modes for row, v in table[m].items()
-                   if not v.passed and not compare.after_backward(row)]  # fmt: skip
-    if not touched or untouchable:
-        return []
-    say(f"{len(touched)} cells differ in float32; the same in float64, {'+'.join(open_modes)} ...")
-    command = [sys.executable, "-m", "mla_jax.parity", "--float64"]
-    command += [f"--reference={chosen.reference}", f"--dimml={chosen.dimml}"]
-    command += [f"--modes={'+'.join(open_modes)}"]
-    if chosen.workdir:
-        command.append(f"--workdir={pathlib.Path(chosen.workdir) / 'float64'}")
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        say(done.stdout + done.stderr)
-        return []
-    notes = []
-    for mode in open_modes:
-        for row, v in table[mode].items():
-            if not v.passed:
-                table[mode][row] = v._replace(settled=True)
-                notes.append(
-                    f"{COLUMNS[mode].title}: {row}: {v.relative:.0e} in float32 at {v.worst}; the "
-                    f"same mode agrees to {compare.DOUBLE:.0e} in float64, so it is rounding, "
-                    "presumably at a tie of ReLU, max-pooling or centroids"
-                )
-    return notes
+    double = chosen.float64 and not case.vocabulary  # JAX's attention is float32 even then
+    return compare.compare(rows.quantities(found), own, double)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,8 @@ from ml_collections import ConfigDict
 from mla_jax.config import fields
 from mla_jax.convert.names import Tensors
 from mla_jax.encoders import Encoders
+from mla_jax.encoders.cavmae import CAVMAEAudio
+from mla_jax.encoders.m3ae import M3AEImage, M3AEText
 from mla_jax.encoders.resnet import ResNet18
 from mla_jax.encoders.small import Conv2D, Mlp
 from mla_jax.parity import formula
@@ -38,10 +40,19 @@ class Case(NamedTuple):
     """The encoder tensors whose gradients are compared one by one."""
     head_scale: float
     """By how much the kernels of heads are enlarged (``weights``)."""
-    resnet: bool = False
-    """Whether theirs are the reference's own ResNets, with its initialisation."""
+    published: bool = False
+    """Whether theirs is the clone's own model."""
+    vocabulary: int = 0
+    """How many tokens the text of transformers has."""
     batch_size: int = 8
     batches: int = 3
+    last: int = 0
+    """The size of the last training batch, where the training set does not divide."""
+
+    @property
+    def resnet(self) -> bool:
+        """Whether the model is the ResNets, whose initialisation counts."""
+        return self.published and not self.vocabulary
 
     @property
     def modalities(self) -> tuple[str, ...]:
@@ -55,19 +66,26 @@ class Case(NamedTuple):
         size = size or self.batch_size
         seeds = {m: 1000 * number + i for i, m in enumerate(self.modalities)}
         return {
-            "inputs": {
-                m: formula.uniform((size, *self.inputs[m]), seeds[m]).astype(dtype) * 2
-                for m in self.modalities
-            },
+            "inputs": {m: self.input(m, size, seeds[m], dtype) for m in self.modalities},
             "present": np.ones((size, len(self.modalities)), bool),
             "label": formula.labels(size, CLASSES, 1000 * number + 99),
             "index": ((np.arange(size) * 3 + 5 * number) % EXAMPLES).astype(np.int32),
             "valid": np.ones((size,), bool),
         }
 
+    def input(self, modality: str, size: int, seed: int, dtype: Any) -> np.ndarray:
+        """``[size, ...]``: token ids, some of them padding, or anything else uniform."""
+        shape = (size, *self.inputs[modality])
+        if modality != "text" or not self.vocabulary:
+            return formula.uniform(shape, seed).astype(dtype) * 2
+        ids = 1 + formula.labels(int(np.prod(shape)), self.vocabulary - 1, seed).reshape(shape)
+        lengths = 1 + formula.labels(size, shape[1], seed + 1)
+        return np.where(np.arange(shape[1]) < lengths[:, None], ids, 0).astype(np.int32)
+
     def training_batches(self, dtype: Any = np.float32) -> list[Batch]:
         """The training set, in order."""
-        return [self.batch(i, dtype=dtype) for i in range(self.batches)]
+        sizes = [self.batch_size] * (self.batches - 1) + [self.last or self.batch_size]
+        return [self.batch(i, size, dtype) for i, size in enumerate(sizes)]
 
     def test_batches(self, dtype: Any = np.float32) -> list[Batch]:
         """The ragged test set."""
@@ -92,7 +110,7 @@ def resnet_case(epsilon: float = 1e-5, dtype: Any = jnp.float32) -> Case:
         learning_rate=1e-3,
         named=("conv1/kernel", "layer2_0/proj/kernel", "layer4_1/bn2/scale"),
         head_scale=1 / SMALL,
-        resnet=True,
+        published=True,
     )
 
 
@@ -115,6 +133,27 @@ def toy_case(
         named = ("Conv_0/kernel", "BatchNorm_0/scale", "BatchNorm_0/bias")
     encoders = Encoders(dict.fromkeys(modalities, module), 16)
     return Case(encoders, {m: inputs[m] for m in modalities}, rate, named, head_scale=12)
+
+
+def transformer_case(modalities: tuple[str, ...], dtype: Any) -> Case:
+    """CAV-MAE for filter banks and M3AE for images and text, of our size ``tiny``."""
+    size, vocabulary = {"feature_dim": 64, "size": "tiny", "convention": "released"}, 50
+    modules = {
+        "audio": CAVMAEAudio(dtype=dtype, **size),
+        "visual": M3AEImage(dtype=dtype, **size),
+        "text": M3AEText(dtype=dtype, vocabulary=vocabulary, **size),
+    }
+    inputs = {"audio": (64, 128), "visual": (48, 48, 3), "text": (7,)}
+    return Case(
+        Encoders({m: modules[m] for m in modalities}, 64),
+        {m: inputs[m] for m in modalities},
+        learning_rate=1e-3,
+        named=("block_0/attention/qkv/kernel", "block_1/perceptron/fc1/bias", "norm/scale"),
+        head_scale=1,
+        last=5,
+        published=True,
+        vocabulary=vocabulary,
+    )
 
 
 def module_inputs(dtype: Any) -> tuple[Tensors, np.ndarray]:

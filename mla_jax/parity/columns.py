@@ -33,6 +33,13 @@ TOY_NOTE = (
     "3 modalities and epoch 51: narrow encoders; the reference's loop ran in the branch for its "
     "transformers, whose place the encoders took"
 )
+TRANSFORMER_NOTE = (
+    "transformers: of width 64 and depth 2, without pretrained weights, on the CPU that a constant "
+    "of their code excludes; timm's attention and perceptron were stood in for, and M3AE's "
+    "stochastic depth, which returns nothing, was the identity; their last batch is a short one, "
+    "padded and masked in ours; JAX's attention is float32 with --float64 too, and so are their "
+    "tolerances"
+)
 NOISE_NOTE = (
     "OGM-GE: each normal draw was 1 on both sides, so that its noise is its standard deviation"
 )
@@ -41,7 +48,7 @@ DIMML_NOTE = (
     "those of the case; main_CFT.main ran whole for its calendar, without data and models"
 )
 MLA_NOTES = (DRIFT_NOTE, NAME_NOTE, PAPER_NOTE)
-NOTES = (*MLA_NOTES, TOY_NOTE, NOISE_NOTE, DIMML_NOTE)
+NOTES = (*MLA_NOTES, TRANSFORMER_NOTE, TOY_NOTE, NOISE_NOTE, DIMML_NOTE)
 """In the order in which a report shows them."""
 
 BREAKS = ("epsilon", "zero_grad_drift", "projection_order")
@@ -68,8 +75,16 @@ class Column(NamedTuple):
     """The flag of the command that gives the clone."""
     notes: tuple[str, ...] = ()
 
+    @property
+    def command(self) -> Mapping[str, Any]:
+        """Options of the MLA repository's ``main.py`` under which it trains the column."""
+        dataset = "IEMOCAP" if self.options.get("modal3") else "CREMAD"
+        return {"dataset": dataset, "lorb": "base", **self.options}
+
     def case(self, dtype: Any, epsilon: float = 1e-5) -> Case:
         """What the command compares the column on."""
+        if self.method == "mla" and self.command["lorb"] == "m3ae":
+            return cases.transformer_case(self.modalities, dtype)
         return self.toy(dtype) if self.only_toy else cases.resnet_case(epsilon, dtype)
 
     def toy(self, dtype: Any = jnp.float32) -> Case:
@@ -113,6 +128,8 @@ def _mla(title: str, fidelity: str, drift: bool) -> Column:
     return Column(title, "mla", "mla", fidelity, switches, options, notes=MLA_NOTES)
 
 
+THREE = {"lorb": "m3ae", "modal3": True}
+
 MLA = {
     "released": _mla("released, PyTorch >= 2", "released", drift=False),
     "released_torch1": _mla("released, PyTorch 1.8", "released", drift=True),
@@ -121,9 +138,20 @@ MLA = {
 }
 """MLA by ``train_epoch`` and ``valid`` of its repository."""
 
-OGM = {"modulation": "OGM"}
-THREE = {"lorb": "m3ae", "modal3": True}
+TRANSFORMERS = {
+    "mla_three": Column(
+        "released, CAV-MAE and 2 M3AE", "mla", "mla", switches={"zero_grad_drift": False},
+        options={"gs_flag": True, **THREE}, modalities=TRIO, notes=(TRANSFORMER_NOTE,),
+    ),
+    "mla_m3ae": Column(
+        "released, 2 M3AE", "mla", "mla", switches={"zero_grad_drift": False},
+        options={"gs_flag": True, "lorb": "m3ae"}, modalities=("text", "visual"),
+        notes=(TRANSFORMER_NOTE,),
+    ),
+}  # fmt: skip
+"""The same with the repository's classifiers of transformers (``Modal3Classifier``, M3AE's)."""
 
+OGM = {"modulation": "OGM"}
 JOINT = {
     "concat": Column("concat", "joint", "concat"),
     "sum": Column("sum", "joint", "sum", options={"fusion_method": "sum"}),
@@ -169,4 +197,4 @@ DIMML = {
 }
 """``main_CFT.py``, ``main_CFT_stage2.py`` and the fusion modules of the DI-MML repository."""
 
-COLUMNS = MLA | JOINT | DIMML
+COLUMNS = MLA | TRANSFORMERS | JOINT | DIMML

@@ -18,7 +18,7 @@ from mla_jax.functional.optimizers import StepInfo, create_optimizer
 from mla_jax.parity import cases, compare, formula, ours, rows, theirs
 from mla_jax.parity.cases import Case
 from mla_jax.parity.columns import COLUMNS, MLA
-from mla_jax.parity.ours.compiled import CompiledMethod, step_lr
+from mla_jax.parity.ours.compiled import CompiledMethod, learning_rates
 from mla_jax.parity.theirs import classifiers
 
 LIMIT = 200_000  # bytes a file
@@ -79,9 +79,13 @@ def write(clones: Mapping[str, Any], path: pathlib.Path, say: Callable[[str], No
             found |= part(trial)
         kept = {name: value for name, value in found.items() if name.startswith(RESNET_ROWS)}
         _save(path / "resnet18.npz", kept, say)
-        rates = theirs.mla.step_lr(clone.torch, case, 100)
+        column = COLUMNS["mla_three"]
+        trial = classifiers.trial(clone, column, column.case(np.float64), np.float64, False)
+        trial.start()
+        _save(path / "transformers.npz", theirs.mla.evaluate(trial), say)
+        rates = rows.rates(trial.published.rates)
         trajectories = {f"{name}/": theirs_optimizer(clone.torch, name) for name in OPTIMIZERS}
-        _save(path / "optimizers.npz", {"StepLR over 100 epochs/": rates, **trajectories}, say)
+        _save(path / "optimizers.npz", rates | trajectories, say)
     return 0
 
 
@@ -90,8 +94,13 @@ def replay(name: str, stored: Tensors) -> dict[str, compare.Verdict]:
     if name == "resnet18":
         found = _replay_resnet()
         found = {n: value for n, value in found.items() if n.startswith(RESNET_ROWS)}
+    elif name == "transformers":
+        compiled = CompiledMethod(COLUMNS["mla_three"], COLUMNS["mla_three"].case(np.float32))
+        found = ours.mla.evaluate(
+            compiled, compiled.column.weights(compiled.case, compiled.shapes())
+        )
     elif name == "optimizers":
-        found = {"StepLR over 100 epochs/": step_lr(small_resnet_case(), 100)}
+        found = learning_rates(100)
         found |= {f"{name}/": ours_optimizer(name) for name in OPTIMIZERS}
     else:
         column = COLUMNS[OF_COLUMNS[name]]

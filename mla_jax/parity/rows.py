@@ -64,6 +64,17 @@ def shared_head(tensors: Tensors, at: str) -> Tensors:
     return {f"{at} {name}": tensors[f"params/head/shared/{name}"] for name in ("kernel", "bias")}
 
 
+def rates(by_epoch: np.ndarray) -> Tensors:
+    """The published learning rate in each epoch."""
+    return {f"StepLR over {len(by_epoch)} epochs/": by_epoch}
+
+
+def initialization(tensors: Tensors) -> Tensors:
+    """The least and the largest value of each tensor, of an initialisation by ``unit_noise``."""
+    row = "initialisation, draws of one deviation/"
+    return {row + name: np.array([np.min(x), np.max(x)]) for name, x in tensors.items()}
+
+
 def predictions(logits: Mapping[str, np.ndarray], accuracy: Mapping[str, Any]) -> Tensors:
     """Logits and predicted classes of the test set, by modality, ``fused`` and ``joint``."""
     named = {"fused": "fused logits", "joint": "joint logits, evaluation"}

@@ -1,7 +1,10 @@
 """Our method of one column, compiled, and what its training states and evaluation show."""
 
+import contextlib
+import functools
 from collections.abc import Iterator
 from typing import Any
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +13,7 @@ import optax
 from flax import traverse_util
 
 from mla_jax import methods
+from mla_jax.config import fields
 from mla_jax.convert.names import Tensors
 from mla_jax.evaluate import confusion_counts
 from mla_jax.functional.optimizers import (
@@ -88,13 +92,15 @@ class CompiledMethod:
             return jnp.eye(len(x), dtype=dtype) if projection else jnp.zeros(x.shape, dtype)
 
         state = jax.tree_util.tree_map_with_path(fresh, self._abstract_state())
+        stats = {m: stats.get(m, {}) for m in self.case.modalities}  # transformers have none
         return state.replace(params=params, batch_stats=stats)
 
     def batches(self) -> Iterator[tuple[int, Batch, StepInfo]]:
-        """The training set: numbers from 1, batches and when they come."""
+        """The training set: numbers from 1, batches, padded to one size, and when they come."""
         for i, batch in enumerate(self.case.training_batches(self.dtype)):
             info = StepInfo(*map(np.int32, (self.column.epoch, i, self.case.batches)))
-            yield i + 1, jax.tree.map(jnp.asarray, batch), info
+            full = jax.tree.map(lambda x: jnp.asarray(padded(x, self.case.batch_size)), batch)
+            yield i + 1, full, info
 
     def after(self, state: TrainState, number: int) -> Tensors:
         """Rows of parameters, statistics and, after the last batch, momentum."""
@@ -133,6 +139,17 @@ class CompiledMethod:
             total = total + np.asarray(counted)
         return jax.tree.map(lambda *parts: np.concatenate(parts), *found), total
 
+    def initialization(self) -> Tensors:
+        """Rows of our initialisation."""
+
+        def extremes(rng: jax.Array, batch: Batch) -> Any:
+            variables = self.method.init(rng, batch).variables
+            return jax.tree.map(lambda x: jnp.stack([x.min(), x.max()]), variables)
+
+        with unit_noise():
+            found = jax.jit(extremes)(jax.random.key(0), self.case.batch(0))
+        return rows.initialization(traverse_util.flatten_dict(found, sep="/"))
+
     def shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
         """Of all parameters and statistics."""
         return traverse_util.flatten_dict(self._abstract_state().variables, sep="/")
@@ -158,7 +175,25 @@ def _by_module(state: TrainState, *what: str) -> Tensors:
     return found
 
 
-def step_lr(case: Case, epochs: int) -> np.ndarray:
-    """The learning rate in each epoch, in the middle of it."""
-    rate = learning_rate_schedule(case.optimizer_config(), epochs)
-    return np.array([rate(StepInfo(epoch, 5, 10)) for epoch in range(epochs)])
+def learning_rates(epochs: int) -> Tensors:
+    """Our default learning rate in each epoch, in the middle of it."""
+    rate = learning_rate_schedule(fields.base_config().optimizer, epochs)
+    return rows.rates(np.array([rate(StepInfo(epoch, 5, 10)) for epoch in range(epochs)]))
+
+
+@contextlib.contextmanager
+def unit_noise() -> Iterator[None]:
+    """Every normal draw is one standard deviation, also of those that JAX truncates."""
+
+    def draw(value: float, key: Any, *others: Any, dtype: Any = float, **_: Any) -> jax.Array:
+        shape = next((x for x in others if isinstance(x, tuple)), ())
+        return jnp.full(shape, value, dtype)
+
+    one = functools.partial(draw, 1)
+    cut_at_two = functools.partial(draw, 0.8796256610342398)  # the deviation of such a normal
+    inner = jax.nn.initializers.variance_scaling.__globals__["random"]  # not jax.random itself
+    with (
+        mock.patch.object(jax.random, "normal", one),
+        mock.patch.multiple(inner, normal=one, truncated_normal=cut_at_two),
+    ):
+        yield

@@ -14,7 +14,7 @@ from mla_jax.parity import rows
 from mla_jax.parity.cases import module_inputs
 from mla_jax.parity.columns import CERTAINTY_TEMPERATURE, DUC_DIMENSIONS, TEMPERATURE
 from mla_jax.parity.ours import joint
-from mla_jax.parity.ours.compiled import CompiledMethod, gradients, step_lr
+from mla_jax.parity.ours.compiled import CompiledMethod, gradients, learning_rates
 from mla_jax.state import Batch, TrainState
 
 
@@ -120,9 +120,7 @@ def calendar(compiled: CompiledMethod, state: TrainState) -> Tensors:
             return carry
 
         stages[0].on_epoch(state, epoch, reduce_training)
-    rates = step_lr(compiled.case, stages[0].epochs)
-    return {
-        f"StepLR over {len(rates)} epochs/": rates,
+    return learning_rates(stages[0].epochs) | {
         "epoch of the split/": np.array(sorted(set(splits))),
         "epochs of the stages/": np.array([stage.epochs for stage in stages]),
     }

@@ -1,9 +1,7 @@
 """Runs our other methods of the MLA repository on the same weights and batches."""
 
-import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
-from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +11,7 @@ from mla_jax.convert.names import Tensors
 from mla_jax.evaluate import accuracy
 from mla_jax.functional import fusion, losses
 from mla_jax.parity import rows
-from mla_jax.parity.ours.compiled import CompiledMethod, gradients
+from mla_jax.parity.ours.compiled import CompiledMethod, gradients, unit_noise
 from mla_jax.state import Batch, TrainState
 
 
@@ -21,15 +19,6 @@ def run(compiled: CompiledMethod, found: Tensors) -> Tensors:
     """Every quantity of a column."""
     own = train(compiled, compiled.start(found))
     return own | evaluate(compiled, rows.without_prefix(found, rows.TRAINED))
-
-
-@contextlib.contextmanager
-def unit_noise() -> Iterator[None]:
-    """Every normal draw is 1: OGM-GE's noise becomes its own standard deviation."""
-    with mock.patch.object(
-        jax.random, "normal", lambda key, shape=(), dtype=float: jnp.ones(shape, dtype)
-    ):
-        yield
 
 
 def joint_logits(compiled: CompiledMethod, state: TrainState, z: Any, batch: Batch) -> Any:

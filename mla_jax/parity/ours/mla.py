@@ -14,7 +14,7 @@ from mla_jax.functional.heads import apply_head
 from mla_jax.functional.projection import alpha_schedule, orthogonal_projection
 from mla_jax.parity import rows
 from mla_jax.parity.cases import MODALITIES, PER_EPOCH, projection_inputs
-from mla_jax.parity.ours.compiled import CompiledMethod, gradients, step_lr
+from mla_jax.parity.ours.compiled import CompiledMethod, gradients, learning_rates
 from mla_jax.state import TrainState
 
 
@@ -24,8 +24,10 @@ def run(compiled: CompiledMethod, found: Tensors) -> Tensors:
     own = train(compiled, compiled.start(found))
     own |= evaluate(compiled, rows.without_prefix(found, rows.TRAINED))
     own |= projection_updates(compiled.switches, case.encoders.feature_dim, compiled.dtype)
-    if case.resnet:  # of the fixtures, that of the optimisers has it
-        own["StepLR over 100 epochs/"] = step_lr(case, compiled.column.epochs)
+    if case.published:  # of the fixtures, that of the optimisers has it
+        own |= learning_rates(compiled.column.epochs)
+    if case.resnet:
+        own |= compiled.initialization()
     return own
 
 
@@ -38,7 +40,7 @@ def train(compiled: CompiledMethod, state: TrainState) -> Tensors:
         if number == 1:
             z = compiled.features(state, batch)
             found |= rows.with_prefix(z, "features, training/")
-        for m, phase in zip(MODALITIES, phases, strict=True):
+        for m, phase in zip(case.modalities, phases, strict=True):
             if number == 1:
                 found[f"logits/{m}"] = apply_head(state.params["head"]["shared"], z[m])
             state, metrics = phase(state, batch, info)
@@ -67,7 +69,7 @@ def evaluate(compiled: CompiledMethod, tensors: Tensors) -> Tensors:
         found[f"predictions/{rule} fusion"] = shown["fused"].argmax(-1)
         found[f"accuracy on a ragged test set/{rule} fusion"] = scores
         found |= rows.with_prefix(shown["features"], "features, evaluation/")
-        found |= {f"predictions/{m}": shown[m].argmax(-1) for m in MODALITIES}
+        found |= {f"predictions/{m}": shown[m].argmax(-1) for m in compiled.case.modalities}
     return found
 
 

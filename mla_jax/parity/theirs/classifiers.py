@@ -1,17 +1,21 @@
 """The classifiers that the references train: their own ResNets, or narrow ones of our layers."""
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from mla_jax.convert import layouts
 from mla_jax.convert.names import TO_FLAX, TO_TORCH, Row, Tensors
+from mla_jax.encoders import REGISTRY
 from mla_jax.encoders.small import Mlp
 from mla_jax.parity import rows
 from mla_jax.parity.cases import CLASSES, Case, comparable
 from mla_jax.parity.columns import Column
-from mla_jax.parity.theirs.clones import Clone, arguments
+from mla_jax.parity.theirs import published, transformers
+from mla_jax.parity.theirs.clones import Clone
+from mla_jax.parity.theirs.published import Published
 
 SHORT = {"audio": "a", "visual": "v", "text": "t"}
 DIMML_HEADS = {
@@ -35,6 +39,12 @@ class Trial(NamedTuple):
     dtype: Any
     model: Any
     rows: list[Row]
+    published: Published | None = None
+    """What the script that trains it chooses; a fusion module by itself has none."""
+
+    def sgd(self, parameters: Iterable[Any]) -> Any:
+        """The script's optimiser for these parameters, at the learning rate of the case."""
+        return self.published.optimizer_of(parameters, self.case.learning_rate)
 
     def tensors(self) -> Tensors:
         """All parameters and running statistics, in our names and axis order."""
@@ -76,22 +86,23 @@ def trial(clone: Clone, column: Column, case: Case, dtype: Any, few_ties: bool) 
     The ResNet case has the reference's own initialisation, made ``comparable``.
     """
     if column.kind == "module":
-        model, towers, heads = _fusion_module(clone, column, case)
+        chosen, (model, towers, heads) = None, _fusion_module(clone, column, case)
     elif column.clone == "dimml":
-        model, towers, heads = _dimml(clone, case)
+        chosen, (model, towers, heads) = _dimml(clone, column, case)
     else:
-        model, towers, heads = _mla(clone, column, case)
-    if case.resnet:
+        chosen, (model, towers, heads) = _mla(clone, column, case)
+    if case.published:
         named = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
-        backbones = dict.fromkeys(towers, "resnet18")
+        names = {kind: name for name, kind in REGISTRY.items()}
+        backbones = {m: names[type(module)] for m, module in case.encoders.modules.items()}
         manifest = {"backbones": backbones, "towers": towers, "heads": heads}
         mapped = [row for row in layouts.rows_of(named, manifest) if row.flax]
-        found = Trial(clone, column, case, dtype, model, mapped)
+        found = Trial(clone, column, case, dtype, model, mapped, chosen)
         found.load(comparable(found.tensors(), few_ties))
         return found
     places = {theirs: f"encoder/{m}" for m, theirs in towers.items()}
     places |= {theirs: f"head/{name}" for name, theirs in heads.items()}
-    return Trial(clone, column, case, dtype, model, _narrow_rows(model, places))
+    return Trial(clone, column, case, dtype, model, _narrow_rows(model, places), chosen)
 
 
 def wrapped(torch: Any, model: Any) -> Any:
@@ -105,24 +116,24 @@ Parts = tuple[Any, dict[str, str], dict[str, str]]
 """A model, and ``{our name: attribute}`` of its encoders and of the heads that learn."""
 
 
-def _mla(clone: Clone, column: Column, case: Case) -> Parts:
+def _mla(clone: Clone, column: Column, case: Case) -> tuple[Published, Parts]:
     """What the MLA repository's loop trains; OGM finds encoders by name (``main.py:345,393``)."""
+    with transformers.narrow(clone, case) if case.vocabulary else contextlib.nullcontext():
+        chosen = published.mla(clone, case.published, column.command)
+    chosen.options.dataset = "CREMAD"  # has as many classes as the case
     towers = {m: f"{m}_net" for m in column.modalities}
     heads = {"joint": "fusion_module.fc_out"}
-    if len(towers) > 2:
-        towers = {m: f"mae_{SHORT[m]}" for m in column.modalities}
+    if column.command["lorb"] == "m3ae":
+        towers = dict(zip(column.modalities, ("mae_a", "mae_v", "mae_t"), strict=False))
     if column.kind == "mla":
         heads = {"shared": "fusion_module.fc_out"}
     elif column.method == "qmf":
         heads = {m: f"{m}_fc" for m in column.modalities}
     elif column.options.get("fusion_method") == "sum":
         heads = {"audio": "fusion_module.fc_x", "visual": "fusion_module.fc_y"}
-    if not case.resnet:
-        return _narrow(clone, column, case, towers), towers, heads
-    clone.utils.setup_seed(0)
-    model = clone.basic_model.AVClassifier(arguments(**column.options))
-    model.apply(clone.utils.weight_init)  # main.py:718-719
-    return model, towers, heads
+    if not case.published:
+        return chosen, (_narrow(clone, column, case, towers), towers, heads)
+    return chosen, (chosen.models[0], towers, heads)
 
 
 def _narrow(clone: Clone, column: Column, case: Case, towers: Mapping[str, str]) -> Any:
@@ -160,19 +171,19 @@ def _narrow(clone: Clone, column: Column, case: Case, towers: Mapping[str, str])
     return model
 
 
-def _dimml(clone: Clone, case: Case) -> Parts:
+def _dimml(clone: Clone, column: Column, case: Case) -> tuple[Published, Parts]:
     """Both unimodal classifiers of DI-MML, the shared head and the fused one, as one module."""
     nn, D = clone.torch.nn, case.encoders.feature_dim
-    model = nn.Module()
-    if case.resnet:
-        clone.torch.manual_seed(0)
-        model.audio = clone.stage1.AClassifier(arguments(embed_dim=D))
-        model.visual = clone.stage1.VClassifier(arguments(embed_dim=D))
+    model, chosen = nn.Module(), published.stage1(clone, case.published)
+    if case.published:
+        model.audio, model.visual, _ = chosen.models
     else:
         model.audio, model.visual = (_unimodal(nn, case, m) for m in case.modalities)
     model.shared = nn.Linear(D, CLASSES)
     model.fused = clone.stage2.ConcatFusion(2 * D, CLASSES)
-    return model, {m: f"{m}.net" for m in case.modalities}, DIMML_HEADS
+    if column.kind == "fused":
+        chosen = published.stage2(clone, model.fused)
+    return chosen, (model, {m: f"{m}.net" for m in case.modalities}, DIMML_HEADS)
 
 
 def _unimodal(nn: Any, case: Case, modality: str) -> Any:

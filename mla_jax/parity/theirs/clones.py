@@ -8,6 +8,7 @@ import contextlib
 import importlib
 import importlib.abc
 import importlib.machinery
+import importlib.util
 import io
 import os
 import pathlib
@@ -35,7 +36,13 @@ REPOSITORIES = {
     "reference": Repository(
         "Cecile-hi/Multimodal-Learning-with-Alternating-Unimodal-Adaptation",
         ("main.py", *BOTH, "models/cav_mae.py", "models/m3ae.py", "dataset/dataset.py"),
-        {"main": "main", "basic_model": "models.basic_model", "utils": "utils.utils"},
+        {
+            "main": "main",
+            "basic_model": "models.basic_model",
+            "cav_mae": "models.cav_mae",
+            "m3ae": "models.m3ae",
+            "utils": "utils.utils",
+        },
     ),
     "dimml": Repository(
         "fanyunfeng-bit/DI-MML",
@@ -61,7 +68,6 @@ OPTIONAL_IMPORTS = (
     "timm",
     "sklearn",
     "transformers",
-    "einops",
     "torch.utils.tensorboard",
 )
 """What the references import for their data sets, transformers and logs; not run here."""
@@ -86,11 +92,13 @@ def loaded(flag: str, path: str | pathlib.Path, float64: bool = False) -> Iterat
                 f"{root / name} not found: --{flag} should be a clone of {repository.name}"
             )
     torch = import_torch("the parity tool")
+    if not importlib.util.find_spec("einops"):  # the MLA repository cuts pictures with it
+        raise UserError("the parity tool needs einops: pip install 'mla_jax[parity]'")
     with _clean_imports(root):
         modules = {n: importlib.import_module(name) for n, name in repository.modules.items()}
     workarounds = [
         "stood in for imports it does not use here: " + ", ".join(OPTIONAL_IMPORTS),
-        "called its classes and functions without its command line",
+        "ran its main without data up to its training, and its functions by themselves",
         "replaced torch.cuda.FloatTensor, in its plugin, by a CPU type, and Tensor.cuda(), in its "
         "history, by nothing",
     ]
@@ -111,29 +119,9 @@ def with_constants(function: Callable[..., Any], constants: dict[Any, Any]) -> C
     known = tuple(constants.get(c, c) if isinstance(c, str | int) else c for c in code.co_consts)
     if missing := set(constants) - {c for c in code.co_consts if isinstance(c, str | int)}:
         raise ValueError(f"{function.__name__} holds no constant {missing}")
-    return types.FunctionType(code.replace(co_consts=known), function.__globals__)
-
-
-def arguments(**changes: Any) -> types.SimpleNamespace:
-    """The options that the two-ResNet classifiers, training and evaluation read.
-
-    CREMA-D is the one data set that MLA's accepts (Q16).
-    """
-    chosen = {
-        "dataset": "CREMAD",
-        "fusion_method": "concat",
-        "modulation": "Normal",
-        "lorb": "base",
-        "gs_flag": False,
-        "modal3": False,
-        "clip": False,
-        "dynamic": False,
-        "alpha": 0.3,
-        "modulation_starts": 0,
-        "modulation_ends": 50,
-        "use_tensorboard": True,
-    }
-    return types.SimpleNamespace(**(chosen | changes))
+    copied = types.FunctionType(code.replace(co_consts=known), function.__globals__)
+    copied.__defaults__ = function.__defaults__
+    return copied
 
 
 @contextlib.contextmanager

@@ -1,10 +1,7 @@
 """Runs DI-MML's two training files and its fusion modules."""
 
 import functools
-import sys
-import tempfile
 from typing import Any
-from unittest import mock
 
 import numpy as np
 
@@ -12,9 +9,10 @@ from mla_jax.convert.names import Tensors
 from mla_jax.parity import rows
 from mla_jax.parity.cases import module_inputs
 from mla_jax.parity.columns import CERTAINTY_TEMPERATURE, DUC_DIMENSIONS, TEMPERATURE
+from mla_jax.parity.theirs import published
 from mla_jax.parity.theirs.classifiers import Trial
-from mla_jax.parity.theirs.clones import Clone, arguments, quiet, with_constants
-from mla_jax.parity.theirs.recording import Recorder, loader, sgd, softmaxes, to_numpy
+from mla_jax.parity.theirs.clones import Clone, quiet, with_constants
+from mla_jax.parity.theirs.recording import NO_SCHEDULER, Recorder, loader, softmaxes, to_numpy
 
 WIDTH = 512  # written into get_indices, main_CFT.py:171
 
@@ -32,7 +30,7 @@ class DetachedRecorder(Recorder):
 
 def detached(trial: Trial) -> Tensors:
     """One epoch of stage 1; from epoch 20 on with the split of the weights it starts from."""
-    clone, column, case, _, model, _ = trial
+    clone, column, case, _, model, *_ = trial
     found: Tensors = {}
     indices: tuple[list[int], list[int]] = [], []
     batches = [packet[:3] for packet in loader(clone.torch, case.training_batches(trial.dtype))]
@@ -42,7 +40,7 @@ def detached(trial: Trial) -> Tensors:
             found[f"dimensions that teach/{at}"] = np.zeros(case.encoders.feature_dim)
             found[f"dimensions that teach/{at}"][chosen] = 1
     learning = [*model.audio.parameters(), *model.visual.parameters(), *model.shared.parameters()]
-    optimizer, scheduler = sgd(clone.torch, learning, case)
+    optimizer = trial.sgd(learning)
     features = {
         model.audio: lambda inputs, output: [("audio", output[0])],
         model.visual: lambda inputs, output: [("visual", output[0])],
@@ -50,8 +48,9 @@ def detached(trial: Trial) -> Tensors:
     recorder = DetachedRecorder(trial, features)
     with recorder.watching(optimizer):
         clone.stage1.train_epoch(
-            arguments(), column.epoch, model.audio, model.visual, model.shared,
-            clone.torch.device("cpu"), batches, optimizer, scheduler, *indices, TEMPERATURE, 1,
+            trial.published.options, column.epoch, model.audio, model.visual, model.shared,
+            clone.torch.device("cpu"), batches, optimizer, NO_SCHEDULER, *indices, TEMPERATURE,
+            trial.published.options.weight,
         )  # fmt: skip
     found |= {name: value for name, value in recorder.found.items() if "/fused/" not in name}
     return found | (contrast(clone, trial.dtype) if column.epoch >= 20 else {})
@@ -65,7 +64,7 @@ def split(trial: Trial, batches: list[tuple[Any, ...]]) -> tuple[list[int], list
     single = [one for packet in batches for one in zip(*(x.split(1) for x in packet), strict=True)]
     with quiet():
         return get_indices(
-            arguments(), model.audio, model.visual, clone.torch.device("cpu"), 0, single
+            trial.published.options, model.audio, model.visual, clone.torch.device("cpu"), 0, single
         )  # fmt: skip
 
 
@@ -84,10 +83,10 @@ class FusedRecorder(Recorder):
 
 def fused(trial: Trial) -> Tensors:
     """An epoch of stage 2, its evaluation, and what happens in which epoch."""
-    clone, _, case, dtype, model, _ = trial
+    clone, _, case, dtype, model, *_ = trial
     torch = clone.torch
-    optimizer, scheduler = sgd(torch, model.fused.parameters(), case)
-    options = arguments(temperature=CERTAINTY_TEMPERATURE)
+    optimizer, options = trial.sgd(model.fused.parameters()), trial.published.options
+    options.temperature = CERTAINTY_TEMPERATURE
     parts = (
         model.audio.net, model.visual.net, model.fused, model.audio.classifier,
         model.visual.classifier, torch.device("cpu"),
@@ -96,7 +95,7 @@ def fused(trial: Trial) -> Tensors:
     recorder = FusedRecorder(trial, {})
     train = clone.stage2.train_combine_classifier_epoch
     with recorder.watching(optimizer):
-        train(options, 0, *parts, batches, optimizer, scheduler)
+        train(options, 0, *parts, batches, optimizer, NO_SCHEDULER)
     batches = [packet[:3] for packet in loader(torch, case.test_batches(dtype))]
     score, logits = softmaxes(
         torch, ("audio", "visual", "joint", "weights", "fused"),
@@ -105,49 +104,15 @@ def fused(trial: Trial) -> Tensors:
     found = recorder.found | rows.with_prefix(trial.tensors(), rows.TRAINED)
     weights = {"certainty weights/all": logits.pop("weights")}
     found |= rows.predictions(logits, {"fused": score}) | weights
-    return found | calendar(clone, case.learning_rate)
+    return found | calendar(trial)
 
 
-def calendar(clone: Clone, learning_rate: float) -> Tensors:
-    """What ``main_CFT.main`` does in which epoch, at the defaults of its command line.
-
-    It runs whole, but for its data, its models and the three functions compared elsewhere.
-    """
-    rates: list[float] = []
-    splits: list[int] = []
-
-    def train_epoch(*inputs: Any) -> tuple[float, ...]:
-        optimizer, scheduler = inputs[7:9]
-        rates.append(optimizer.param_groups[0]["lr"])
-        optimizer.step()
-        scheduler.step()
-        return (0.0,) * 4
-
-    def get_indices(*inputs: Any) -> tuple[list[int], list[int]]:
-        del inputs
-        splits.append(len(rates))
-        return [], []
-
-    instead = {
-        "CramedDataset": lambda options, mode: [0],
-        "AClassifier": lambda options: clone.torch.nn.Linear(1, 1),
-        "VClassifier": lambda options: clone.torch.nn.Linear(1, 1),
-        "train_epoch": train_epoch,
-        "valid": lambda *inputs: (0.0, 0.0),
-        "get_indices": get_indices,
-    }
-    with tempfile.TemporaryDirectory() as folder, quiet():
-        command = ["main_CFT.py", "--dataset=CREMAD", "--train", "--no_cuda"]
-        command += [f"--ckpt_path={folder}/ckpt", f"--logs_path={folder}/logs"]
-        command += [f"--learning_rate={learning_rate}"]
-        with mock.patch.multiple(clone.stage1, **instead), mock.patch.object(sys, "argv", command):
-            clone.stage1.main()
-        with mock.patch.object(sys, "argv", ["main_CFT_stage2.py", "--dataset=CREMAD"]):
-            epochs = len(rates), clone.stage2.get_arguments().epochs
-    return {
-        f"StepLR over {len(rates)} epochs/": np.array(rates),
-        "epoch of the split/": np.array(splits),
-        "epochs of the stages/": np.array(epochs),
+def calendar(trial: Trial) -> Tensors:
+    """Learning rates, the epochs before which dimensions are chosen, and the stages' lengths."""
+    first, second = published.stage1(trial.clone, own_model=False), trial.published
+    return rows.rates(first.rates) | {
+        "epoch of the split/": np.array(first.splits),
+        "epochs of the stages/": np.array([len(first.rates), len(second.rates)]),
     }
 
 

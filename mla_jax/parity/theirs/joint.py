@@ -14,8 +14,7 @@ from mla_jax.convert.names import Tensors
 from mla_jax.parity import rows
 from mla_jax.parity.cases import EXAMPLES
 from mla_jax.parity.theirs.classifiers import SHORT, Trial, wrapped
-from mla_jax.parity.theirs.clones import arguments
-from mla_jax.parity.theirs.recording import Recorder, loader, sgd, softmaxes, to_numpy
+from mla_jax.parity.theirs.recording import NO_SCHEDULER, Recorder, loader, softmaxes, to_numpy
 
 HISTORIES = {
     2: {"audio": "txt_history", "visual": "img_history"},
@@ -72,9 +71,9 @@ class ModulatedRecorder(Recorder):
 
 def train(trial: Trial) -> Tensors:
     """One epoch of the reference's training function over the training set."""
-    clone, column, case, _, model, _ = trial
+    clone, column, case, _, model, *_ = trial
     torch, modalities = clone.torch, case.modalities
-    optimizer, scheduler = sgd(torch, model.parameters(), case)
+    optimizer = trial.sgd(model.parameters())
     whole = wrapped(torch, model)
     features = {whole: lambda inputs, output: zip(modalities, output, strict=False)}
     if column.method == "qmf":
@@ -100,8 +99,8 @@ def train(trial: Trial) -> Tensors:
         mock.patch.object(torch.Tensor, "normal_", lambda t, mean, std: t.fill_(mean + std)),
     ):
         clone.main.train_epoch(
-            arguments(**column.options), column.epoch, whole, torch.device("cpu"),
-            loader(torch, case.training_batches(trial.dtype)), optimizer, scheduler,
+            trial.published.options, column.epoch, whole, torch.device("cpu"),
+            loader(torch, case.training_batches(trial.dtype)), optimizer, NO_SCHEDULER,
             writer=recorder, **{HISTORIES[len(modalities)][m]: h for m, h in histories.items()},
         )  # fmt: skip
     return recorder.found
@@ -109,11 +108,12 @@ def train(trial: Trial) -> Tensors:
 
 def evaluate(trial: Trial) -> Tensors:
     """The reference's evaluation over a ragged test set."""
-    clone, column, case, dtype, model, _ = trial
+    clone, _, case, dtype, model, *_ = trial
     order = ("fused", *(m for m in ("visual", "audio", "text") if m in case.modalities))
     valid = functools.partial(
-        clone.main.valid, arguments(**column.options), wrapped(clone.torch, model),
+        clone.main.valid, trial.published.options, wrapped(clone.torch, model),
         clone.torch.device("cpu"), loader(clone.torch, case.test_batches(dtype)),
+        **trial.published.evaluation,
     )  # fmt: skip
     scores, logits = softmaxes(clone.torch, order, valid)
     return rows.predictions(logits, dict(zip(("fused", *case.modalities), scores, strict=True)))

@@ -1,5 +1,6 @@
 """Runs MLA's own training and evaluation, and its plugin by itself."""
 
+import copy
 import functools
 from typing import Any
 
@@ -7,12 +8,10 @@ import numpy as np
 
 from mla_jax.convert.names import Tensors
 from mla_jax.parity import recursion, rows
-from mla_jax.parity.cases import MODALITIES, PER_EPOCH, Case, projection_inputs
+from mla_jax.parity.cases import MODALITIES, PER_EPOCH, projection_inputs
+from mla_jax.parity.theirs import published
 from mla_jax.parity.theirs.classifiers import Trial, wrapped
-from mla_jax.parity.theirs.clones import arguments
-from mla_jax.parity.theirs.recording import Recorder, loader, sgd, softmaxes, to_numpy
-
-AV_ALPHA = 0.55  # main.py:968, quirk Q11
+from mla_jax.parity.theirs.recording import NO_SCHEDULER, Recorder, loader, softmaxes, to_numpy
 
 
 def run(trial: Trial) -> Tensors:
@@ -20,8 +19,12 @@ def run(trial: Trial) -> Tensors:
     torch, found = trial.clone.torch, train(trial)
     found |= rows.with_prefix(trial.tensors(), rows.TRAINED)
     found |= evaluate(trial) | projection_updates(trial)
-    if trial.case.resnet:  # of the fixtures, that of the optimisers has it
-        found["StepLR over 100 epochs/"] = step_lr(torch, trial.case, trial.column.epochs)
+    if trial.case.published:  # of the fixtures, that of the optimisers has it
+        found |= rows.rates(trial.published.rates)
+    if trial.case.resnet:  # pretrained weights replace the initialisation of transformers
+        with published.unit_draws(torch):
+            (model,) = published.mla(trial.clone, True, trial.column.command).models
+        found |= rows.initialization(trial.ours(dict(model.state_dict())))
     return found
 
 
@@ -29,12 +32,16 @@ class AlternatingRecorder(Recorder):
     """A batch has a step for each modality; ``plugin`` acts between a backward pass and a step."""
 
     plugin: Any = None
-    steps_per_batch = len(MODALITIES)
+
+    @property
+    def steps_per_batch(self) -> int:
+        """One a modality."""
+        return len(self.trial.case.modalities)
 
     @property
     def modality(self) -> str:
         """Whose turn it is."""
-        return MODALITIES[self.steps % len(MODALITIES)]
+        return self.trial.case.modalities[self.steps % self.steps_per_batch]
 
     def after_backward(self, loss: Any) -> None:
         """The loss, the logits, and the head's gradient before any projection."""
@@ -64,24 +71,24 @@ class AlternatingRecorder(Recorder):
 
 def train(trial: Trial) -> Tensors:
     """One epoch of the reference's training function over the training set."""
-    clone, column, case, _, model, _ = trial
+    clone, column, case, _, model, *_ = trial
     torch, head = clone.torch, model.fusion_module.fc_out
-    optimizer, scheduler = sgd(torch, model.parameters(), case)
+    optimizer = trial.sgd(model.parameters())
     if column.switches["zero_grad_drift"]:
         optimizer.zero_grad = functools.partial(optimizer.zero_grad, set_to_none=False)
     whole = wrapped(torch, model)
     if column.fidelity == "first_drop":
         model.fusion_module.fc_out = wrapped(torch, head)
     recorder = AlternatingRecorder(
-        trial, {whole: lambda inputs, output: zip(MODALITIES, output, strict=True)}
+        trial, {whole: lambda inputs, output: zip(case.modalities, output, strict=True)}
     )
     recorder.plugin = _plugin(trial)
     batches = loader(torch, case.training_batches(trial.dtype))
     try:
         with recorder.watching(optimizer):
             clone.main.train_epoch(
-                arguments(), 0, whole, torch.device("cpu"), batches, optimizer, scheduler,
-                gs_plugin=recorder.plugin, gs_flag=True, av_alpha=AV_ALPHA,
+                trial.published.options, 0, whole, torch.device("cpu"), batches, optimizer,
+                NO_SCHEDULER, gs_plugin=recorder.plugin, gs_flag=True,
             )  # fmt: skip
     finally:
         model.fusion_module.fc_out = head
@@ -91,6 +98,7 @@ def train(trial: Trial) -> Tensors:
 def evaluate(trial: Trial) -> Tensors:
     """The reference's evaluation over a ragged test set, under both of its fusion rules."""
     torch, whole = trial.clone.torch, wrapped(trial.clone.torch, trial.model)
+    first, second, *others = modalities = trial.case.modalities
     batches = loader(torch, trial.case.test_batches(trial.dtype))
     paper = trial.column.fidelity == "paper"
     features: list[list[np.ndarray]] = []
@@ -100,14 +108,16 @@ def evaluate(trial: Trial) -> Tensors:
     found: Tensors = {}
     for rule in ("fixed", "dynamic"):
         features.clear()
+        options = copy.copy(trial.published.options)
+        options.dynamic = rule == "dynamic"
         valid = functools.partial(
-            trial.clone.main.valid, arguments(dynamic=rule == "dynamic"), whole,
-            torch.device("cpu"), batches, gs_flag=True, av_alpha=AV_ALPHA,
+            trial.clone.main.valid, options, whole, torch.device("cpu"), batches,
+            **trial.published.evaluation,
         )  # fmt: skip
-        scores, logits = softmaxes(torch, ("fused", "visual", "audio"), valid)
+        scores, logits = softmaxes(torch, ("fused", second, first, *others), valid)
         fused, scores = logits["fused"], np.array(scores)
         if rule == "dynamic" and paper:  # the reference has no code for it
-            fused = recursion.fuse(np.stack([logits[m] for m in MODALITIES]).astype(np.float64))
+            fused = recursion.fuse(np.stack([logits[m] for m in modalities]).astype(np.float64))
             label = np.concatenate([np.asarray(p[2]) for p in batches])
             scores[0] = np.mean(fused.argmax(-1) == label)
         found |= {
@@ -115,7 +125,7 @@ def evaluate(trial: Trial) -> Tensors:
             f"predictions/{rule} fusion": fused.argmax(-1),
             f"accuracy on a ragged test set/{rule} fusion": scores,
         }
-        for m, z in zip(MODALITIES, zip(*features, strict=True), strict=True):
+        for m, z in zip(modalities, zip(*features, strict=True), strict=True):
             found[f"features, evaluation/{m}"] = np.concatenate(z)
             found[f"predictions/{m}"] = logits[m].argmax(-1)
     return found
@@ -137,17 +147,6 @@ def projection_updates(trial: Trial) -> Tensors:
         found[f"projection matrix, 20 updates/{n + 1}"] = _matrix(plugin)
         found[f"projected gradient, 20 updates/{n + 1}"] = to_numpy(head.weight.grad).T
     return found
-
-
-def step_lr(torch: Any, case: Case, epochs: int) -> np.ndarray:
-    """The learning rate in each epoch, from the scheduler the reference uses."""
-    optimizer, scheduler = sgd(torch, [torch.nn.Parameter(torch.zeros(1))], case)
-    rates = []
-    for _ in range(epochs):
-        rates.append(optimizer.param_groups[0]["lr"])
-        optimizer.step()
-        scheduler.step()
-    return np.array(rates)
 
 
 class _PaperPlugin:

@@ -13,7 +13,6 @@ import numpy as np
 
 from mla_jax.convert.names import Tensors
 from mla_jax.parity import rows
-from mla_jax.parity.cases import Case
 from mla_jax.parity.theirs.classifiers import Trial
 from mla_jax.parity.theirs.clones import quiet
 from mla_jax.state import Batch
@@ -22,32 +21,30 @@ Features = Callable[[Any, Any], Iterable[tuple[str, Any]]]
 """``(inputs, output) -> (modality, features)``, of the call of a module."""
 
 
+NO_SCHEDULER = mock.Mock()
+"""In the place of the scheduler, which steps after the one epoch that is run."""
+
+
 def to_numpy(tensor: Any) -> np.ndarray:
     return tensor.detach().numpy().copy()
-
-
-def sgd(torch: Any, parameters: Iterable[Any], case: Case) -> tuple[Any, Any]:
-    """The optimiser and the scheduler that both references use (MLA's ``main.py:749,760``)."""
-    rate = case.learning_rate
-    optimizer = torch.optim.SGD(parameters, lr=rate, momentum=0.9, weight_decay=1e-4)
-    return optimizer, torch.optim.lr_scheduler.StepLR(optimizer, 70, 0.1)
 
 
 def loader(torch: Any, batches: Iterable[Batch]) -> list[tuple[Any, ...]]:
     """Batches as MLA's loader yields them: spectrograms, images, labels, indices.
 
-    With text: tokens, their padding mask, images, spectrograms with a channel, labels, indices.
+    With text: tokens, their padding mask, images, any spectrograms, labels, indices.
     """
     found = []
     for batch in batches:
         inputs = dict(batch["inputs"])
-        if inputs["visual"].ndim > 2:  # [B, (T,) H, W, C] -> [B, C, (T,) H, W]
-            inputs = {m: np.moveaxis(x, -1, 1) for m, x in inputs.items()}
-            if len(inputs) == 2:  # no channel on spectrograms
-                inputs["audio"] = inputs["audio"][:, 0]
-        parts = [inputs["audio"], inputs["visual"]]
+        if "text" not in inputs and inputs["visual"].ndim > 2:  # no channel on spectrograms
+            inputs["audio"] = inputs["audio"][..., 0]
+        for m, x in inputs.items():  # [B, (T,) H, W, C] -> [B, C, (T,) H, W]
+            inputs[m] = np.moveaxis(x, -1, 1) if x.ndim > 3 else x
+        parts = [inputs[m] for m in ("audio", "visual") if m in inputs]
         if "text" in inputs:
-            parts = [inputs["text"], np.zeros_like(inputs["text"]), *reversed(parts)]
+            mask = (inputs["text"] == 0).astype(np.float32)
+            parts = [inputs["text"], mask, *reversed(parts)]
         parts += [batch["label"].astype(np.int64), batch["index"][:, None]]
         found.append(tuple(torch.tensor(np.ascontiguousarray(part)) for part in parts))
     return found
