@@ -66,7 +66,7 @@ def train(
     config = fields.resolve(config)
     say = say if distributed.is_main() else lambda line: None
     dataset = load_dataset(config.dataset, config.modalities)
-    pipeline.batches_per_epoch(dataset.splits["train"], config.batch_size)  # or refuses
+    batches_per_epoch(dataset.training_examples, config)  # or refuses
     run = Run(Workdir(workdir), config, dataset.spec(), dataset.fingerprint, say, devices)
     run.workdir.check(run.identity)
     finished = run.is_finished()
@@ -83,7 +83,6 @@ def train(
         return run
 
     # ---- Program, state and a directory of its own ---------------------------------------------
-    batches_per_epoch(dataset.training_examples, config)  # refuses early
     program = program or build_program(config, dataset, devices)
     check_vocabularies(program.encoders, dataset)
     state = initial_state(program, dataset, config.seed)

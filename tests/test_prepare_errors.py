@@ -127,7 +127,7 @@ def test_wrong_lists(name, tmp_path, capsys):
 JSONL = {
     '"img": "../../secret.png"': OUTSIDE.format("image", "secret.png", "../../secret.png"),
     '"img": "/etc/secret.png"': OUTSIDE.format("image", "secret.png", "/etc/secret.png"),
-    '"img": 7': "field 'img' in line 1 of .*train.jsonl is not text",
+    '"img": 7': "line 1 of .*train.jsonl has 7 in its field 'img', which must be text",
 }
 
 
@@ -149,7 +149,7 @@ def test_lists_that_are_no_text(tmp_path, capsys):
     ("content", "words"),
     [
         (None, "there is no such file"), ("the\na", "starts with 'the'"),
-        ("[PAD]\n[UNK]\ncat", "lacks a token that BERT has (sep_token not found"),
+        ("[PAD]\n[UNK]\ncat", "is no vocabulary of a BERT model: sep_token not found"),
     ],
 )  # fmt: skip
 def test_wrong_vocabulary(content, words, tmp_path, capsys):

@@ -83,7 +83,7 @@ def in_float64(
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = code = os.waitstatus_to_exitcode(status)
         if code in (0, 1) and result.is_file():
-            return json.loads(result.read_text())["modes"][mode], ""
+            return json.loads(result.read_text(encoding="utf-8"))["modes"][mode], ""
         said.seek(0)
         last = (said.read().splitlines() or ["nothing was said"])[-1]
     if code < 0:

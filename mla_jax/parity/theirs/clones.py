@@ -93,7 +93,7 @@ def loaded(flag: str, path: str | pathlib.Path, float64: bool = False) -> Iterat
             )
     torch = import_torch("the parity tool")
     if not importlib.util.find_spec("einops"):  # the MLA repository cuts pictures with it
-        raise UserError("the parity tool needs einops: pip install 'mla_jax[parity]'")
+        raise UserError("the parity tool needs einops: pip install einops")
     with _clean_imports(root):
         modules = {n: importlib.import_module(name) for n, name in repository.modules.items()}
     workarounds = [
