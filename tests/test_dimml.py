@@ -46,7 +46,9 @@ def test_learning_rates(epoch, rate):
 
 
 def test_stages_are_150_and_20_epochs():
-    assert [(s.name, s.epochs) for s in build(6).stages] == [("detached", 150), ("fusion", 20)]
+    method = build(6)
+    assert [(s.name, s.epochs) for s in method.stages] == [("detached", 150), ("fusion", 20)]
+    assert method.describe(None)[0].startswith("dimensions are split after epoch 20;")
 
 
 def test_the_contrastive_loss_by_hand():
