@@ -44,9 +44,6 @@ PARAMETERS = {
 }
 """Of MLA in the real form: the encoders of docs/encoders.md and one head ``(D + 1) C``."""
 
-OF_DIMML = ("ave", "modelnet40", "ucf101")
-"""The files whose recipe is that of the DI-MML reference; the others have the MLA reference's."""
-
 
 @pytest.fixture(scope="module")
 def own_data(tmp_path_factory):
@@ -162,23 +159,6 @@ def test_the_real_form_is_traced_and_counted(name, own_data):
     state, fused = trace(program.method, {**batch, "draw": np.arange(BATCH, dtype=np.uint32)}, 1)
     assert fused.shape == (BATCH, dataset.classes)
     assert sum(leaf.size for leaf in jax.tree.leaves(state.params)) == PARAMETERS[name]
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_the_recipe_is_the_published_one(name):
-    config = files.load_config(f"{FOLDER / name}.py")
-    assert (config.batch_size, config.epochs) == ((16, 150) if name in OF_DIMML else (64, 100))
-    assert config.optimizer.to_dict() == {
-        "name": "sgd",
-        "learning_rate": 1e-3,
-        "momentum": 0.9,
-        "nesterov": False,
-        "weight_decay": 1e-4,
-        "schedule": "step",
-        "decay_every": 70,
-        "decay_rate": 0.1,
-        "warmup_epochs": 0,
-    }
 
 
 def test_digits_takes_the_shared_arguments_that_apply_to_it():

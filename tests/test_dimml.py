@@ -1,6 +1,9 @@
-"""DI-MML's sizes and calendar, as its specification lists them (sections 2.2, 3 and 6)."""
+"""DI-MML's sizes, calendar and contrastive loss, as its specification has them (1.4, 2.2, 3, 6)."""
+
+import itertools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -10,6 +13,7 @@ from mla_jax.encoders import Encoders
 from mla_jax.encoders.small import Mlp
 from mla_jax.functional.optimizers import StepInfo, create_optimizer, learning_rate_schedule
 from mla_jax.methods import Task
+from tests.test_method_properties import NAMES, Prepared, dataset_of
 
 EPOCHS = 150
 
@@ -42,4 +46,37 @@ def test_learning_rates(epoch, rate):
 
 
 def test_stages_are_150_and_20_epochs():
-    assert [(s.name, s.epochs) for s in build(6).stages] == [("detached", 150), ("fusion", 20)]
+    method = build(6)
+    assert [(s.name, s.epochs) for s in method.stages] == [("detached", 150), ("fusion", 20)]
+    assert method.describe(None)[0].startswith("dimensions are split after epoch 20;")
+
+
+def test_the_contrastive_loss_by_hand():
+    """What it adds to each example's loss: over the dimensions that tell classes apart in the
+    teacher and not in the student, among the examples that have both modalities."""
+    modalities, temperature = NAMES[:3], 10
+    encoder = {"name": "features", "projection": "linear"}
+    case = Prepared("dimml", modalities, dataset_of(modalities, 0.4), encoder=encoder)
+    effective = np.array([list(row) for row in ("11110001", "11001101", "10101011")]) == "1"
+    method_state = {**case.state.method_state, "effective": jnp.asarray(effective)}
+    state, batch = case.state.replace(method_state=method_state), case.batch()
+    (update,) = case.stages[0][1]
+    early, late = (
+        np.asarray(update(state, batch, StepInfo(epoch, 0, 6))[1]["example_loss"], np.float64)
+        for epoch in (0, 1)  # it starts after the first of two epochs
+    )
+    z, present = [], batch["present"]
+    for m in modalities:
+        (layer,) = case.state.params["encoder"][m].values()
+        z.append(batch["inputs"][m].astype(np.float64) @ layer["kernel"] + layer["bias"])
+    expected = np.zeros(len(present))
+    for teacher, student in itertools.permutations(range(3), 2):
+        dimensions = effective[teacher] & ~effective[student]
+        have_both = np.flatnonzero(present[:, teacher] & present[:, student])
+        assert dimensions.any() and (effective[teacher] & effective[student]).any()
+        assert 1 < len(have_both) < min(present[:, [teacher, student]].sum(0))
+        a, b = (z[i][np.ix_(have_both, dimensions)] for i in (student, teacher))
+        similarity = np.exp(a @ b.T / temperature)
+        losses = np.log(similarity.sum(1) / similarity.diagonal())
+        expected[have_both] += losses * len(present) / len(have_both)
+    np.testing.assert_allclose(late - early, expected, rtol=1e-4, atol=1e-4)

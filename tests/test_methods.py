@@ -209,6 +209,48 @@ def test_modality_dropout_hides_at_random_and_never_everything():
     assert np.abs(joint[0] - joint[1]).max() > 1e-4
 
 
+def after_one_batch(case, *infos):
+    """The state and the loss after the same batch at each ``(epoch, batch_index)``."""
+    ((_, updates),) = case.stages
+    return [one_batch(updates, case.state, case.batch(), StepInfo(*info, 6)) for info in infos]
+
+
+STEPS = (0, 0), (0, 1), (1, 0), (1, 1)
+
+
+def test_modality_dropout_hides_others_at_every_step():
+    """Of one state and one batch: the loss differs by what is hidden alone."""
+    case = prepared("modality_dropout", NAMES[:2])
+    losses = [loss for _, loss in after_one_batch(case, *STEPS, STEPS[0])]
+    assert len(set(losses[:-1])) == len(STEPS) and losses[-1] == losses[0]
+    plain = prepared("concat", NAMES[:2])
+    assert len({loss for _, loss in after_one_batch(plain, *STEPS)}) == 1
+
+
+def encoders_after(case, *infos):
+    """All parameters of the encoders after the same batch at each time, as one row each."""
+    trees = [state.params["encoder"] for state, _ in after_one_batch(case, *infos)]
+    return np.stack([np.concatenate([x.ravel() for x in jax.tree.leaves(t)]) for t in trees])
+
+
+def test_ogm_ge_adds_other_noise_at_every_step():
+    noisy = encoders_after(prepared("ogm_ge", NAMES[:2]), *STEPS, STEPS[0])
+    np.testing.assert_array_equal(noisy[-1], noisy[0])
+    without = encoders_after(prepared("ogm", NAMES[:2]), *STEPS)
+    np.testing.assert_array_equal(without, without[:1].repeat(len(STEPS), 0))
+    noise = noisy[: len(STEPS)] - without
+    assert np.abs(np.corrcoef(noise)[~np.eye(len(STEPS), dtype=bool)]).max() < 0.3
+
+
+@pytest.mark.parametrize("name", ["ogm", "ogm_ge"])
+def test_ogm_ends_after_epoch_50(name):
+    """From epoch 0 to 50, both included (``main.py:376``), and then it is joint training."""
+    plain = encoders_after(prepared("concat", NAMES[:2]), (0, 0))[0]
+    modulated = encoders_after(prepared(name, NAMES[:2]), (0, 0), (50, 0), (51, 0))
+    assert (modulated[:2] != plain).any(1).all()
+    np.testing.assert_allclose(modulated[2], plain, rtol=1e-6)
+
+
 def test_dimml_sends_no_gradient_into_two_encoders():
     """Table 1.2 of the method: what each term moves; the fused head waits for stage 2."""
     case = prepared("dimml", NAMES[:2])

@@ -17,6 +17,8 @@ import pytest
 from mla_jax import methods, train
 from mla_jax.config import files
 from mla_jax.runs import metrics
+from tests.killed_run import processes_of_group
+from tests.stopped_by_one import BATCH
 
 ROOT = pathlib.Path(__file__).parents[1]
 TINY = "tests/configs/tiny.py"
@@ -76,18 +78,21 @@ def test_only_process_0_writes_and_prints(pair):
     assert len(lines) == 2
 
 
-def test_sigterm_to_one_process_stops_both_at_the_same_step(pair, tmp_path):
-    folder, _ = pair
-    workdir = tmp_path / "cut"
-    process = start(workdir, "--config.epochs=2", "--config.check_loss_every=1")
-    wait_until(lambda: len(metrics.read_lines(workdir / "metrics.jsonl")) >= 1, process)
-    children = subprocess.run(
-        ["pgrep", "-f", f"workdir={workdir} .*--process_id=1"], capture_output=True, text=True
-    )
-    os.kill(int(children.stdout.split()[0]), signal.SIGTERM)
+@pytest.fixture(scope="module")
+def cut(tmp_path_factory):
+    """A run with loader workers of which process 1 was signalled: its folder, the batches done."""
+    folder = tmp_path_factory.mktemp("cut")
+    process = start(
+        folder / "run", "--module=tests.stopped_by_one", "--config.epochs=2",
+        "--config.check_loss_every=1", "--config.loader.workers=1",
+    )  # fmt: skip
     output, _ = process.communicate(timeout=120)
     assert process.returncode == 128 + signal.SIGTERM, output
-    log = (tmp_path / "cut.process-1.log").read_text()
+    deadline = time.monotonic() + 20
+    while (left := processes_of_group(process.pid)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not left
+    log = (folder / "run.process-1.log").read_text()
     assert "SIGTERM: stopping after the batch in hand, with a checkpoint" in log
     stopped = {
         int(n)
@@ -95,13 +100,26 @@ def test_sigterm_to_one_process_stops_both_at_the_same_step(pair, tmp_path):
         for n in re.findall(r"stopped after batch (\d+), checkpoint saved", text)
     }
     assert len(stopped) == 1, output
-    steps = [int(p.name) for p in (workdir / "checkpoints").iterdir()]
-    assert max(steps) == stopped.pop()
+    return folder / "run", stopped.pop()
 
+
+def test_sigterm_to_one_process_stops_both_at_the_same_step(cut):
+    workdir, stopped = cut
+    assert BATCH < stopped < 52
+    assert sorted(int(p.name) for p in (workdir / "checkpoints").iterdir()) == [26, stopped]
+
+
+def test_both_go_on_from_the_checkpoint_before_a_damaged_one(pair, cut):
+    """It is then the run that was never cut, also in what worker processes loaded."""
+    folder, (workdir, stopped) = pair[0], cut
+    for file in (workdir / "checkpoints" / str(stopped) / "state").rglob("d/*"):
+        file.write_bytes(b"")
     process = start(workdir, "--config.epochs=2")
     output, _ = process.communicate(timeout=300)
     assert process.returncode == 0, output
-    assert f"resuming {workdir} after batch {max(steps)} of 52" in output
+    assert output.count(f"checkpoint {stopped} is damaged (unreadable); moved to ") == 1
+    assert f"resuming {workdir} after batch 26 of 52" in output
+    assert (workdir / f"damaged-{stopped}").is_dir()
     straight = metrics.read_lines(folder / "two" / "metrics.jsonl")
     resumed = metrics.read_lines(workdir / "metrics.jsonl")
     for a, b in zip(straight, resumed, strict=True):
@@ -173,11 +191,3 @@ def test_two_processes_compute_what_one_does(name, every_method):
     one, two = (losses[name] for losses in every_method)
     assert len(one) >= 6
     np.testing.assert_allclose(two, one, rtol=1e-5)
-
-
-def wait_until(condition, process: subprocess.Popen, seconds: float = 120) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert process.poll() is None, process.communicate()[0]
-        assert time.monotonic() < deadline, "nothing happened"
-        time.sleep(0.05)

@@ -95,6 +95,18 @@ def test_draws_of_a_resumed_run_are_those_of_the_straight_one():
         np.testing.assert_array_equal(a["draw"], b["draw"])
 
 
+def test_an_example_is_augmented_anew_in_every_epoch():
+    batches = take(3 * PER_EPOCH, seed=3)
+    drawn = [{}, {}, {}]
+    for number, batch in enumerate(batches):
+        epoch = number // PER_EPOCH
+        np.testing.assert_array_equal(batch["draw"], draws(3, epoch, batch["index"]))
+        drawn[epoch] |= zip(batch["index"].tolist(), batch["draw"].tolist(), strict=True)
+    for one, other in itertools.combinations(drawn, 2):
+        both = one.keys() & other.keys()
+        assert len(both) > N // 2 and all(one[i] != other[i] for i in both)
+
+
 def test_draws_depend_on_seed_epoch_and_example_and_on_nothing_else():
     number = np.arange(20000)
     drawn = draws(0, 0, number)

@@ -9,8 +9,10 @@ import pytest
 
 import mla_jax
 from mla_jax import methods, train
+from mla_jax.config import fields
 from mla_jax.datasets import arrays
 from mla_jax.errors import Interrupted, UserError
+from mla_jax.program import build_program
 from mla_jax.runs import predictions
 from mla_jax.runs.checkpoint import Checkpoints, read_state
 from mla_jax.runs.run import is_run
@@ -161,6 +163,41 @@ def test_the_chosen_epoch_and_the_last_one(tmp_path, monkeypatch):
         assert np.mean(found.classes == test.label) == expected
     with pytest.raises(UserError, match="unknown epoch of a run 'best'"):
         run.predict(test, epoch="best")
+
+
+def test_a_resumed_run_keeps_the_checkpoint_of_the_chosen_epoch(tmp_path, monkeypatch):
+    """It was chosen before the interruption, and later epochs are worse."""
+    from mla_jax import distributed
+
+    dataset = build_dataset()  # six batches per epoch
+    monkeypatch.setattr(train, "load_dataset", lambda *arguments: dataset)
+    linear = {"name": "features", "projection": "linear"}  # compiles in no time
+    config = build_config(encoder=linear, epochs=3, selection="validation")
+    config.checkpoint.keep = 1
+    program = build_program(fields.resolve(config), dataset, jax.devices()[:1])
+    evaluate = train.evaluate_all
+
+    def worse_and_worse(*arguments):
+        scores = evaluate(*arguments)
+        epochs.append(len(epochs) + 1)
+        scores["validation"]["fused"] = 1 / len(epochs)
+        return scores
+
+    class Stop(distributed.StopSignal):
+        def __call__(self, step):
+            self.received = 15
+            return step == 8
+
+    epochs = []
+    monkeypatch.setattr(train, "evaluate_all", worse_and_worse)
+    with monkeypatch.context() as patch:
+        patch.setattr(distributed, "StopSignal", Stop)
+        with pytest.raises(Interrupted, match="after batch 8"):
+            quietly(config, tmp_path / "run", program)
+    run = quietly(config, tmp_path / "run", program)
+    assert len(epochs) == 3 and run.result["selection"]["step"] == 6
+    assert sorted(int(p.name) for p in run.workdir.checkpoints.iterdir()) == [6, 18]
+    open_run(tmp_path / "run").load()
 
 
 def test_an_unfinished_run_can_be_opened_and_is_left_alone(tmp_path, monkeypatch):
