@@ -17,6 +17,7 @@ import pytest
 from mla_jax import methods, train
 from mla_jax.config import files
 from mla_jax.runs import metrics
+from tests.every_method import BAD
 from tests.killed_run import processes_of_group
 from tests.stopped_by_one import BATCH
 
@@ -36,6 +37,11 @@ def start(workdir: pathlib.Path, *options: str) -> subprocess.Popen:
         text=True,
         start_new_session=True,
     )
+
+
+def without_gloo(text: str) -> list[str]:
+    """The lines that are not Gloo's, whose threads write into each other's."""
+    return [s for s in text.splitlines() if not re.search(r"Gloo|connected|ranks|^[\d :.]*$", s)]
 
 
 @pytest.fixture(scope="module")
@@ -72,8 +78,7 @@ def test_losses_and_evaluation_counts_agree(pair):
 def test_only_process_0_writes_and_prints(pair):
     folder, output = pair
     assert output.count("epoch   1/2") == 1
-    other = (folder / "two.process-1.log").read_text()
-    assert not [line for line in other.splitlines() if "[Gloo]" not in line and line.strip()]
+    assert without_gloo((folder / "two.process-1.log").read_text()) == []
     lines = (folder / "two" / "metrics.jsonl").read_text().splitlines()
     assert len(lines) == 2
 
@@ -152,7 +157,7 @@ def test_an_error_of_one_process_at_restore_is_the_verdict_of_both(tmp_path):
         for child in children:
             output, errors = child.communicate(timeout=60)
             assert child.returncode == 0, errors
-            said.append([line for line in output.splitlines() if "[Gloo]" not in line])
+            said.append(without_gloo(output))
     finally:
         for child in children:
             child.kill()
@@ -164,7 +169,8 @@ def test_an_error_of_one_process_at_restore_is_the_verdict_of_both(tmp_path):
 
 @pytest.fixture(scope="module")
 def every_method(tmp_path_factory):
-    """The losses of a few batches of every method, in one process and in two: ``(one, two)``."""
+    """The losses of a few batches of every method, in one process and in two: ``(one, two)``;
+    what the two then say of an example that is NaN, and the folder of that run."""
     folder = tmp_path_factory.mktemp("methods")
     port = free_port()
     environment = {**os.environ, "JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "1"}
@@ -172,20 +178,39 @@ def every_method(tmp_path_factory):
     children = [
         subprocess.Popen(
             [sys.executable, "-m", "tests.every_method", str(output), port, count, index],
-            cwd=ROOT, env=environment, stderr=subprocess.PIPE,
+            cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         )
         for output, count, index in (
-            (folder / "one.json", "1", "0"), (folder / "two.json", "2", "0"), ("", "2", "1"),
+            (folder / "one.json", "1", "0"),
+            (folder / "two.json", "2", "0"),
+            (folder / "two.json", "2", "1"),
         )
     ]  # fmt: skip
+    said = []
     for child in children:
-        _, errors = child.communicate(timeout=300)
-        assert child.returncode == 0, errors.decode()
-    return [json.loads((folder / name).read_text()) for name in ("one.json", "two.json")]
+        output, errors = child.communicate(timeout=300)
+        assert child.returncode == 0, errors
+        said += without_gloo(output)
+    losses = [json.loads((folder / name).read_text()) for name in ("one.json", "two.json")]
+    return losses, said, folder / "nan"
 
 
 @pytest.mark.parametrize("name", methods.REGISTRY)
 def test_two_processes_compute_what_one_does(name, every_method):
-    one, two = (losses[name] for losses in every_method)
+    one, two = (losses[name] for losses in every_method[0])
     assert len(one) >= 6
     np.testing.assert_allclose(two, one, rtol=1e-5)
+
+
+def test_a_loss_that_is_nan_stops_both(every_method):
+    """After the same batch, and both name the example that process 1 loaded."""
+    _, said, workdir = every_method
+    expected = (
+        f"the loss of 'joint' is nan at batch 3 (epoch 2), on training examples {BAD} (their a "
+        "holds NaN or infinity): mend or remove these examples"
+    )
+    assert said == [expected] * 2
+    epoch, event = metrics.read_lines(workdir / "metrics.jsonl")
+    assert (epoch["step"], event["event"], event["step"]) == (2, "non-finite loss", 3)
+    assert event["examples"] == [BAD] and event["inputs"] == ["a"]
+    assert [p.name for p in (workdir / "checkpoints").iterdir()] == ["2"]
