@@ -24,6 +24,9 @@ from tests.stopped_by_one import BATCH
 ROOT = pathlib.Path(__file__).parents[1]
 TINY = "tests/configs/tiny.py"
 SCRIPT = "launch/local_multihost.sh"
+PER_EPOCH = 10
+RUN = {"epochs": 2, "batch_size": 168}  # of 1700 examples
+OPTIONS = [f"--config.{name}={value}" for name, value in RUN.items()]
 
 
 def start(workdir: pathlib.Path, *options: str) -> subprocess.Popen:
@@ -48,8 +51,8 @@ def without_gloo(text: str) -> list[str]:
 def pair(tmp_path_factory):
     """The same run in one process and in two, two epochs."""
     folder = tmp_path_factory.mktemp("pair")
-    process = start(folder / "two", "--config.epochs=2")
-    config = files.load_config(str(ROOT / TINY), {"epochs": 2})
+    process = start(folder / "two", *OPTIONS)
+    config = files.load_config(str(ROOT / TINY), RUN)
     train.train(config, folder / "one", devices=jax.devices()[:1], say=lambda line: None)
     output, _ = process.communicate(timeout=300)
     assert process.returncode == 0, output
@@ -61,7 +64,7 @@ def test_losses_and_evaluation_counts_agree(pair):
     one, two = (metrics.read_lines(folder / name / "metrics.jsonl") for name in ("one", "two"))
     assert len(one) == len(two) == 2
     for name, value in one[0]["train"].items():
-        if name.endswith("loss"):  # a mean over the first 26 batches
+        if name.endswith("loss"):  # a mean over the first epoch
             np.testing.assert_allclose(two[0]["train"][name], value, rtol=1e-5, err_msg=name)
     for a, b in zip(one, two, strict=True):
         for split in ("validation", "test"):
@@ -88,7 +91,7 @@ def cut(tmp_path_factory):
     """A run with loader workers of which process 1 was signalled: its folder, the batches done."""
     folder = tmp_path_factory.mktemp("cut")
     process = start(
-        folder / "run", "--module=tests.stopped_by_one", "--config.epochs=2",
+        folder / "run", "--module=tests.stopped_by_one", *OPTIONS,
         "--config.check_loss_every=1", "--config.loader.workers=1",
     )  # fmt: skip
     output, _ = process.communicate(timeout=120)
@@ -108,8 +111,9 @@ def cut(tmp_path_factory):
 
 def test_sigterm_to_one_process_stops_both_at_the_same_step(cut):
     workdir, stopped = cut
-    assert BATCH < stopped < 52
-    assert sorted(int(p.name) for p in (workdir / "checkpoints").iterdir()) == [26, stopped]
+    assert BATCH < stopped < 2 * PER_EPOCH
+    steps = sorted(int(p.name) for p in (workdir / "checkpoints").iterdir())
+    assert steps == [PER_EPOCH, stopped]
 
 
 def test_both_go_on_from_the_checkpoint_before_a_damaged_one(pair, cut):
@@ -117,11 +121,11 @@ def test_both_go_on_from_the_checkpoint_before_a_damaged_one(pair, cut):
     folder, (workdir, stopped) = pair[0], cut
     for file in (workdir / "checkpoints" / str(stopped) / "state").rglob("d/*"):
         file.write_bytes(b"")
-    process = start(workdir, "--config.epochs=2")
+    process = start(workdir, *OPTIONS)
     output, _ = process.communicate(timeout=300)
     assert process.returncode == 0, output
     assert output.count(f"checkpoint {stopped} is damaged (unreadable); moved to ") == 1
-    assert f"resuming {workdir} after batch 26 of 52" in output
+    assert f"resuming {workdir} after batch {PER_EPOCH} of {2 * PER_EPOCH}" in output
     assert (workdir / f"damaged-{stopped}").is_dir()
     straight = metrics.read_lines(folder / "two" / "metrics.jsonl")
     resumed = metrics.read_lines(workdir / "metrics.jsonl")
