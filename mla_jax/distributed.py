@@ -89,6 +89,13 @@ def of_all(value: int) -> set[int]:
     return set(multihost_utils.process_allgather(np.int32(value)).tolist())
 
 
+def rows_of_all(rows: np.ndarray) -> np.ndarray:
+    """The rows of all processes, in their order; each must come here, with equally many."""
+    if jax.process_count() == 1:
+        return rows
+    return multihost_utils.process_allgather(rows, tiled=True)
+
+
 def check_agreement(value: int, otherwise: str) -> None:
     """Raises ``UserError(otherwise)`` on every process unless all of them give the same value."""
     if len(of_all(value)) > 1:

@@ -1,9 +1,13 @@
 """A few batches of every method on synthetic data, in this process or as one of several.
 
 python -m tests.every_method OUTPUT.json PORT COUNT INDEX
+
+Several then train on data in which an example is NaN, in the folder beside OUTPUT.json; each of
+them prints how that ended.
 """
 
 import json
+import pathlib
 import sys
 from unittest import mock
 
@@ -11,15 +15,17 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from mla_jax import distributed, methods
+from mla_jax import distributed, methods, train
 from mla_jax.config import fields
 from mla_jax.data import pipeline
+from mla_jax.errors import NonFiniteLossError
 from mla_jax.evaluate import TrainingReduction
 from mla_jax.functional.optimizers import StepInfo
 from mla_jax.program import build_program, initial_state
 from tests.conftest import build_config, build_dataset
 
 BATCHES = 3  # of which the last lacks four examples
+BAD = 33  # in the share of process 1 of batch 3, the first of the second epoch
 LINEAR = {"name": "features", "projection": "linear"}  # compiles in no time
 
 
@@ -52,6 +58,19 @@ def losses_of(name: str) -> list[float]:
     return losses
 
 
+def trained_on_nan(folder: pathlib.Path) -> str:
+    """The error of a run whose example ``BAD`` is NaN: process 1 loads it."""
+    dataset = build_dataset(("a", "b"), train=44)
+    config = build_config(("a", "b"), "concat", encoder=LINEAR, check_loss_every=1)
+    dataset.splits["train"].inputs["a"][BAD] = np.nan
+    train.load_dataset = lambda *arguments: dataset
+    try:
+        train.train(config, folder, say=lambda line: None)
+    except NonFiniteLossError as error:
+        return str(error)
+    return "nothing was noticed"
+
+
 if __name__ == "__main__":
     output, port, count, index = sys.argv[1], *map(int, sys.argv[2:])
     if count > 1:
@@ -60,3 +79,5 @@ if __name__ == "__main__":
     if distributed.is_main():
         with open(output, "w") as file:
             json.dump(found, file)
+    if count > 1:
+        print(trained_on_nan(pathlib.Path(output).with_name("nan")), flush=True)

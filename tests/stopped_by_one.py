@@ -13,7 +13,7 @@ import jax
 
 from mla_jax.data import pipeline
 
-BATCH = 30
+BATCH = 11
 
 
 def main() -> None:
@@ -27,7 +27,7 @@ def main() -> None:
                 if number == BATCH and jax.process_index() == 1:
                     os.kill(os.getpid(), signal.SIGTERM)
                 if number >= BATCH:
-                    time.sleep(0.5)
+                    time.sleep(1)
                 yield batch
         finally:
             batches.close()

@@ -17,12 +17,16 @@ import pytest
 from mla_jax import methods, train
 from mla_jax.config import files
 from mla_jax.runs import metrics
+from tests.every_method import BAD
 from tests.killed_run import processes_of_group
 from tests.stopped_by_one import BATCH
 
 ROOT = pathlib.Path(__file__).parents[1]
 TINY = "tests/configs/tiny.py"
 SCRIPT = "launch/local_multihost.sh"
+PER_EPOCH = 10
+RUN = {"epochs": 2, "batch_size": 168}  # of 1700 examples
+OPTIONS = [f"--config.{name}={value}" for name, value in RUN.items()]
 
 
 def start(workdir: pathlib.Path, *options: str) -> subprocess.Popen:
@@ -38,12 +42,17 @@ def start(workdir: pathlib.Path, *options: str) -> subprocess.Popen:
     )
 
 
+def without_gloo(text: str) -> list[str]:
+    """The lines that are not Gloo's, whose threads write into each other's."""
+    return [s for s in text.splitlines() if not re.search(r"Gloo|connected|ranks|^[\d :.]*$", s)]
+
+
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory):
     """The same run in one process and in two, two epochs."""
     folder = tmp_path_factory.mktemp("pair")
-    process = start(folder / "two", "--config.epochs=2")
-    config = files.load_config(str(ROOT / TINY), {"epochs": 2})
+    process = start(folder / "two", *OPTIONS)
+    config = files.load_config(str(ROOT / TINY), RUN)
     train.train(config, folder / "one", devices=jax.devices()[:1], say=lambda line: None)
     output, _ = process.communicate(timeout=300)
     assert process.returncode == 0, output
@@ -55,7 +64,7 @@ def test_losses_and_evaluation_counts_agree(pair):
     one, two = (metrics.read_lines(folder / name / "metrics.jsonl") for name in ("one", "two"))
     assert len(one) == len(two) == 2
     for name, value in one[0]["train"].items():
-        if name.endswith("loss"):  # a mean over the first 26 batches
+        if name.endswith("loss"):  # a mean over the first epoch
             np.testing.assert_allclose(two[0]["train"][name], value, rtol=1e-5, err_msg=name)
     for a, b in zip(one, two, strict=True):
         for split in ("validation", "test"):
@@ -72,8 +81,7 @@ def test_losses_and_evaluation_counts_agree(pair):
 def test_only_process_0_writes_and_prints(pair):
     folder, output = pair
     assert output.count("epoch   1/2") == 1
-    other = (folder / "two.process-1.log").read_text()
-    assert not [line for line in other.splitlines() if "[Gloo]" not in line and line.strip()]
+    assert without_gloo((folder / "two.process-1.log").read_text()) == []
     lines = (folder / "two" / "metrics.jsonl").read_text().splitlines()
     assert len(lines) == 2
 
@@ -83,7 +91,7 @@ def cut(tmp_path_factory):
     """A run with loader workers of which process 1 was signalled: its folder, the batches done."""
     folder = tmp_path_factory.mktemp("cut")
     process = start(
-        folder / "run", "--module=tests.stopped_by_one", "--config.epochs=2",
+        folder / "run", "--module=tests.stopped_by_one", *OPTIONS,
         "--config.check_loss_every=1", "--config.loader.workers=1",
     )  # fmt: skip
     output, _ = process.communicate(timeout=120)
@@ -105,8 +113,9 @@ def cut(tmp_path_factory):
 
 def test_sigterm_to_one_process_stops_both_at_the_same_step(cut):
     workdir, stopped = cut
-    assert BATCH < stopped < 52
-    assert sorted(int(p.name) for p in (workdir / "checkpoints").iterdir()) == [26, stopped]
+    assert BATCH < stopped < 2 * PER_EPOCH
+    steps = sorted(int(p.name) for p in (workdir / "checkpoints").iterdir())
+    assert steps == [PER_EPOCH, stopped]
 
 
 def test_both_go_on_from_the_checkpoint_before_a_damaged_one(pair, cut):
@@ -114,11 +123,11 @@ def test_both_go_on_from_the_checkpoint_before_a_damaged_one(pair, cut):
     folder, (workdir, stopped) = pair[0], cut
     for file in (workdir / "checkpoints" / str(stopped) / "state").rglob("d/*"):
         file.write_bytes(b"")
-    process = start(workdir, "--config.epochs=2")
+    process = start(workdir, *OPTIONS)
     output, _ = process.communicate(timeout=300)
     assert process.returncode == 0, output
     assert output.count(f"checkpoint {stopped} is damaged (unreadable); moved to ") == 1
-    assert f"resuming {workdir} after batch 26 of 52" in output
+    assert f"resuming {workdir} after batch {PER_EPOCH} of {2 * PER_EPOCH}" in output
     assert (workdir / f"damaged-{stopped}").is_dir()
     straight = metrics.read_lines(folder / "two" / "metrics.jsonl")
     resumed = metrics.read_lines(workdir / "metrics.jsonl")
@@ -154,7 +163,7 @@ def test_an_error_of_one_process_at_restore_is_the_verdict_of_both(tmp_path):
         for child in children:
             output, errors = child.communicate(timeout=60)
             assert child.returncode == 0, errors
-            said.append([line for line in output.splitlines() if "[Gloo]" not in line])
+            said.append(without_gloo(output))
     finally:
         for child in children:
             child.kill()
@@ -166,7 +175,8 @@ def test_an_error_of_one_process_at_restore_is_the_verdict_of_both(tmp_path):
 
 @pytest.fixture(scope="module")
 def every_method(tmp_path_factory):
-    """The losses of a few batches of every method, in one process and in two: ``(one, two)``."""
+    """The losses of a few batches of every method, in one process and in two: ``(one, two)``;
+    what the two then say of an example that is NaN, and the folder of that run."""
     folder = tmp_path_factory.mktemp("methods")
     port = free_port()
     environment = {**os.environ, "JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "1"}
@@ -174,20 +184,39 @@ def every_method(tmp_path_factory):
     children = [
         subprocess.Popen(
             [sys.executable, "-m", "tests.every_method", str(output), port, count, index],
-            cwd=ROOT, env=environment, stderr=subprocess.PIPE,
+            cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         )
         for output, count, index in (
-            (folder / "one.json", "1", "0"), (folder / "two.json", "2", "0"), ("", "2", "1"),
+            (folder / "one.json", "1", "0"),
+            (folder / "two.json", "2", "0"),
+            (folder / "two.json", "2", "1"),
         )
     ]  # fmt: skip
+    said = []
     for child in children:
-        _, errors = child.communicate(timeout=300)
-        assert child.returncode == 0, errors.decode()
-    return [json.loads((folder / name).read_text()) for name in ("one.json", "two.json")]
+        output, errors = child.communicate(timeout=300)
+        assert child.returncode == 0, errors
+        said += without_gloo(output)
+    losses = [json.loads((folder / name).read_text()) for name in ("one.json", "two.json")]
+    return losses, said, folder / "nan"
 
 
 @pytest.mark.parametrize("name", methods.REGISTRY)
 def test_two_processes_compute_what_one_does(name, every_method):
-    one, two = (losses[name] for losses in every_method)
+    one, two = (losses[name] for losses in every_method[0])
     assert len(one) >= 6
     np.testing.assert_allclose(two, one, rtol=1e-5)
+
+
+def test_a_loss_that_is_nan_stops_both(every_method):
+    """After the same batch, and both name the example that process 1 loaded."""
+    _, said, workdir = every_method
+    expected = (
+        f"the loss of 'joint' is nan at batch 3 (epoch 2), on training examples {BAD} (their a "
+        "holds NaN or infinity): mend or remove these examples"
+    )
+    assert said == [expected] * 2
+    epoch, event = metrics.read_lines(workdir / "metrics.jsonl")
+    assert (epoch["step"], event["event"], event["step"]) == (2, "non-finite loss", 3)
+    assert event["examples"] == [BAD] and event["inputs"] == ["a"]
+    assert [p.name for p in (workdir / "checkpoints").iterdir()] == ["2"]

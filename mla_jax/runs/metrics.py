@@ -12,6 +12,7 @@ from unittest import mock
 import jax
 import numpy as np
 
+from mla_jax.distributed import rows_of_all
 from mla_jax.errors import NonFiniteLossError, UserError
 from mla_jax.runs.nulls import with_nulls
 from mla_jax.state import Batch, Metrics
@@ -67,24 +68,29 @@ class RunningMeans:
         self._pending.clear()
 
     def _explain(self, pending: _Pending, loss: float) -> dict[str, Any]:
-        """Which examples of this process are to blame: by their inputs, else by their losses."""
+        """Which examples of the global batch are to blame: by their inputs, else by their losses.
+
+        The loss is that of all processes, so all of them come here.
+        """
+        index = rows_of_all(pending.index)
         inputs = {
-            m: ~np.isfinite(array.reshape(len(array), -1)).all(1)
+            m: rows_of_all(~np.isfinite(array.reshape(len(array), -1)).all(1))
             for m, array in self._fetch(pending.index)["inputs"].items()
             if np.issubdtype(array.dtype, np.floating)
         }
         damaged = [m for m, rows in inputs.items() if rows.any()]
-        guilty = np.any([inputs[m] for m in damaged], axis=0) if damaged else None
-        if guilty is None:
-            guilty = ~np.isfinite(local_rows(pending.metrics["example_loss"]))
-        if len(guilty) != len(pending.index) or not guilty.any():
-            guilty = np.ones(len(pending.index), bool)
+        if damaged:
+            guilty = np.any([inputs[m] for m in damaged], axis=0)
+        else:
+            guilty = ~np.isfinite(rows_of_all(local_rows(pending.metrics["example_loss"])))
+        if len(guilty) != len(index) or not guilty.any():
+            guilty = np.ones(len(index), bool)
         return {
             "step": pending.step,
             "epoch": pending.epoch,
             "phase": pending.phase,
             "loss": repr(loss),
-            "examples": pending.index[guilty].tolist(),
+            "examples": index[guilty].tolist(),
             "inputs": damaged,
         }
 
