@@ -32,7 +32,7 @@ def measure(
     for name in methods:  # mistakes come out before the first is compiled
         config = fields.resolve(files.load_config(filename, arguments={"method": name}))
         dataset = load_dataset(config.dataset, config.modalities)
-        pipeline.batches_per_epoch(dataset.splits["train"], config.batch_size)
+        pipeline.batches_per_epoch(dataset.training_examples, config.batch_size, config.drop_last)
         plan.append((name, config, dataset, build_program(config, dataset)))
     for name, config, dataset, program in plan:
         say(f"compiling {name} ...")
