@@ -4,6 +4,7 @@ One process and many run the same code: the batch is sharded over a mesh of one 
 and the state is replicated.
 """
 
+import contextlib
 import ctypes
 import os
 import signal
@@ -200,11 +201,12 @@ class StopSignal:
             if number[0] == signal.SIGINT and interrupts == 2:
                 said += " (a third Ctrl-C ends the run without it)"
             below_the_bar = "\n" if os.isatty(2) else ""
-            os.write(2, f"{below_the_bar}{name}: {said}\n".encode())
+            if self._synchronized and self._runtime_handler:
+                ctypes.CFUNCTYPE(None, ctypes.c_int)(self._runtime_handler)(signal.SIGTERM)
+            with contextlib.suppress(OSError):  # nobody reads standard error any more
+                os.write(2, f"{below_the_bar}{name}: {said}\n".encode())
             if interrupts == 3:
                 os._exit(128 + signal.SIGINT)
-            if self._synchronized:
-                ctypes.CFUNCTYPE(None, ctypes.c_int)(self._runtime_handler)(signal.SIGTERM)
         os.close(reading)
 
     def __call__(self, step: int) -> bool:

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 import mla_jax
+from mla_jax.loading import command_of
 
 NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
 
@@ -106,7 +107,7 @@ def _check_package() -> None:
         f"Python takes the folder {folder} for the package mla_jax: repeat the command in another "
         f"folder, for example after cd {folder}"
     )
-    if "-m" not in sys.orig_argv:
+    if not command_of(sys.orig_argv)[0]:
         raise ImportError(sentence)
     print(f"error: {sentence}", file=sys.stderr)
     raise SystemExit(2)

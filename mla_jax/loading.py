@@ -1,6 +1,9 @@
 """The first line of a command, while it imports JAX."""
 
+import contextlib
 import os
+import re
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -11,6 +14,18 @@ SILENT = {"--help", "-help", "--helpshort", "-h", "-?", "--process_id", "--json"
 RANKS = ("SLURM_PROCID", "OMPI_COMM_WORLD_RANK", "PMI_RANK")
 """Where clusters tell a process its number."""
 WITHOUT_JAX = ("prepare",)
+MODULE = re.compile(r"-[bBdEiIOPqsSuvx]*m(.*)")
+"""The option of Python that names a module: ``-m NAME``, ``-mNAME``, ``-um NAME``."""
+
+
+def command_of(command_line: Sequence[str]) -> tuple[str, list[str]]:
+    """``(COMMAND, options)`` of ``python ... -m mla_jax.COMMAND ...``, ``("", [])`` of others."""
+    for place, word in enumerate(command_line):
+        if found := MODULE.fullmatch(word):
+            module, *options = [*filter(None, found.groups()), *command_line[place + 1 :]] or [""]
+            package, _, command = module.partition(".")
+            return (command, options) if package == "mla_jax" else ("", [])
+    return "", []
 
 
 def say_loading(command_line: Sequence[str]) -> None:
@@ -18,13 +33,23 @@ def say_loading(command_line: Sequence[str]) -> None:
 
     Commands that train print it with their other lines, the others on standard error.
     """
-    module, *options = command_line[command_line.index("-m") + 1 :]
-    command = module.removeprefix("mla_jax.")
+    command, options = command_of(command_line)
     other = any(
         option.startswith("--process_id=") and option != "--process_id=0" for option in options
     )
     other |= any(os.environ.get(name, "0") != "0" for name in RANKS)
-    if other or command in WITHOUT_JAX or SILENT & set(options):
+    if not command or other or command in WITHOUT_JAX or SILENT & set(options):
         return
     stream = sys.stdout if command in ("main", "compare") else sys.stderr
-    print(f"mla_jax {mla_jax.__version__}: loading jax ...", file=stream, flush=True)
+    with contextlib.suppress(OSError):  # the command itself says that nothing can be written
+        print(f"mla_jax {mla_jax.__version__}: loading jax ...", file=stream, flush=True)
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        # A callback of XLA swallows the exception of a Ctrl-C that falls into the import of JAX.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def loaded() -> None:
+    """Ctrl-C raises ``KeyboardInterrupt`` again: a command has begun."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
+        with contextlib.suppress(ValueError):  # not the main thread
+            signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -15,6 +15,7 @@ from mla_jax.datasets import ArraySplit
 from mla_jax.errors import Interrupted
 from mla_jax.runs import metrics
 from tests.conftest import BATCH, build_config, build_dataset
+from tests.runs import open_run
 
 LINEAR = {"name": "features", "projection": "linear"}  # compiles in no time
 EXAMPLES = 2 * BATCH + 4
@@ -103,11 +104,22 @@ def test_released_code_trains_on_the_last_partial_batch(run, tmp_path, monkeypat
     assert results[1]["train"]["batches"] == 2 * 3
 
 
-def test_runs_of_earlier_versions_left_the_partial_batch_out():
-    """Their ``config.json`` has neither field; resuming them must not change what they do."""
-    for fidelity, agrees in (("paper", True), ("released", False)):
-        config = fields.to_json(fields.resolve(build_config(fidelity=fidelity)))
-        older = {k: v for k, v in config.items() if k not in ("drop_last", "absent")}
-        differing = fields.differing_fields(fields.completed(older), config)
-        assert (differing == []) == agrees, differing
-    assert json.loads(json.dumps(config))["absent"] == "zeros"
+@pytest.mark.parametrize(("method", "fidelity"), [("mla", "released"), ("dimml", "paper")])
+def test_runs_of_earlier_versions_go_on_and_open(method, fidelity, run, tmp_path):
+    """Through the code that a user meets: the same command again, and ``open_run``."""
+    old = {"drop_last": True, "absent": "skip", "head_init": "xavier"}
+    if method == "dimml":
+        old |= {"method.norm_scale_std": 0.0, "method.duc_weight": 1.0}
+    config = build_config(method=method, fidelity=fidelity, encoder=LINEAR, **old)
+    result, path = run(config, build_dataset()), tmp_path / "run"
+    saved = json.loads((path / "config.json").read_text())
+    for field in (*old, "dataset.noise"):
+        group, _, name = field.rpartition(".")
+        del (saved["config"][group] if group else saved["config"])[name]
+    (path / "config.json").write_text(json.dumps(saved))
+    said = []
+    assert run(config, build_dataset(), say=said.append) == result
+    assert "holds a finished run" in said[0]
+    opened = open_run(path)
+    assert (opened.config.drop_last, opened.config.absent) == (True, "skip")
+    assert opened.config.method.to_dict() == fields.resolve(config).method.to_dict()

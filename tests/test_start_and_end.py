@@ -3,6 +3,7 @@
 import io
 import os
 import pathlib
+import signal
 import subprocess
 import sys
 
@@ -48,6 +49,35 @@ def test_who_says_that_jax_is_loaded(command, environment, said, monkeypatch, ca
         monkeypatch.setenv(name, value)
     loading.say_loading(["python", "-X", "dev", "-m", *f"mla_jax.{command}".split()])
     assert capsys.readouterr().out == (LINE if said else "")
+    # Ctrl-C ends the process while JAX is imported, and raises KeyboardInterrupt afterwards.
+    assert (signal.getsignal(signal.SIGINT) is signal.SIG_DFL) == said
+    loading.loaded()
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+@pytest.mark.parametrize(
+    ("command_line", "command"),
+    [
+        ("python -m mla_jax.main --x=-m", "main"),
+        ("python -um mla_jax.compare", "compare"),
+        ("python -X dev -mmla_jax.prepare -m y", "prepare"),
+        ("python -m foo.mla_jax", ""),
+        ("python -m foo", ""),
+        ("python -m", ""),
+        ("python train.py -n mla_jax.main", ""),
+    ],
+)
+def test_how_python_is_told_a_module(command_line, command):
+    assert loading.command_of(command_line.split())[0] == command
+
+
+def test_an_output_that_cannot_be_written(monkeypatch):
+    def full(*words, **options):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("builtins.print", full)
+    monkeypatch.setattr(loading.signal, "signal", lambda *arguments: None)
+    loading.say_loading(["python", "-m", "mla_jax.main"])
 
 
 class Clock:

@@ -113,7 +113,7 @@ def test_no_file_of_a_run_has_nan(config, tmp_path, capsys):
     assert result["test"]["b"] is result["test"]["macro_f1"]["b"] is None
     assert result["test"]["fused"] >= 0
     assert any("b nan" in line for line in lines)
-    assert "| b | nan | nan |" in (path / "report.md").read_text()
+    assert "| b | – | – | 0 |" in (path / "report.md").read_text(encoding="utf-8")
     untrained = "2 of the 8 test examples are of 1 class that no training example has: 2"
     assert untrained in lines[0] and untrained in (path / "report.md").read_text()
     train.train(config, path, say=lines.append)

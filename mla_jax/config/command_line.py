@@ -1,5 +1,6 @@
 """What the commands share: flags, start-up, and errors that are one sentence."""
 
+import errno
 import itertools
 import os
 import pathlib
@@ -14,10 +15,11 @@ import jax
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from mla_jax import distributed
+from mla_jax import distributed, loading
 from mla_jax.config import fields, files, help, recipes
 from mla_jax.datasets import DESCRIPTIONS
 from mla_jax.errors import (
+    NO_SPACE,
     Interrupted,
     NonFiniteLossError,
     NoSpaceError,
@@ -111,6 +113,7 @@ def run_command(main: Callable[[], None]) -> None:
                 text = re.sub(pattern, words, text)
             raise UserError(f"{text} (--help lists the options)") from error
 
+    loading.loaded()
     try:
         app.run(start, flags_parser=parse)
     except UserError as error:
@@ -123,10 +126,15 @@ def run_command(main: Callable[[], None]) -> None:
         status, message = 128 + interruption.signal, str(interruption)
     except KeyboardInterrupt:
         status, message = 130, "stopped; the same command goes on from the last checkpoint"
-    except Exception:
-        if not jax.distributed.is_initialized():
+    except Exception as error:
+        status = FILE_ERROR
+        if isinstance(error, OSError) and error.errno in (errno.EPIPE, *NO_SPACE):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is left of it goes nowhere
+            message = f"error: standard output cannot be written ({error.strerror})"
+        elif jax.distributed.is_initialized():
+            message = traceback.format_exc()
+        else:
             raise
-        status, message = 1, traceback.format_exc()
     print(message, file=sys.stderr, flush=True)
     _leave(status)
 
@@ -155,6 +163,7 @@ def status_of(name: str, work: Callable[[], int | None]) -> int:
     It is what ``work`` returns, 0 for None; 2 for bad input, 1 for a file that cannot be used.
     ``name`` stands before the sentence about either.
     """
+    loading.loaded()
     try:
         return work() or 0
     except UserError as error:

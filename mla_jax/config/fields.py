@@ -310,9 +310,11 @@ def completed(saved: Mapping[str, Any]) -> dict[str, Any]:
       UserError: a field is of another type.
     """
     defaults = to_json(base_config())
-    del defaults["method"]  # its switches are those of its own method
     # Before there was a choice:
     defaults |= {"drop_last": True, "absent": "skip", "head_init": "xavier"}
+    # A switch that a method gets later on leaves ``paper`` as it was.
+    module = methods.REGISTRY.get(saved["method"]["name"])
+    defaults["method"] = json.loads(json.dumps(module.FIDELITY["paper"])) if module else {}
     merged = _merge(defaults, saved)
     values = flatten(merged)
     for field, default in flatten(defaults).items():

@@ -40,10 +40,10 @@ class BatchNorm(nn.Module):
             var = mean_of(jnp.square(exact - mean))
             if not self.is_initializing():
                 kept = var * (count / jnp.maximum(count - 1, 1)) if self.unbiased else var
-                weight = jnp.where(count > 0, self.momentum, 0)
-                blend = lambda old, new: old + weight * (new - old)  # noqa: E731
-                running_mean.value = blend(running_mean.value, mean)
-                running_var.value = blend(running_var.value, kept)
+                # One value has a mean and no variance; none has neither.
+                for variable, new, needed in ((running_mean, mean, 1), (running_var, kept, 2)):
+                    weight = jnp.where(count >= needed, self.momentum, 0)
+                    variable.value = variable.value + weight * (new - variable.value)
         else:
             mean, var = running_mean.value, running_var.value
         multiplier = scale * jax.lax.rsqrt(var + self.epsilon)

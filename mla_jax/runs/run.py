@@ -57,7 +57,7 @@ def open_run(
         raise UserError(
             f"{workdir.path} holds no run (no config.json): name the --workdir of a training"
         )
-    config = FrozenConfigDict(fields.completed(identity["config"]))
+    config = FrozenConfigDict(identity["config"])
     if config.method.name not in methods.REGISTRY:
         raise UserError(
             f"{workdir.path} was trained with the method '{config.method.name}', which is not part "

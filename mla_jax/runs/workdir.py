@@ -68,13 +68,16 @@ class Workdir:
     def identity(self) -> dict[str, Any] | None:
         """The ``{"config": ..., "data": fingerprint}`` of the run that lives here, if one does.
 
+        Fields and switches that ``config.json`` is too old to have are filled in with what the code
+        did before it had them.
+
         Raises:
           UserError: ``config.json`` is damaged, or is not ours.
         """
         content = self._read(self._config, {"config": dict, "data": str})
         if content is not None and (missing := _missing(content, IDENTITY)):
             raise UserError(f"{self._config} is damaged (no sound '{missing}'): {ELSEWHERE}")
-        return content
+        return content and {**content, "config": fields.completed(content["config"])}
 
     def is_run(self) -> bool:
         """Whether a run lives here, to judge by what lies in the directory."""
