@@ -36,7 +36,7 @@ CASES = {
     "compare_negative_seed": Case("compare --config=small.py --seeds=0,-1", "--seeds=0,-1 must be at least 0 and at most 2147483647"),
     "compare_huge_seed": Case("compare --config=small.py --seeds=99999999999", "--seeds=99999999999 must be at least 0 and at most"),
     "compare_two_seeds": Case("compare --config=small.py --seeds=0 --config.seed=1", "--config.seed and --seeds both choose the seeds: use"),
-    "compare_modalities_that_do_not_exist": Case("compare --config=small.py:modalities=a+c", "the train split in data has no array 'c': known: a, b,"),
+    "compare_modalities_that_do_not_exist": Case("compare --config=small.py:modalities=a+c", "the train split in data has no array 'c' (it has label, a, b):"),
     "compare_without_config": Case("compare --methods=mla", "give --config=FILE, for example --config=configs/digits.py"),
     "compare_option_of_main": Case("compare --config=small.py --split=test", "Unknown command line flag 'split' (--help lists the"),
     # ---- evaluate -------------------------------------------------------------------------------
