@@ -26,6 +26,12 @@ def edited(old: str, new: str, sentence: str) -> Case:
     )
 
 
+def switch(method: str, setting: str, sentence: str) -> Case:
+    """One switch of a method."""
+    return Case(f"main --config=small.py:method={method} --config.method.{setting}", sentence)
+
+
+LINEAR = '"name": "features", "projection": "linear"'
 CASES = {
     # ---- The file ------------------------------------------------------------------------------
     "empty_file": Case(FILE, "mine.py is not a configuration file: it has no function", files={"mine.py": ""}),
@@ -115,6 +121,33 @@ CASES = {
     "workers_many": field("loader.workers=1000", "loader.workers must be at least 0 and at most 64, not 1000"),
     "workers_negative": field("loader.workers=-1", "loader.workers must be at least 0, not -1"),
     "keep_zero": field("checkpoint.keep=0", "checkpoint.keep must be at least 1, not 0"),
+    "noise_negative": field("dataset.noise=-1", "dataset.noise must be at least 0, not -1.0"),
+    "noise_nan": field("dataset.noise=nan", "dataset.noise=nan must be a finite number"),
+    "absent_word": field("absent=maybe", "unknown absent 'maybe': known: auto, skip, zeros"),
+    "drop_last_word": field("drop_last=maybe", "flag --config.drop_last=maybe: it must be true or"),
+    "head_init_word": field("head_init=zeros", "unknown head_init 'zeros': known:"),
+    "width_huge": field("feature_dim=99999999999", "feature_dim must be at least 1 and at most 65536, not"),
+    "batch_evaluation_huge": field("evaluation.batch_size=99999999999", "evaluation.batch_size must be at least 1 and at most"),
+    "prefetch_huge": field("loader.prefetch=100000000", "loader.prefetch must be at least 1 and at most 1024, not"),
+    "every_steps_negative": field("checkpoint.every_steps=-5", "checkpoint.every_steps must be at least 0, not -5"),
+    "learning_rate_nan": field("optimizer.learning_rate=nan", "optimizer.learning_rate=nan must be a finite number"),
+    "dimml_weight_negative": switch("dimml", "duc_weight=-1", "method.duc_weight must be at least 0, not -1.0"),
+    "dimml_scale_negative": switch("dimml", "norm_scale_std=-1", "method.norm_scale_std must be at least 0, not -1.0"),
+    "dimml_temperature_zero": switch("dimml", "temperature=0", "method.temperature and method.certainty_temperature must"),
+    "dimml_split_beyond_the_end": switch("dimml", "split_epoch=2", "method.split_epoch=2 must be one of the 2 epochs after"),
+    "dimml_epochs_huge": switch("dimml", "fusion_epochs=99999999999", "method.fusion_epochs must be at least 0 and at most"),
+    "ogm_first_epoch_negative": switch("ogm", "first_epoch=-1", "method.first_epoch must be at least 0, not -1"),
+    "ogm_last_epoch_negative": switch("ogm_ge", "last_epoch=-1", "method.last_epoch must be at least 0, not -1"),
+    "ogm_last_epoch_huge": switch("ogm", "last_epoch=99999999999", "method.last_epoch must be at least 0 and at most"),
+    "ogm_epochs_in_the_wrong_order": switch("ogm", "last_epoch=2 --config.method.first_epoch=3", "method.first_epoch=3 must not come after"),
+    "ogm_alpha_nan": switch("ogm", "alpha=nan", "method.alpha=nan must be a finite number"),
+    "dropout_of_everything": switch("modality_dropout", "rate=1", "method.rate must be at least 0 and less than 1, not 1.0"),
+    "projection_alpha_negative": switch("mla", "projection.alpha=-1", "method.projection.alpha must be at least 0, not -1.0"),
+    "encoder_epsilon_negative": edited(LINEAR, '"name": "resnet18", "epsilon": -1e-5', "encoders.a.epsilon=-1e-05 must be a positive number"),
+    "encoder_epsilon_nan": edited(LINEAR, '"name": "m3ae_text", "epsilon": float("nan")', "encoders.a.epsilon=nan must be a positive number"),
+    "encoder_size_huge": edited(LINEAR, '"name": "mlp", "hidden": 10**12', "encoders.a.hidden=1000000000000 must be at most 1048576"),
+    "encoder_size_fraction": edited(LINEAR, '"name": "mlp", "hidden": 2.5', "encoders.a.hidden=2.5 must be of type int"),
+    "encoder_widths_alone": edited(LINEAR, '"name": "conv1d", "widths": 16', "encoders.a.widths=16 must be several, as in (16, 32)"),
     "init_from_nothing": field("init_from=no.safetensors", "no checkpoint at no.safetensors"),
 }  # fmt: skip
 # ruff: noqa: E501
