@@ -13,13 +13,10 @@ from absl import flags
 from mla_jax import train
 from mla_jax.config import command_line
 
-WORKDIR = "runs/{name}"
-
 
 def main() -> None:
     """Runs the configuration of the command line; see ``train.train``."""
-    workdir = flags.FLAGS.workdir or WORKDIR.format(name=command_line.config_name())
-    train.train(flags.FLAGS.config, workdir)
+    train.train(flags.FLAGS.config, command_line.workdir())
 
 
 if __name__ == "__main__":

@@ -287,7 +287,7 @@ def test_dimml_sends_no_gradient_into_two_encoders():
 def test_dimml_refuses_epochs_that_do_not_fit():
     with pytest.raises(UserError, match=r"method.split_epoch=2 must be one of the 2 epochs after"):
         build_and_trace("dimml", **{"method.split_epoch": 2})
-    with pytest.raises(UserError, match=r"method.fusion_epochs=-1 must be at least 1"):
+    with pytest.raises(UserError, match=r"method.fusion_epochs must be at least 0, not -1"):
         build_and_trace("dimml", **{"method.fusion_epochs": -1})
 
 

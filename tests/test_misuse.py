@@ -1,6 +1,7 @@
 """Hundreds of mistakes: one sentence each, another exit status, and nothing half-written."""
 
 import importlib.util
+import os
 
 import pytest
 
@@ -47,6 +48,23 @@ def test_the_page_holds_every_case_and_nothing_else():
     if SAME_VERSIONS:
         assert text == page.page(WRITTEN)
     assert text.count("\n| `") == len(CASES)
+
+
+def test_what_is_written_is_seen(tmp_path):
+    """Other content of the same length, another file in its place, a new and an absent one."""
+    for name in "abcd":
+        world.write(tmp_path / "x" / name, "old")
+        os.utime(tmp_path / "x" / name, ns=(1, 1))
+    before = world.listing(tmp_path)
+    (tmp_path / "x" / "a").write_text("new")
+    (tmp_path / "x" / "e").write_text("new")
+    (tmp_path / "x" / "e").replace(tmp_path / "x" / "b")
+    (tmp_path / "x" / "c").unlink()
+    (tmp_path / "x" / "f").mkdir()
+    after = world.listing(tmp_path)
+    names = before.keys() | after.keys()
+    changed = {name for name in names if before.get(name, ...) != after.get(name, ...)}
+    assert changed == {"x/a", "x/b", "x/c", "x/f"} and "x" in before
 
 
 def test_there_are_enough_cases():

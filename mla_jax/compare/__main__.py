@@ -28,13 +28,16 @@ from mla_jax.compare.variants import Part, parse_variants, parts_of
 from mla_jax.config import command_line, fields
 from mla_jax.errors import UserError, space_watched
 from mla_jax.runs import report
-from mla_jax.runs.workdir import Workdir
+from mla_jax.runs.workdir import ELSEWHERE_EMPTY, Workdir, foreign
+
+ENDING = "-compare"
+"""Of the default folder's name."""
 
 
 def main() -> None:
     """The comparison of the command line."""
     F = flags.FLAGS
-    workdir = pathlib.Path(F.workdir or f"runs/{command_line.config_name()}-compare")
+    workdir = Workdir(command_line.workdir(ENDING)).path
     variants, seeds = parse_variants(F.methods), parse_seeds(F.seeds)
     plan = {v.label: parts_of(v) for v in variants}  # mistakes come out before the first run
     check_folders([part for parts in plan.values() for part in parts], seeds, workdir)
@@ -69,6 +72,10 @@ def parse_seeds(texts: Sequence[str]) -> list[int]:
 
 def check_folders(parts: Sequence[Part], seeds: Sequence[int], workdir: pathlib.Path) -> None:
     """Raises ``UserError`` unless the table and every run can lie in ``workdir``."""
+    Workdir(workdir).check_path()
+    rows = {path.parent.name for path in workdir.glob("*/seed*")}
+    if name := foreign(workdir, {*table.FILES, *rows, *(part.folder for part in parts)}):
+        raise UserError(f"--workdir={workdir} holds {name} and no comparison: {ELSEWHERE_EMPTY}")
     for name in table.FILES:
         command_line.check_output(workdir / name, "--workdir", makes_folders=True)
     for part in parts:
@@ -105,4 +112,4 @@ if __name__ == "__main__":
         "methods, and variants as NAME:field=value+field=value; 'all': every method",
     )
     flags.DEFINE_list("seeds", ["0", "1", "2"], "every row has one run per seed")
-    command_line.run_command(main)
+    command_line.run_command(main, ENDING)

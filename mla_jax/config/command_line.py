@@ -40,6 +40,8 @@ WORDINGS = {
 OF_A_RUN = ("config.json", "data.json", "result.json", "metrics.jsonl")
 """Files of a run without which it is lost, or cannot be opened."""
 NO_CONFIG = "give --config=FILE, for example --config=configs/digits.py"
+NOT_EMPTY = ("workdir", "data_dir", "coordinator_address")
+"""Flags that name something, where they are given."""
 HELP = {"--help", "-help", "--helpshort", "-h", "-?"}
 
 
@@ -79,16 +81,25 @@ def define_flags() -> None:
     )
 
 
-def run_command(main: Callable[[], None]) -> None:
-    """Parses the flags, starts JAX, runs ``main`` and ends the process."""
+def run_command(main: Callable[[], None], ending: str = "") -> None:
+    """Parses the flags, starts JAX, runs ``main`` and ends the process.
+
+    ``ending``: that of the default ``workdir``.
+    """
 
     def start(argv: Sequence[str]) -> None:
         if len(argv) > 1:
             raise UserError(f"unexpected argument '{argv[1]}': options are written --name=value")
         logging.set_verbosity(logging.ERROR)  # app.run turns on the chatter of every library
         F = flags.FLAGS
+        cache = pathlib.Path(F.compilation_cache).expanduser()
+        for path in (cache, *cache.parents):
+            if os.path.exists(path) and not os.path.isdir(path):
+                raise UserError(
+                    f"--compilation_cache={F.compilation_cache}: {path} is a file: name a folder, "
+                    "or give nothing after = for no cache"
+                )
         if F.compilation_cache and "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-            cache = pathlib.Path(F.compilation_cache).expanduser()
             jax.config.update("jax_compilation_cache_dir", str(cache))
             jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
         distributed.initialize(F.distributed, F.coordinator_address, F.num_processes, F.process_id)
@@ -104,6 +115,9 @@ def run_command(main: Callable[[], None]) -> None:
             arguments = flags.FLAGS(argv)
             if flags.FLAGS.config is None:
                 raise UserError(NO_CONFIG)
+            for name in NOT_EMPTY:
+                if flags.FLAGS[name].value == "":
+                    raise UserError(f"--{name}= is empty: give it a value, or leave it out")
             fields.override(flags.FLAGS.config, data_dir_override())
             return arguments
         except (flags.Error, AttributeError, LookupError, TypeError, ValueError) as error:
@@ -125,7 +139,7 @@ def run_command(main: Callable[[], None]) -> None:
     except Interrupted as interruption:
         status, message = 128 + interruption.signal, str(interruption)
     except KeyboardInterrupt:
-        status, message = 130, "stopped; the same command goes on from the last checkpoint"
+        status, message = 130, _stopped(ending)
     except Exception as error:
         status = FILE_ERROR
         if isinstance(error, OSError) and error.errno in (errno.EPIPE, *NO_SPACE):
@@ -137,6 +151,23 @@ def run_command(main: Callable[[], None]) -> None:
             raise
     print(message, file=sys.stderr, flush=True)
     _leave(status)
+
+
+def workdir(ending: str = "") -> str:
+    """The folder of ``--workdir``, or the default one; ``ending`` is that of its name."""
+    return flags.FLAGS.workdir or f"runs/{config_name()}{ending}"
+
+
+def _stopped(ending: str) -> str:
+    """What Ctrl-C outside the loop leaves, where nothing was saved for it."""
+    try:
+        folder = pathlib.Path(workdir(ending))
+    except (flags.Error, AttributeError, ValueError):  # the flags were not read to the end
+        return "stopped before the start: repeat the command"
+    saved = (*folder.glob("checkpoints/*"), *folder.glob("*/seed*/checkpoints/*"))
+    if any(path.name.isdigit() for path in saved):
+        return "stopped: the same command goes on from the last checkpoint"
+    return "stopped before the first checkpoint: the same command starts anew"
 
 
 def help_text(argv: Sequence[str]) -> str:

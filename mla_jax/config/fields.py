@@ -210,6 +210,8 @@ def resolve(config: ConfigDict) -> FrozenConfigDict:
     if config.compute_dtype == "auto":  # bfloat16 is slower on a CPU
         on_cpu = jax.default_backend() == "cpu"
         config.compute_dtype = "float32" if on_cpu else "bfloat16"
+    if not config.modalities:
+        raise UserError("config.modalities is empty: name at least one modality")
     if "" in config.modalities:
         raise UserError(
             f"modalities={'+'.join(config.modalities)} has an empty name: write them as in a+b"
@@ -233,8 +235,9 @@ def resolve(config: ConfigDict) -> FrozenConfigDict:
         config.absent = "skip" if paper else "zeros"
     check_choice("head_init", config.head_init, ("auto", *INITIALIZATIONS))
     if config.head_init == "auto":
-        names = {encoder.get("name") for encoder in config.encoders.values()}
-        published = "torch" if names & set(WITH_PYTORCH_HEADS) else "xavier_untruncated"
+        groups = [e for e in config.encoders.values() if isinstance(e, ConfigDict)]
+        with_torch = any(e.get("name") in WITH_PYTORCH_HEADS for e in groups)
+        published = "torch" if with_torch else "xavier_untruncated"
         config.head_init = "xavier" if paper else published
     return FrozenConfigDict(config)
 
@@ -267,6 +270,8 @@ def resolve_switches(block: Mapping[str, Any]) -> dict[str, Any]:
         if isinstance(value, float) and not math.isfinite(value):
             raise UserError(f"method.{field}={value} must be a finite number")
         known[field] = value
+    for field, limits in getattr(module, "LIMITS", {}).items():
+        _require_range(f"method.{field}", known[field], *limits)
     for field, allowed in module.CHOICES.items():
         check_choice(f"value of method.{field}", known[field], allowed)
     return {"name": name, "fidelity": fidelity, **_unflatten(known)}

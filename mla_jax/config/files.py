@@ -87,6 +87,8 @@ def find(name: str) -> pathlib.Path:
     Raises:
       UserError: there is no such file.
     """
+    if not name:
+        raise UserError("no configuration file is named: give --config=FILE, as configs/digits.py")
     path = pathlib.Path(name)
     if os.path.isfile(path):
         return path

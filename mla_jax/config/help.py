@@ -30,6 +30,18 @@ class Parser(argparse.ArgumentParser):
         name = self.prog.removeprefix("python -m ")
         self.exit(2, f"{name}: {message} (--help lists the options)\n")
 
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Refuses an option that is given and empty, but for those that are empty by default."""
+        options = super().parse_args(args, namespace)
+        for action in self._actions:
+            if (
+                action.option_strings
+                and getattr(options, action.dest, None) == "" != action.default
+            ):
+                optional = "" if action.required else ", or leave it out"
+                self.error(f"{action.option_strings[0]}= is empty: give it a value{optional}")
+        return options
+
 
 def create_parser(command: str, about: str, **options: Any) -> argparse.ArgumentParser:
     """The parser of ``python -m mla_jax.COMMAND``; ``about`` says what it does, with examples."""

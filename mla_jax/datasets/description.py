@@ -7,13 +7,17 @@ One such description a data set is all that ``mla_jax.prepare`` (raw files to re
 import argparse
 import functools
 import pathlib
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from mla_jax.data.streams import Stream
 from mla_jax.datasets.splits import SplitRule
+from mla_jax.errors import UserError, check_choice
 
 CLASSES = pathlib.Path(__file__).with_name("classes")
+FOLDER_NAME = re.compile(r"\w[\w.+-]{0,99}")
+"""What a variant of a user's own may be called: its records lie in a folder of that name."""
 
 
 class Source(NamedTuple):
@@ -98,6 +102,17 @@ class Description(NamedTuple):
     """Of those that only some data sets take: ``csv``, ``classes``, ``frames``."""
     adapt: Callable[[str, Stream, str], Stream] | None = None
     """``(modality, stream, variant) -> stream``: what a variant changes after preparation."""
+
+    def check_variant(self, variant: str) -> None:
+        """Raises ``UserError`` if there is no such variant, or it cannot be a folder's name."""
+        what = f"variant of dataset '{self.name}'"
+        if "classes" not in self.flags:  # else users name their own
+            check_choice(what, variant, self.variants)
+        elif not FOLDER_NAME.fullmatch(variant):
+            raise UserError(
+                f"unknown {what} '{variant}': call one of your own with at most 100 letters, "
+                "digits, '_', '.', '+' and '-', the first a letter, a digit or '_'"
+            )
 
     def configuration(self, variant: str, recipe: str) -> str:
         """The folder of the records, below the data set's name."""

@@ -27,8 +27,7 @@ def load(description: Description, config: Any, modalities: tuple[str, ...]) -> 
     recipe = config.recipe or description.recipes[0]
     split = description.default_split["strict"] if config.split == "auto" else config.split
     what = f"of dataset '{description.name}'"
-    if "classes" not in description.flags:  # else users name their own
-        check_choice(f"variant {what}", variant, description.variants)
+    description.check_variant(variant)
     check_choice(f"recipe {what}", recipe, description.recipes)
     check_choice(f"split {what}", split, description.splits)
     if config.synthetic:

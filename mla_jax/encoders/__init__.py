@@ -1,8 +1,10 @@
 """Encoders: raw modality input -> features ``[B, D]``, one per modality, all of one width D."""
 
 import inspect
+import math
+import typing
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -29,6 +31,10 @@ KINDS: dict[Any, tuple[type, ...]] = {
     int: (int,), float: (int, float), bool: (bool,), str: (str,)
 }  # fmt: skip
 """What a field of this annotation takes."""
+
+
+LARGEST = 2**20
+"""Of the sizes that an encoder may be given."""
 
 
 class Encoders(NamedTuple):
@@ -158,6 +164,29 @@ def _full_precision(features: jax.Array) -> jax.Array:
     return features.astype(jnp.promote_types(features.dtype, jnp.float32))
 
 
+def _problem(value: Any, annotation: Any) -> str:
+    """What the value of a field must be, as "of type int"; empty if it is that.
+
+    All numbers are sizes or LayerNorm's epsilon, so none may be 0.
+    """
+    members = typing.get_args(annotation) or (annotation,)
+    kind = next((member for member in members if member in KINDS), None)
+    if kind is None or (value is None and type(None) in members):
+        return ""
+    several = typing.get_origin(annotation) is Sequence
+    listed = isinstance(value, tuple | list)
+    if several and kind is int and not (listed and value):
+        return "several, as in (16, 32)"
+    for one in value if several and listed else (value,):
+        if not isinstance(one, KINDS[kind]) or (isinstance(one, bool) and kind is not bool):
+            return f"of type {kind.__name__}"
+        if kind is float and not 0 < one < math.inf:
+            return "a positive number"
+        if kind is int and not 1 <= one <= LARGEST:
+            return "at least 1" if one < 1 else f"at most {LARGEST}"
+    return ""
+
+
 def create_encoders(
     configs: Mapping[str, Any], modalities: tuple[str, ...], feature_dim: int, dtype: jnp.dtype
 ) -> Encoders:
@@ -181,14 +210,9 @@ def create_encoders(
         for field in options:
             known = parameters.keys() - {"parent", "name", "dtype"}
             check_choice(f"field of encoder '{name}'", field, known)
-            value, kind = options[field], parameters[field].annotation
-            if kind in KINDS and not isinstance(value, KINDS[kind]):
-                raise UserError(
-                    f"encoders.{modality}.{field}={value} must be of type {kind.__name__}"
-                )
-            numbers = value if isinstance(value, tuple | list) else (value,)
-            if any(isinstance(n, int) and n < 1 for n in numbers if not isinstance(n, bool)):
-                raise UserError(f"encoders.{modality}.{field}={value} must be at least 1")
+            problem = _problem(options[field], parameters[field].annotation)
+            if problem:
+                raise UserError(f"encoders.{modality}.{field}={options[field]} must be {problem}")
         modules[modality] = REGISTRY[name](feature_dim=feature_dim, dtype=dtype, **options)
     if not modules:
         raise UserError("config.modalities is empty: name at least one modality")

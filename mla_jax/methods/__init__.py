@@ -1,4 +1,8 @@
-"""The registry of training methods: a name, a module with ``FIDELITY``, ``CHOICES``, ``build``."""
+"""The registry of training methods: a name, a module with ``FIDELITY``, ``CHOICES``, ``build``.
+
+``CHOICES`` has the values of switches that are names, and ``LIMITS``, which a module may leave out,
+the smallest and the largest value of those that are numbers.
+"""
 
 from types import ModuleType
 from typing import Any

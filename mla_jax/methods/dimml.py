@@ -30,6 +30,7 @@ What the paper says beyond the abstract could not be read, so ``paper`` is the c
 """
 
 import itertools
+import math
 import types
 from typing import Any
 
@@ -78,6 +79,11 @@ FIDELITY: dict[str, dict[str, Any]] = {
     "released_modelnet40": {**STARTS, "temperature": 50.0, "certainty_temperature": 3.0},
 }
 DEPENDS_ON_EPOCHS = "dimml trains its fused head after the last epoch of its first stage"
+LIMITS = {
+    **dict.fromkeys(("norm_scale_std", "shared_weight", "duc_weight"), (0, math.inf)),
+    **dict.fromkeys(("temperature", "certainty_temperature"), (0, math.inf)),
+    **dict.fromkeys(("split_epoch", "fusion_epochs"), (0, 1_000_000)),
+}
 CHOICES = {"heads": INITIALIZATIONS, "fused_head": tuple(FUSED)}
 
 
@@ -206,23 +212,13 @@ def _with_fused(tree: dict[str, Any], fused: Any) -> dict[str, Any]:
 def _epochs(switches: Any, task: Task) -> tuple[int, int]:
     """The epoch before which the dimensions are split, and the length of stage 2."""
     share = max(1, round(task.epochs * 20 / 150))
-    if not 0 <= switches.split_epoch < task.epochs:
+    if switches.split_epoch >= task.epochs:
         raise UserError(
             f"method.split_epoch={switches.split_epoch} must be one of the {task.epochs} "
             "epochs after the first, or 0 for the published share"
         )
-    if switches.fusion_epochs < 0:
-        raise UserError(
-            f"method.fusion_epochs={switches.fusion_epochs} must be at least 1, or 0 for the "
-            "published share"
-        )
-    if switches.norm_scale_std < 0:
-        raise UserError(f"method.norm_scale_std must be at least 0, not {switches.norm_scale_std}")
-    if min(switches.temperature, switches.certainty_temperature) <= 0:
+    if not switches.temperature or not switches.certainty_temperature:
         raise UserError("method.temperature and method.certainty_temperature must be positive")
-    for name in ("shared_weight", "duc_weight"):
-        if switches[name] < 0:
-            raise UserError(f"method.{name} must be at least 0, not {switches[name]}")
     return switches.split_epoch or share, switches.fusion_epochs or share
 
 

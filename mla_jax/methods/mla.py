@@ -23,6 +23,7 @@ by the certainty of their predictions, lambda_m = softmax_m(-entropy_m) (section
 """
 
 import functools
+import math
 from typing import Any
 
 import jax
@@ -87,6 +88,7 @@ RULES: dict[str, fusion.Weights] = {
     "equal": fusion.equal_weights,
     "batch_entropy": fusion.batch_entropy_weights,
 }
+LIMITS = {"projection.alpha": (0, math.inf)}
 CHOICES = {
     "projection.denominator": DENOMINATORS,
     "projection.normalize": NORMALIZATIONS,
@@ -101,10 +103,6 @@ def build(switches: Any, encoders: Encoders, optimizer: Optimizer, task: Task) -
     modalities = encoders.modalities
     options = dict(switches.projection)
     enabled, alpha = options.pop("enabled"), options.pop("alpha")
-    if alpha < 0:
-        raise UserError(
-            f"method.projection.alpha must be positive, or 0 for the schedule, not {alpha}"
-        )
     head_optimizer = optimizer
     if enabled:
         head_optimizer = optimizer.after(orthogonal_projection(encoders.feature_dim, **options))
@@ -202,7 +200,7 @@ def build(switches: Any, encoders: Encoders, optimizer: Optimizer, task: Task) -
 def _fusion_rule(switches: Any, count: int) -> fusion.Weights:
     weights = tuple(switches.fusion_weights)
     if weights:
-        numbers = all(isinstance(w, int | float) and w >= 0 for w in weights)
+        numbers = all(isinstance(w, int | float) and 0 <= w < math.inf for w in weights)
         if switches.fusion != "fixed" or len(weights) != count or not numbers or not sum(weights):
             raise UserError(
                 f"method.fusion_weights={weights} must be {count} numbers of at least 0, one a "

@@ -26,11 +26,12 @@ from mla_jax.state import Batch
 
 FIDELITY: dict[str, dict[str, Any]] = {"paper": {"rate": 0.5}, "released": {}}
 CHOICES: dict[str, tuple] = {}
+LIMITS = {"rate": (0, 1)}
 
 
 def build(switches: Any, encoders: Encoders, optimizer: Optimizer, task: Task) -> Method:
     """Modality dropout over any number of modalities; with one it never hides anything."""
-    if not 0 <= switches.rate < 1:
+    if switches.rate == 1:
         raise UserError(f"method.rate must be at least 0 and less than 1, not {switches.rate}")
 
     def init_state(rng: jax.Array) -> dict[str, jax.Array]:

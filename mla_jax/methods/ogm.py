@@ -17,6 +17,7 @@ its start.
 """
 
 import functools
+import math
 from typing import Any
 
 import jax
@@ -60,6 +61,12 @@ CHOICES = {
 }
 
 
+LIMITS = {
+    "alpha": (0, math.inf),
+    **dict.fromkeys(("first_epoch", "last_epoch"), (0, 2**31 - 1)),
+}
+
+
 def build(
     switches: Any,
     encoders: Encoders,
@@ -69,8 +76,6 @@ def build(
     noise: bool = False,
 ) -> Method:
     """OGM of any number of modalities; with one there is nothing to balance."""
-    if switches.alpha < 0:
-        raise UserError(f"method.alpha must be at least 0, not {switches.alpha}")
     if switches.first_epoch > switches.last_epoch:
         raise UserError(
             f"method.first_epoch={switches.first_epoch} must not come after "

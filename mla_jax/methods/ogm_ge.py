@@ -19,6 +19,7 @@ from mla_jax.methods.base import Method, Task
 
 FIDELITY = ogm.FIDELITY
 CHOICES = ogm.CHOICES
+LIMITS = ogm.LIMITS
 
 
 def build(switches: Any, encoders: Encoders, optimizer: Optimizer, task: Task) -> Method:

@@ -20,13 +20,13 @@ and with lambda = 1.  The QMF repository has CE(o, y) and lambda = 1.  In all of
 the ranking loss is a tolerance instead of a gap; ``paper`` enforces it.
 """
 
+import math
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from mla_jax.encoders import Encoders
-from mla_jax.errors import UserError
 from mla_jax.functional import fusion
 from mla_jax.functional.losses import confidence_ranking, cross_entropy
 from mla_jax.functional.optimizers import Optimizer
@@ -41,12 +41,11 @@ FIDELITY: dict[str, dict[str, Any]] = {
     "released_m3ae": {"fused_loss": False, "margin": "tolerance"},
 }
 CHOICES = {"margin": ("enforced", "tolerance")}
+LIMITS = {"ranking_weight": (0, math.inf)}
 
 
 def build(switches: Any, encoders: Encoders, optimizer: Optimizer, task: Task) -> Method:
     """QMF of any number of modalities."""
-    if switches.ranking_weight < 0:
-        raise UserError(f"method.ranking_weight must be at least 0, not {switches.ranking_weight}")
     M, N = len(encoders.modalities), task.examples
 
     def weigh(prediction: Prediction, present: jax.Array, method_state: Any) -> jax.Array:

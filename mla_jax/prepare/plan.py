@@ -43,8 +43,7 @@ def make_plan(description: Description, options: argparse.Namespace) -> Plan:
     recipe = options.recipe or description.recipes[0]
     variant = options.variant or description.variants[0]
     check_choice(f"recipe of dataset '{description.name}'", recipe, description.recipes)
-    if "classes" not in description.flags:  # else users name their own
-        check_choice(f"variant of dataset '{description.name}'", variant, description.variants)
+    description.check_variant(variant)
     for flag in FLAGS:
         if getattr(options, flag) and flag not in description.flags:
             raise UserError(f"--{flag} means nothing to dataset '{description.name}': leave it out")

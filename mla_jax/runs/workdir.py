@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+from collections.abc import Collection
 from typing import Any
 
 from mla_jax.config import fields
@@ -15,6 +16,11 @@ except ImportError:  # Windows: two runs in one directory are then not noticed
     fcntl = None
 
 ELSEWHERE = "give another --workdir"
+ELSEWHERE_EMPTY = "name a folder that is empty or is not there yet"
+EARLY = ("checkpoints", "config.tmp", "data.json", "data.tmp", "metrics.jsonl")
+"""What a run that was killed may leave without its ``config.json``."""
+LOGS = (".err", ".log", ".out", ".txt")
+"""Endings of what a user may keep where a run is going to be."""
 
 IDENTITY = {
     "config": {
@@ -86,15 +92,8 @@ class Workdir:
         except UserError:  # somebody else's config.json
             return False
 
-    def check(self, identity: dict[str, Any]) -> None:
-        """Refuses a directory that belongs to another run.
-
-        A run of fewer epochs is the same run where its epochs are the first ones of the longer run
-        (``fields.extension_problem``).
-
-        Raises:
-          UserError: the path is not a directory, or it holds a run of another configuration.
-        """
+    def check_path(self) -> None:
+        """Raises ``UserError`` unless a directory is at the path, or could be made there."""
         try:
             for path in (self.path, self.checkpoints, *self.path.parents):
                 if path.exists() and not path.is_dir():
@@ -103,6 +102,18 @@ class Workdir:
             raise UserError(
                 f"cannot use --workdir={self.path} ({error.strerror}): name another"
             ) from error
+
+    def check(self, identity: dict[str, Any]) -> None:
+        """Refuses a directory that belongs to another run.
+
+        A run of fewer epochs is the same run where its epochs are the first ones of the longer run
+        (``fields.extension_problem``).
+
+        Raises:
+          UserError: the path is not a directory, or it holds a run of another configuration or
+            something that is no run.
+        """
+        self.check_path()
         for path in (self.metrics, self._data, self._result):
             if path.is_dir():
                 raise UserError(f"--workdir={self.path}: {path} is a folder: {ELSEWHERE}")
@@ -118,6 +129,8 @@ class Workdir:
             raise UserError(
                 f"{self._config} is gone, so nothing says what was trained here: {ELSEWHERE}"
             )
+        elif name := foreign(self.path, EARLY):
+            raise UserError(f"--workdir={self.path} holds {name} and no run: {ELSEWHERE_EMPTY}")
 
     def is_shorter(self, saved: dict[str, Any], identity: dict[str, Any]) -> bool:
         """Whether a run has fewer epochs than are wanted now."""
@@ -279,6 +292,13 @@ class Workdir:
         temporary = path.with_suffix(".tmp")
         temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
         temporary.replace(path)
+
+
+def foreign(folder: pathlib.Path, known: Collection[str]) -> str:
+    """The name of something in a folder that is not ``known``, hidden or a log, if there is any."""
+    names = (path.name for path in sorted(folder.iterdir())) if folder.is_dir() else ()
+    others = (n for n in names if n not in known and not n.startswith(".") and not n.endswith(LOGS))
+    return next(others, "")
 
 
 def _missing(content: Any, expected: Any, name: str = "") -> str:

@@ -1,14 +1,38 @@
 """What is typed after ``python -m mla_jax.``: options that are missing, misspelt or impossible."""
 
-from tests.misuse.case import Case, npz
+from tests.misuse.case import Case, npy, npz
 
 NEW = npz(a=[[1.0, 2.0, 3.0, 4.0]], b=[[1.0, 2.0, 3.0, 4.0]])
+TABLE = {"raw/examples.csv": "id,label,split,x\n1,cat,train,a.npy\n", "raw/a.npy": npy([1.0])}
+
+
+def prepared(option: str, sentence: str) -> Case:
+    """A name for what is prepared."""
+    return Case(f"prepare --dataset=folder --raw=raw --workers=1 {option}", sentence, files=TABLE)
+
+
 CASES = {
     # ---- main -----------------------------------------------------------------------------------
     "no_option": Case("main", "give --config=FILE, for example --config=configs/digits.py"),
     "no_such_config": Case("main --config=smal.py", "there is no configuration file smal.py (in .: small.py)"),
     "config_is_a_folder": Case("main --config=data", "there is no configuration file data (in .: small.py)"),
-    "config_is_empty": Case("main --config=", "there is no configuration file . (in .: small.py)"),
+    "config_is_empty": Case("main --config=", "no configuration file is named: give --config=FILE"),
+    "config_of_arguments_alone": Case("main --config=:method=mla", "no configuration file is named: give --config=FILE"),
+    "config_is_empty_with_a_field": Case("main --config= --config.epochs=3", "no configuration file is named: give --config=FILE"),
+    "workdir_is_empty": Case("main --config=small.py --workdir=", "--workdir= is empty: give it a value, or leave it out"),
+    "data_dir_is_empty": Case("main --config=small.py --data_dir=", "--data_dir= is empty: give it a value, or leave it out"),
+    "address_is_empty": Case("main --config=small.py --coordinator_address=", "--coordinator_address= is empty: give it a value, or"),
+    "compare_workdir_is_empty": Case("compare --config=small.py --workdir=", "--workdir= is empty: give it a value, or leave it out"),
+    "evaluate_run_is_empty": Case("evaluate --run=", "--run= is empty: give it a value"),
+    "evaluate_split_is_empty": Case("evaluate --run=run --split=", "--split= is empty: give it a value, or leave it out", needs_run=True),
+    "predict_input_is_empty": Case("predict --run=run --input= --output=p.csv", "--input= is empty: give it a value", needs_run=True),
+    "predict_output_is_empty": Case("predict --run=run --input=new.npz --output=", "--output= is empty: give it a value", files={"new.npz": NEW}, needs_run=True),
+    "export_to_is_empty": Case("export --run=run --to=", "--to= is empty: give it a value", needs_run=True),
+    "convert_from_is_empty": Case("convert --from= --to=w", "--from= is empty: give it a value"),
+    "convert_to_is_empty": Case("convert --from=run --to=", "--to= is empty: give it a value", needs_run=True),
+    "prepare_raw_is_empty": Case("prepare --dataset=folder --raw=", "--raw= is empty: give it a value"),
+    "prepare_data_dir_is_empty": prepared("--data_dir=", "--data_dir= is empty: give it a value, or leave it out"),
+    "benchmark_config_is_empty": Case("benchmark step --config=", "no configuration file is named: give --config=FILE"),
     "unknown_option": Case("main --config=small.py --wrkdir=x", "Unknown command line flag 'wrkdir'. Did you mean: workdir"),
     "stray_word": Case("main --config=small.py digits", "unexpected argument 'digits': options are written"),
     "option_without_value": Case("main --config=small.py --workdir", "Missing value for flag --workdir (--help lists the"),
@@ -36,7 +60,9 @@ CASES = {
     "compare_negative_seed": Case("compare --config=small.py --seeds=0,-1", "--seeds=0,-1 must be at least 0 and at most 2147483647"),
     "compare_huge_seed": Case("compare --config=small.py --seeds=99999999999", "--seeds=99999999999 must be at least 0 and at most"),
     "compare_two_seeds": Case("compare --config=small.py --seeds=0 --config.seed=1", "--config.seed and --seeds both choose the seeds: use"),
-    "compare_modalities_that_do_not_exist": Case("compare --config=small.py:modalities=a+c", "the train split in data has no array 'c': known: a, b,"),
+    "compare_modalities_that_do_not_exist": Case("compare --config=small.py:modalities=a+c", "the train split in data has no array 'c' (it has label, a, b):"),
+    "compare_switch_outside": Case("compare --config=small.py --methods=gated:gate=../../x --workdir=x", "unknown modality in method.gate '../../x': known: a, b"),
+    "compare_switch_below": Case("compare --config=small.py --methods=gated:gate=x/y --workdir=x", "unknown modality in method.gate 'x/y': known: a, b"),
     "compare_without_config": Case("compare --methods=mla", "give --config=FILE, for example --config=configs/digits.py"),
     "compare_option_of_main": Case("compare --config=small.py --split=test", "Unknown command line flag 'split' (--help lists the"),
     # ---- evaluate -------------------------------------------------------------------------------
@@ -94,6 +120,18 @@ CASES = {
     "prepare_share_nan": Case("prepare --dataset=folder --raw=data --max_unreadable=nan", "--max_unreadable=nan must be a share in [0, 1]"),
     "prepare_shard_size": Case("prepare --dataset=folder --raw=data --examples_per_shard=0", "--examples_per_shard must be at least 1 and --workers at"),
     "prepare_recipe": Case("prepare --dataset=cremad --raw=data --recipe=mp3", "unknown recipe of dataset 'cremad' 'mp3': known:"),
+    "prepare_variant_outside": prepared("--variant=../../x", "unknown variant of dataset 'folder' '../../x': call one of your own"),
+    "prepare_variant_absolute": prepared("--variant=/proc/x", "unknown variant of dataset 'folder' '/proc/x': call one of your own"),
+    "prepare_variant_below": prepared("--variant=x/y", "unknown variant of dataset 'folder' 'x/y': call one of your own"),
+    "prepare_variant_two_dots": prepared("--variant=..", "unknown variant of dataset 'folder' '..': call one of your own"),
+    "prepare_variant_hidden": prepared("--variant=.x", "unknown variant of dataset 'folder' '.x': call one of your own"),
+    "prepare_variant_backslash": prepared("'--variant=x\\y'", "unknown variant of dataset 'folder' 'x\\y': call one of your own"),
+    "prepare_variant_long": prepared("--variant=" + "x" * 300, "xxx': call one of your own"),
+    "prepare_variant_of_kinetics": Case("prepare --dataset=kinetics_sounds --raw=data --variant=../../x", "unknown variant of dataset 'kinetics_sounds' '../../x': call"),
+    "prepare_variant_of_cremad": Case("prepare --dataset=cremad --raw=data --variant=../../x", "unknown variant of dataset 'cremad' '../../x': known: dimml"),
+    "prepare_dataset_outside": Case("prepare --dataset=../../x --raw=data", "unknown dataset '../../x': known: ave, cremad"),
+    "prepare_dataset_with_slash": Case("prepare --dataset=folder/x --raw=data", "unknown dataset 'folder/x': did you mean 'folder'"),
+    "prepare_recipe_outside": prepared("--recipe=../../x", "unknown recipe of dataset 'folder' '../../x': known:"),
     "prepare_foreign_flag": Case("prepare --dataset=cremad --raw=data --csv=x.csv", "--csv means nothing to dataset 'cremad': leave it out"),
     "prepare_csv": Case("prepare --dataset=folder --raw=data --csv=no.csv", "no.csv does not exist: write one line per example, with"),
     # ---- benchmark ------------------------------------------------------------------------------

@@ -26,6 +26,12 @@ def edited(old: str, new: str, sentence: str) -> Case:
     )
 
 
+def switch(method: str, setting: str, sentence: str) -> Case:
+    """One switch of a method."""
+    return Case(f"main --config=small.py:method={method} --config.method.{setting}", sentence)
+
+
+LINEAR = '"name": "features", "projection": "linear"'
 CASES = {
     # ---- The file ------------------------------------------------------------------------------
     "empty_file": Case(FILE, "mine.py is not a configuration file: it has no function", files={"mine.py": ""}),
@@ -48,7 +54,7 @@ CASES = {
     "argument_without_value": argument("method", "argument 'method' of the configuration needs a value:"),
     "argument_method": argument("method=nla", "unknown method 'nla': did you mean 'mla'?"),
     "argument_fidelity": argument("fidelity=papers", "unknown fidelity of method 'late_fusion' 'papers': did"),
-    "argument_modality": argument("modalities=a+c", "the train split in data has no array 'c': known: a, b,"),
+    "argument_modality": argument("modalities=a+c", "the train split in data has no array 'c' (it has label, a, b):"),
     "argument_modality_twice": argument("modalities=a+a", "modalities name one twice: a+a"),
     "argument_no_modality": argument("modalities=", "modalities= has an empty name: write them as in a+b"),
     "argument_modality_empty": argument("modalities=a+", "modalities=a+ has an empty name: write them as in a+b"),
@@ -65,13 +71,13 @@ CASES = {
     "field_without_value": field("epochs", "Missing value for flag --config.epochs (--help lists the"),
     "epochs_word": field("epochs=many", "flag --config.epochs=many: it must be an integer (--help"),
     "epochs_fraction": field("epochs=2.5", "flag --config.epochs=2.5: it must be an integer (--help"),
-    "epochs_zero": field("epochs=0", "epochs must be at least 1 and at most 1000000, not 0"),
+    "epochs_zero": field("epochs=0", "epochs must be at least 1, not 0"),
     "epochs_huge": field("epochs=99999999999999999999", "epochs must be at least 1 and at most 1000000, not"),
     "batch_zero": field("batch_size=0", "batch_size must be at least 1, not 0"),
     "batch_beyond_the_data": field("batch_size=64", "the training split has 16 examples, fewer than"),
     "batch_beside_the_devices": field("batch_size=9", "batch_size=9 does not divide among 8 devices"),
     "batch_evaluation_zero": field("evaluation.batch_size=0", "evaluation.batch_size must be at least 1, not 0"),
-    "seed_negative": field("seed=-1", "seed must be at least 0 and at most 2147483647, not -1"),
+    "seed_negative": field("seed=-1", "seed must be at least 0, not -1"),
     "seed_huge": field("seed=4294967296", "seed must be at least 0 and at most 2147483647, not"),
     "width_zero": field("feature_dim=0", "feature_dim must be at least 1, not 0"),
     "dtype": field("compute_dtype=float16", "unknown compute_dtype 'float16': did you mean 'bfloat16'?"),
@@ -89,6 +95,9 @@ CASES = {
     "dataset_split_of_another": field("dataset.split=random", "dataset 'arrays' has no dataset.split: leave it out"),
     "dataset_synthetic": field("dataset.synthetic=true", "dataset 'arrays' has no dataset.synthetic: leave it out"),
     "dataset_variant": Case("main --config=configs/cremad.py:synthetic --config.dataset.variant=x", "unknown variant of dataset 'cremad' 'x': known: dimml, mla"),
+    "dataset_variant_outside": Case("main --config=configs/folder.py:modalities=x,encoders=features --config.dataset.variant=../../data", "unknown variant of dataset 'folder' '../../data': call one"),
+    "dataset_recipe_outside": Case("main --config=configs/folder.py:modalities=x,encoders=features --config.dataset.recipe=../../data", "unknown recipe of dataset 'folder' '../../data': known:"),
+    "dataset_variant_of_python": Case("main --config=configs/kinetics_sounds.py --config.dataset.variant=..", "unknown variant of dataset 'kinetics_sounds' '..': call one"),
     "dataset_split": Case("main --config=configs/cremad.py:synthetic --config.dataset.split=mine", "unknown split of dataset 'cremad' 'mine': known: mla,"),
     "dataset_sizes_zero": Case("main --config=configs/cremad.py:synthetic --config.dataset.synthetic_sizes=(0,0,0)", "dataset.synthetic_sizes=(0, 0, 0) must be three sizes of"),
     "dataset_sizes_two": Case("main --config=configs/cremad.py:synthetic --config.dataset.synthetic_sizes=(8,8)", "dataset.synthetic_sizes=(8, 8) must be three sizes of at"),
@@ -110,8 +119,35 @@ CASES = {
     "unimodal_of_two": Case("main --config=small.py:method=unimodal", "method 'unimodal' trains exactly one modality, not a+b:"),
     "reserved_modality": edited('modalities=("a", "b")', 'modalities=("a", "fused")', "no modality may be called 'fused', a name of results:"),
     "workers_many": field("loader.workers=1000", "loader.workers must be at least 0 and at most 64, not 1000"),
-    "workers_negative": field("loader.workers=-1", "loader.workers must be at least 0 and at most 64, not -1"),
+    "workers_negative": field("loader.workers=-1", "loader.workers must be at least 0, not -1"),
     "keep_zero": field("checkpoint.keep=0", "checkpoint.keep must be at least 1, not 0"),
+    "noise_negative": field("dataset.noise=-1", "dataset.noise must be at least 0, not -1.0"),
+    "noise_nan": field("dataset.noise=nan", "dataset.noise=nan must be a finite number"),
+    "absent_word": field("absent=maybe", "unknown absent 'maybe': known: auto, skip, zeros"),
+    "drop_last_word": field("drop_last=maybe", "flag --config.drop_last=maybe: it must be true or"),
+    "head_init_word": field("head_init=zeros", "unknown head_init 'zeros': known:"),
+    "width_huge": field("feature_dim=99999999999", "feature_dim must be at least 1 and at most 65536, not"),
+    "batch_evaluation_huge": field("evaluation.batch_size=99999999999", "evaluation.batch_size must be at least 1 and at most"),
+    "prefetch_huge": field("loader.prefetch=100000000", "loader.prefetch must be at least 1 and at most 1024, not"),
+    "every_steps_negative": field("checkpoint.every_steps=-5", "checkpoint.every_steps must be at least 0, not -5"),
+    "learning_rate_nan": field("optimizer.learning_rate=nan", "optimizer.learning_rate=nan must be a finite number"),
+    "dimml_weight_negative": switch("dimml", "duc_weight=-1", "method.duc_weight must be at least 0, not -1.0"),
+    "dimml_scale_negative": switch("dimml", "norm_scale_std=-1", "method.norm_scale_std must be at least 0, not -1.0"),
+    "dimml_temperature_zero": switch("dimml", "temperature=0", "method.temperature and method.certainty_temperature must"),
+    "dimml_split_beyond_the_end": switch("dimml", "split_epoch=2", "method.split_epoch=2 must be one of the 2 epochs after"),
+    "dimml_epochs_huge": switch("dimml", "fusion_epochs=99999999999", "method.fusion_epochs must be at least 0 and at most"),
+    "ogm_first_epoch_negative": switch("ogm", "first_epoch=-1", "method.first_epoch must be at least 0, not -1"),
+    "ogm_last_epoch_negative": switch("ogm_ge", "last_epoch=-1", "method.last_epoch must be at least 0, not -1"),
+    "ogm_last_epoch_huge": switch("ogm", "last_epoch=99999999999", "method.last_epoch must be at least 0 and at most"),
+    "ogm_epochs_in_the_wrong_order": switch("ogm", "last_epoch=2 --config.method.first_epoch=3", "method.first_epoch=3 must not come after"),
+    "ogm_alpha_nan": switch("ogm", "alpha=nan", "method.alpha=nan must be a finite number"),
+    "dropout_of_everything": switch("modality_dropout", "rate=1", "method.rate must be at least 0 and less than 1, not 1.0"),
+    "projection_alpha_negative": switch("mla", "projection.alpha=-1", "method.projection.alpha must be at least 0, not -1.0"),
+    "encoder_epsilon_negative": edited(LINEAR, '"name": "resnet18", "epsilon": -1e-5', "encoders.a.epsilon=-1e-05 must be a positive number"),
+    "encoder_epsilon_nan": edited(LINEAR, '"name": "m3ae_text", "epsilon": float("nan")', "encoders.a.epsilon=nan must be a positive number"),
+    "encoder_size_huge": edited(LINEAR, '"name": "mlp", "hidden": 10**12', "encoders.a.hidden=1000000000000 must be at most 1048576"),
+    "encoder_size_fraction": edited(LINEAR, '"name": "mlp", "hidden": 2.5', "encoders.a.hidden=2.5 must be of type int"),
+    "encoder_widths_alone": edited(LINEAR, '"name": "conv1d", "widths": 16', "encoders.a.widths=16 must be several, as in (16, 32)"),
     "init_from_nothing": field("init_from=no.safetensors", "no checkpoint at no.safetensors"),
 }  # fmt: skip
 # ruff: noqa: E501

@@ -21,8 +21,11 @@ from absl import flags
 from absl.testing import flagsaver
 
 import mla_jax
+from mla_jax import program
 from mla_jax.dispatch import Dispatch
 from mla_jax.errors import UserError
+from mla_jax.program import Program
+from mla_jax.state import TrainState
 from tests.misuse import world
 from tests.misuse.case import PYTHON, Case
 
@@ -114,8 +117,32 @@ def python(typed: str) -> tuple[str, str]:
 def without_training() -> Iterator[None]:
     """Misuse that reaches the first step was not noticed."""
     unnoticed = AssertionError("the training began")
-    with mock.patch.object(Dispatch, "__call__", side_effect=unnoticed):
+    with (
+        mock.patch.object(Dispatch, "__call__", side_effect=unnoticed),
+        mock.patch("mla_jax.train.build_program", build_program),
+        mock.patch("mla_jax.train.initial_state", initial_state),
+    ):
         yield
+
+
+PROGRAMS: dict[Any, Program] = {}
+STATES: dict[Any, tuple[Program, TrainState]] = {}
+
+
+def build_program(config: Any, dataset: Any, devices: Any) -> Program:
+    """That of ``mla_jax.program``, built once for equal configurations and data."""
+    key = (str(config), dataset.fingerprint, str(devices))
+    if key not in PROGRAMS:
+        PROGRAMS[key] = program.build_program(config, dataset, devices)
+    return PROGRAMS[key]
+
+
+def initial_state(built: Program, dataset: Any, seed: int) -> TrainState:
+    """That of ``mla_jax.program``, computed once for each program: none is trained."""
+    key = (id(built), dataset.fingerprint, seed)
+    if key not in STATES:
+        STATES[key] = built, program.initial_state(built, dataset, seed)
+    return STATES[key][1]
 
 
 @contextlib.contextmanager

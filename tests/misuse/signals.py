@@ -15,15 +15,23 @@ def stopped(typed: str, during: str, sentence: str = "?", **options: object) -> 
     )
 
 
+BEFORE = "stopped before the first checkpoint: the same command starts anew"
+RESUMED = "stopped: the same command goes on from the last checkpoint"
+LONGER = "main --config=small.py --workdir=run --config.epochs=3"
+COMPARED = {"x/mla/seed1/checkpoints/4/state": ""}
+
 CASES = {
-    "main_reads_its_file": stopped("main --config=small.py", "config.files.load_config", sentence="stopped; the same command goes on from the last checkpoint"),
-    "main_reads_data": stopped("main --config=small.py", "train.load_dataset", sentence="stopped; the same command goes on from the last checkpoint"),
-    "main_builds": stopped("main --config=small.py", "train.build_program", sentence="stopped; the same command goes on from the last checkpoint"),
-    "main_starts": stopped("main --config=small.py", "train.initial_state", sentence="stopped; the same command goes on from the last checkpoint"),
-    "main_compares_two_processes": stopped("main --config=small.py", "distributed.check_agreement", sentence="stopped; the same command goes on from the last checkpoint"),
-    "main_takes_its_folder": stopped("main --config=small.py", "runs.workdir.Workdir.create", sentence="stopped; the same command goes on from the last checkpoint"),
-    "compare_starts": stopped("compare --config=small.py --methods=mla", "train.initial_state", sentence="stopped; the same command goes on from the last checkpoint"),
-    "compare_reads_data": stopped("compare --config=small.py --methods=mla", "compare.variants.load_dataset", sentence="stopped; the same command goes on from the last checkpoint"),
+    "main_reads_its_file": stopped("main --config=small.py", "config.files.load_config", sentence="stopped before the start: repeat the command"),
+    "main_reads_data": stopped("main --config=small.py", "train.load_dataset", sentence=BEFORE),
+    "main_builds": stopped("main --config=small.py", "train.build_program", sentence=BEFORE),
+    "main_starts": stopped("main --config=small.py", "train.initial_state", sentence=BEFORE),
+    "main_compares_two_processes": stopped("main --config=small.py", "distributed.check_agreement", sentence=BEFORE),
+    "main_takes_its_folder": stopped("main --config=small.py", "runs.workdir.Workdir.create", sentence=BEFORE),
+    "main_opens_a_run": stopped(LONGER, "train.load_dataset", needs_run=True, sentence=RESUMED),
+    "main_goes_on": stopped(LONGER, "runs.run.Run.restore", needs_run=True, leaves="run", sentence=RESUMED),
+    "compare_goes_on": stopped("compare --config=small.py --methods=concat --workdir=x", "train.initial_state", files=COMPARED, sentence=RESUMED),
+    "compare_starts": stopped("compare --config=small.py --methods=mla", "train.initial_state", sentence=BEFORE),
+    "compare_reads_data": stopped("compare --config=small.py --methods=mla", "compare.variants.load_dataset", sentence=BEFORE),
     "benchmark_reads_its_file": stopped("benchmark step --config=small.py", "config.files.load_config", sentence="stopped before the end"),
     "benchmark_writes_files": stopped("benchmark input --recipe=text", "benchmark.recipes.write_files", sentence="stopped before the end"),
     "evaluate_opens": stopped("evaluate --run=run", "runs.run.open_run", needs_run=True, sentence="stopped before the end"),

@@ -1,9 +1,11 @@
 """The working folder of a case: a sound configuration, sound data and a finished run."""
 
 import contextlib
+import os
 import pathlib
 import shutil
 from collections.abc import Callable
+from unittest import mock
 
 import jax
 import numpy as np
@@ -72,19 +74,27 @@ def write(path: pathlib.Path, content: object) -> None:
         path.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
-def listing(folder: pathlib.Path) -> dict[str, bytes | None]:
-    """``{path: content}`` of a tree; None for folders and for what is no plain file."""
-    return {
-        path.relative_to(folder).as_posix(): path.read_bytes() if path.is_file() else None
-        for path in sorted(folder.rglob("*"))
-    }
+def listing(folder: pathlib.Path) -> dict[str, tuple[int, ...]]:
+    """``{path: what changes when it is written}`` of a tree; nothing does for folders.
+
+    An empty file may be opened for writing again, as locks are.
+    """
+    found = {}
+    for parent, folders, names in os.walk(folder):
+        here = os.path.relpath(parent, folder)
+        found |= {os.path.normpath(f"{here}/{name}"): () for name in folders}
+        for name in names:
+            stat = os.lstat(f"{parent}/{name}")
+            written = (stat.st_ino, stat.st_size, stat.st_mtime_ns if stat.st_size else 0)
+            found[os.path.normpath(f"{here}/{name}")] = written
+    return found
 
 
 def trained(folder: pathlib.Path) -> Callable[[pathlib.Path], None]:
-    """Trains a run in an empty folder; returns what copies it to a path."""
+    """Trains a run in an empty folder, without plots; returns what copies it to a path."""
     for name, content in SOUND.items():
         write(folder / name, content)
-    with contextlib.chdir(folder):
+    with contextlib.chdir(folder), mock.patch("mla_jax.runs.plots.save"):
         config = files.load_config("small.py")
         train.train(config, "run", devices=jax.devices()[:1], say=lambda line: None)
     return lambda path: shutil.copytree(folder / "run", path)
