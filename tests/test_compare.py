@@ -87,7 +87,7 @@ def test_switches_for_all_rows_and_for_one(compared, rows):
     fidelity = {label: row["fidelity"] for label, row in rows.items()}
     assert fidelity == {
         "unimodal": "paper",  # it knows no first_drop
-        "unimodal:fusion=equal": "released",
+        "unimodal:fusion=equal": "paper",
         "concat": "paper",
         "mla": "first_drop",
         SAME: "first_drop",

@@ -11,7 +11,7 @@ from mla_jax import train
 from mla_jax.config import command_line, files
 from mla_jax.errors import NoSpaceError, UserError, space_watched
 from mla_jax.prepare import __main__ as prepare
-from mla_jax.runs import metrics, report
+from mla_jax.runs import metrics, plots, report
 from mla_jax.runs.checkpoint import Checkpoints
 from mla_jax.runs.workdir import Workdir
 from tests.conftest import TINY, digits_program
@@ -63,7 +63,7 @@ WRITERS = {
     "metrics": (metrics.MetricsFile, "write", FULL, 2),
     "checkpoint": (Checkpoints, "save", by_threads(), 2),
     "checkpoint_at_close": (Checkpoints, "close", TENSORSTORE, 1),
-    "curves": (report, "plot_curves", FULL, 1),
+    "curves": (plots, "curves", FULL, 1),
     "report": (report, "write_report", OSError(errno.EDQUOT, "Disk quota exceeded"), 1),
 }
 

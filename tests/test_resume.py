@@ -380,7 +380,7 @@ def test_finished_run_shows_its_result_again(straight):
     before = {p: p.stat().st_mtime_ns for p in path.rglob("*")}
     said = []
     result = run(tiny("concat"), path, said.append)
-    assert said == [f"{path} holds a finished run; its result:", report.result_table(result)]
+    assert said == [f"{path} holds a finished run; its result:", report.closing_lines(path, result)]
     assert {p: p.stat().st_mtime_ns for p in path.rglob("*")} == before
 
 

@@ -51,8 +51,7 @@ class ResNet18(nn.Module):
             )
         batch = x.shape[0]
         x = x.reshape((-1, *x.shape[-3:])).astype(self.dtype)
-        frames = len(x) // batch
-        mask = None if present is None else jnp.repeat(present, frames)
+        mask = None if present is None else jnp.repeat(present, x.shape[0] // batch)
         norm = {"epsilon": self.epsilon, "unbiased": self.unbiased_variance}
         x = convolution(self.feature_dim // 8, 7, 2, self.dtype, "conv1")(x)
         x = nn.relu(BatchNorm(**norm, dtype=self.dtype, name="bn1")(x, train, mask))
