@@ -12,6 +12,7 @@ from absl import flags
 from mla_jax.config import fields, files
 from mla_jax.datasets import ArraySplit, Dataset, load_dataset
 from mla_jax.program import Program, build_program
+from mla_jax.runs import plots
 from tests.commands import Commands
 
 jax.config.update("jax_num_cpu_devices", 8)
@@ -86,6 +87,36 @@ def digits_program(method: str) -> tuple[Program, Dataset]:
     config = fields.resolve(config)
     dataset = load_dataset(config.dataset, config.modalities)
     return build_program(config, dataset, jax.devices()[:1]), dataset
+
+
+DRAWING = {name: getattr(plots, name) for name in ("curves", "confusion", "save")}
+
+
+def save_if_drawn(figure, path) -> None:
+    if figure is None:
+        path.write_bytes(b"")
+    else:
+        DRAWING["save"](figure, path)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def without_plots():
+    """The plots of runs are empty files: drawing takes a quarter of the time of tests that train.
+
+    ``test_plots`` draws, and so does every test that asks for ``drawing`` or starts a process.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("curves", "confusion"):
+            patch.setattr(plots, name, lambda *arguments: None)
+        patch.setattr(plots, "save", save_if_drawn)
+        yield
+
+
+@pytest.fixture
+def drawing(monkeypatch):
+    """Plots are drawn after all."""
+    for name, function in DRAWING.items():
+        monkeypatch.setattr(plots, name, function)
 
 
 @pytest.fixture(scope="session")

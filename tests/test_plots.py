@@ -11,6 +11,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from mla_jax.compare import table
 from mla_jax.runs import plots, report
 
+pytestmark = pytest.mark.usefixtures("drawing")
 WORDS = ("playing", "the saxophone", "on a unicycle", "with $ugar and $pice", "badly")
 
 

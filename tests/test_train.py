@@ -28,7 +28,7 @@ def run(tmp_path, monkeypatch):
     return run
 
 
-def test_what_a_run_leaves_behind(run, tmp_path):
+def test_what_a_run_leaves_behind(run, tmp_path, drawing):
     said = []
     result = run(build_config(), say=said.append)
     path = tmp_path / "run"
@@ -37,6 +37,8 @@ def test_what_a_run_leaves_behind(run, tmp_path):
         "config.json", "metrics.jsonl", "result.json", "report.md", "curves.png", "confusion.png",
         "confusion.json", "checkpoints",
     }  # fmt: skip
+    for name in ("curves.png", "confusion.png"):
+        assert (path / name).read_bytes().startswith(b"\x89PNG")
     assert set(result) >= {
         "dataset", "method", "fidelity", "protocol", "seed", "modalities", "test", "train",
         "versions", "commit",

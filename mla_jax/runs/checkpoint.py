@@ -202,8 +202,8 @@ def _read(path: pathlib.Path, wanted: dict[str, Any]) -> dict[str, Any]:
             loaded = _load(path, wanted)
         except Exception as error:  # of many kinds, with pages of text
             verdict, reason = _verdict(error, path)
-        with _quiet():
-            gc.collect()  # orbax leaves coroutines behind that complain when collected
+            with _quiet():
+                gc.collect()  # orbax leaves coroutines behind that complain when collected
         verdicts = distributed.of_all(verdict)
         if verdicts == {SOUND}:
             return loaded

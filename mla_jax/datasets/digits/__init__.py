@@ -49,6 +49,10 @@ ARRAYS = {
 """Type and shape of each array of the file; a name stands for the same number everywhere."""
 
 
+_FEATURES: dict[tuple[str, str], np.ndarray] = {}
+"""By the file's digest and the modality: a comparison loads the data once per run."""
+
+
 def load(config: Any, modalities: tuple[str, ...] = ("image", "audio")) -> Dataset:
     """Any subset and order of image ``[14, 14, 1]``, audio ``[32, 13]`` and text ``int32[24]``.
 
@@ -63,7 +67,10 @@ def load(config: Any, modalities: tuple[str, ...] = ("image", "audio")) -> Datas
     path = pathlib.Path(config.path) if config.path else FILE
     raw, digest = _read(path)
     makers = {"image": _images, "audio": _recordings, "text": _words}
-    features = {m: makers[m](raw) for m in modalities}
+    for m in modalities:
+        if (digest, m) not in _FEATURES:
+            _FEATURES[digest, m] = makers[m](raw)
+    features = {m: _FEATURES[digest, m] for m in modalities}
     splits = {}
     for split, (chosen, label) in _draw(path, raw, config.split_seed).items():
         inputs = {m: features[m][chosen[m]] for m in modalities}
