@@ -1,6 +1,7 @@
 """Eight simulated devices, a compile cache that outlives the run, tiny data and configurations."""
 
 import functools
+import gc
 import os
 import pathlib
 
@@ -90,6 +91,14 @@ def digits_program(method: str) -> tuple[Program, Dataset]:
 
 
 DRAWING = {name: getattr(plots, name) for name in ("curves", "confusion", "save")}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def without_old_garbage():
+    """What a module leaves behind, millions of objects of traced programs, is not searched again."""
+    yield
+    gc.collect()
+    gc.freeze()
 
 
 def save_if_drawn(figure, path) -> None:

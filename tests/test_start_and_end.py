@@ -42,11 +42,13 @@ def test_the_first_line_comes_before_jax_is_imported(command, tmp_path):
         ("prepare --dataset=ave", {}, False),
     ],
 )
-def test_who_says_that_jax_is_loaded(command, environment, said, monkeypatch, capsys):
+def test_who_says_that_jax_is_loaded(command, environment, said, monkeypatch, capsys, request):
     for name in loading.RANKS:
         monkeypatch.delenv(name, raising=False)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))
     loading.say_loading(["python", "-X", "dev", "-m", *f"mla_jax.{command}".split()])
     assert capsys.readouterr().out == (LINE if said else "")
     # Ctrl-C ends the process while JAX is imported, and raises KeyboardInterrupt afterwards.
