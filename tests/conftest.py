@@ -95,7 +95,7 @@ DRAWING = {name: getattr(plots, name) for name in ("curves", "confusion", "save"
 
 @pytest.fixture(scope="module", autouse=True)
 def without_old_garbage():
-    """What a module leaves behind, millions of objects of traced programs, is not searched again."""
+    """What a module leaves behind, millions of objects, is not searched for garbage again."""
     yield
     gc.collect()
     gc.freeze()
