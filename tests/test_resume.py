@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import re
 import shutil
 import signal
 import time
@@ -145,8 +146,10 @@ def test_a_signal_to_a_run_with_workers(number, status, commands, straight, tmp_
     assert Workdir(tmp_path / "cut").newest_checkpoint() == last
     assert lines
     if number == "SIGTERM":
-        # On a loaded machine XLA may say, between rows of asterisks, that it compiles slowly.
-        said = [s for s in done.stderr.splitlines() if s.strip("* ") and "slow" not in s.lower()]
+        # On a loaded machine XLA may say, between rows of asterisks, that it compiles slowly, and
+        # Python that it cleans up the batch that a worker was writing when it was ended.
+        noise = re.compile(r"[* ]*|.*slow.*|.*resource_tracker.*", re.IGNORECASE)
+        said = [line for line in done.stderr.splitlines() if not noise.fullmatch(line)]
         assert said == ["SIGTERM: stopping after the batch in hand, with a checkpoint"]
         run(tiny("mla"), tmp_path / "cut")
         assert_same_run(straight("mla"), tmp_path / "cut", tiny("mla"))
