@@ -66,7 +66,7 @@ def train(
     config = fields.resolve(config)
     say = say if distributed.is_main() else lambda line: None
     dataset = load_dataset(config.dataset, config.modalities)
-    batches_per_epoch(dataset.training_examples, config)  # or refuses
+    epoch_length(dataset.training_examples, config)  # or refuses
     run = Run(Workdir(workdir), config, dataset.spec(), dataset.fingerprint, say, devices)
     run.workdir.check(run.identity)
     finished = run.is_finished()
@@ -115,7 +115,7 @@ def fit(run: Run, program: Program, state: TrainState, dataset: Dataset) -> None
     # ---- From the start, or from the newest checkpoint -----------------------------------------
     config, say = run.config, run.say
     train_split = dataset.splits["train"]
-    per_epoch = batches_per_epoch(train_split.examples, config)
+    per_epoch = epoch_length(train_split.examples, config)
     calendar = [(stage, e) for stage in program.method.stages for e in range(stage.epochs)]
     total = per_epoch * len(calendar)
     start, means = 0, RunningMeans({}, train_split.fetch)
@@ -185,8 +185,8 @@ def fit(run: Run, program: Program, state: TrainState, dataset: Dataset) -> None
                     raise Interrupted(stopping.received, done)
 
 
-def batches_per_epoch(examples: int, config: FrozenConfigDict) -> int:
-    """Raises ``UserError`` if there is not even one batch."""
+def epoch_length(examples: int, config: FrozenConfigDict) -> int:
+    """Batches per epoch of a run; raises ``UserError`` if there is not even one."""
     return pipeline.batches_per_epoch(examples, config.batch_size, config.drop_last)
 
 
@@ -224,7 +224,7 @@ def result_of(run: Run, stages: Sequence[Stage], parameters: int) -> dict[str, A
     config, spent, chosen = run.config, run.seconds.spent, run.selector.chosen
     epochs = sum(stage.epochs for stage in stages)
     available = run.data.training_examples
-    per_epoch = batches_per_epoch(available, config)
+    per_epoch = epoch_length(available, config)
     examples = epochs * min(per_epoch * config.batch_size, available)
     return {
         "dataset": run.data.name,
