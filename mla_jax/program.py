@@ -1,7 +1,8 @@
 """What is compiled: a method on the inputs of its data set, its optimiser and its evaluation."""
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -97,13 +98,20 @@ def initial_state(program: Program, dataset: Dataset, seed: int) -> TrainState:
     return init(jax.random.key(seed), sample)
 
 
-def with_preparation(method: Method, transform: Transform | None, absent: str = "skip") -> Method:
+def with_preparation(
+    method: Method,
+    transform: Transform | None,
+    absent: str = "skip",
+    fill: Mapping[str, np.ndarray] = MappingProxyType({}),
+) -> Method:
     """``method`` on batches that are prepared on the device, wherever it takes one.
 
     ``transform(batch, train)`` takes the place of ``batch["inputs"]``: augmented in every phase; in
     evaluation mode in ``init``, in ``predict`` and where ``on_epoch`` reduces over the training
-    examples.  Then the inputs of missing modalities become zeros, whatever the data set put there,
-    NaN among it.  A modality that a phase does not read costs nothing: XLA drops its preparation.
+    examples.  Then the inputs of missing modalities become zeros, or what ``fill`` has for the
+    modality, whatever the data set put there, NaN among it.  ``batch["whole"]`` has the inputs and
+    the ``present`` of the data itself, where masks hide some of it.  What a phase does not read
+    costs nothing: XLA drops its preparation.
 
     Under ``absent="zeros"`` methods do not learn which modalities are missing: they train on the
     zeros and fuse what they make of them, as the released MLA code does (quirk Q21).
@@ -114,13 +122,24 @@ def with_preparation(method: Method, transform: Transform | None, absent: str = 
         return everything if absent == "zeros" else present
 
     def prepared(batch: Batch, train: bool) -> Batch:
-        inputs = transform(batch, train) if transform else batch["inputs"]
-        present = jnp.asarray(batch["present"])
-        inputs = {
-            m: jnp.where(present[:, i].reshape((-1,) + (1,) * (inputs[m].ndim - 1)), inputs[m], 0)
-            for i, m in enumerate(method.modalities)
-        }
-        return {**batch, "inputs": inputs, "present": seen(present)}
+        loaded = transform(batch, train) if transform else batch["inputs"]
+
+        def of_those(present: jax.Array) -> dict[str, Any]:
+            """The inputs that are ``present: bool[B, M]``, and the fill in the place of others."""
+            inputs = {
+                m: jnp.where(
+                    present[:, i].reshape((-1,) + (1,) * (loaded[m].ndim - 1)),
+                    loaded[m],
+                    fill.get(m, 0),
+                )
+                for i, m in enumerate(method.modalities)
+            }
+            return {"inputs": inputs, "present": seen(present)}
+
+        shown = of_those(jnp.asarray(batch["present"]))
+        masked = "available" in batch
+        whole = of_those(jnp.asarray(batch["available"])) if masked else shown
+        return {**batch, **shown, "whole": whole}
 
     def after(function: Callable, position: int, train: bool) -> Callable:
         """``function`` with the batch that is its argument number ``position`` prepared."""

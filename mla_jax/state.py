@@ -12,6 +12,10 @@ Batch = dict[str, Any]
 missing; ``label``: ``int32[B]``; ``index``: ``int32[B]``, the example's number within its split;
 ``valid``: ``bool[B]``, False on padding, which has no modality either.  Training batches also carry
 ``draw``: ``uint32[B]``, from which each example's augmentation is drawn (``data/pipeline.py``).
+Where masks hide modalities (``config.missing``) and the method learns from what they hide
+(``SEES_HIDDEN``), training batches carry ``available: bool[B, M]``, the ``present`` of the data
+itself.  A method then finds the batch without masks under ``whole``: ``{"inputs", "present"}``
+(``program.with_preparation``).
 """
 
 Metrics = dict[str, jax.Array]

@@ -139,7 +139,7 @@ def fit(run: Run, program: Program, state: TrainState, dataset: Dataset) -> None
                 dispatch = program.dispatches[stage.name]
                 done, epoch_ends = number + 1, index + 1 == per_epoch
                 compiling = dispatch.compile_seconds
-                if not compiling:
+                if stage.phases and not compiling:
                     bar.write_line(report.compiling_line(stage), say)
                 with run.seconds("train"):
                     if index == 0 and stage.on_epoch:

@@ -94,7 +94,8 @@ def base_config() -> ConfigDict:
             # published code trains on it.
             "drop_last": config_dict.placeholder(bool),
             # What methods make of a missing modality: skip it, or take it for an input of zeros
-            # (as the published code does).  auto: skip under fidelity=paper, else zeros.
+            # (as the published code does).  auto: skip under fidelity=paper and for the methods
+            # that are about missing modalities, else zeros.
             "absent": "auto",
             "epochs": 100,
             "protocol": "strict",  # strict: never select on test.  paper: best test epoch
@@ -232,7 +233,8 @@ def resolve(config: ConfigDict) -> FrozenConfigDict:
         config.drop_last = paper
     check_choice("absent", config.absent, ABSENT)
     if config.absent == "auto":
-        config.absent = "skip" if paper else "zeros"
+        skip = paper or methods.handles_missing(config.method.name)
+        config.absent = "skip" if skip else "zeros"
     check_choice("head_init", config.head_init, ("auto", *INITIALIZATIONS))
     if config.head_init == "auto":
         groups = [e for e in config.encoders.values() if isinstance(e, ConfigDict)]

@@ -1,7 +1,14 @@
 """The registry of training methods: a name, a module with ``FIDELITY``, ``CHOICES``, ``build``.
 
 ``CHOICES`` has the values of switches that are names, and ``LIMITS``, which a module may leave out,
-the smallest and the largest value of those that are numbers.
+the smallest and the largest value of those that are numbers.  Three flags are False where a module
+does not set them:
+
+* ``TRAINS_ONE_MODALITY``: several modalities need a run each.
+* ``HANDLES_MISSING``: the method is about missing modalities, so ``absent=auto`` is ``skip`` under
+  every fidelity.
+* ``SEES_HIDDEN``: in training the method also learns from the inputs that masks hide, which it finds
+  in ``batch["whole"]``.
 """
 
 from types import ModuleType
@@ -66,6 +73,16 @@ def get(name: str) -> ModuleType:
 def trains_one_modality(name: str) -> bool:
     """Whether a method trains one modality only, so that several need a run each."""
     return getattr(get(name), "TRAINS_ONE_MODALITY", False)
+
+
+def handles_missing(name: str) -> bool:
+    """Whether a method is about missing modalities: it always learns which they are."""
+    return getattr(get(name), "HANDLES_MISSING", False)
+
+
+def sees_hidden(name: str) -> bool:
+    """Whether a method learns, in training, from the inputs that masks hide."""
+    return getattr(get(name), "SEES_HIDDEN", False)
 
 
 def create_method(switches: Any, encoders: Encoders, optimizer: Optimizer, task: Task) -> Method:

@@ -48,6 +48,7 @@ class Stage(NamedTuple):
     name: str
     epochs: int
     phases: tuple[Phase, ...]
+    """() for a stage that is solved in closed form, by ``on_epoch`` alone, in one epoch."""
     on_epoch: Callable[[TrainState, int, ReduceTraining], TrainState] | None = None
     """``(state, epoch, reduce_training) -> state``, on the host before each epoch of the stage."""
 

@@ -52,7 +52,9 @@ def epoch_line(line: Mapping[str, Any], epochs: int) -> str:
         for name, value in line["train"].items()
         if name.endswith("/loss")
     ]
-    parts = [f"epoch {line['epoch']:>3}/{epochs}", "loss " + ", ".join(losses)]
+    parts = [f"epoch {line['epoch']:>3}/{epochs}"]
+    if losses:  # a stage in closed form has none
+        parts.append("loss " + ", ".join(losses))
     for split in ("validation", "test"):
         if split in line:
             parts.append(f"{split} {accuracies(line[split])}")

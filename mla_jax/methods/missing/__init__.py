@@ -1,0 +1,1 @@
+"""Methods that were made for missing modalities: the baselines of the MLA paper's Table 2."""
