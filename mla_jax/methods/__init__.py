@@ -7,8 +7,8 @@ does not set them:
 * ``TRAINS_ONE_MODALITY``: several modalities need a run each.
 * ``HANDLES_MISSING``: the method is about missing modalities, so ``absent=auto`` is ``skip`` under
   every fidelity.
-* ``SEES_HIDDEN``: in training the method also learns from the inputs that masks hide, which it finds
-  in ``batch["whole"]``.
+* ``SEES_HIDDEN``: in training the method also learns from the inputs that masks hide, which it
+  finds in ``batch["whole"]``.
 """
 
 from types import ModuleType
