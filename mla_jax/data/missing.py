@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 
 RULES = ("none", "rate", "bernoulli", "six", "fraction")
 FILLS = ("zero", "train_mean")
+SALT = 0x6D61736B
+"""Keeps the masks apart from what others draw from a seed of the same number."""
 PARTS = ("train", "validation", "test")
 MASKS = "masks.npz"
 """The file of a run that holds them."""
@@ -48,7 +50,7 @@ MOST_PATTERNS = 6
 
 def draw(rule: str, available: np.ndarray, rate: float, seed: Sequence[int]) -> np.ndarray:
     """``bool[N, M]``: what is left of ``available: bool[N, M]``, by a rule with a rate."""
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng((SALT, *seed))
     chance, order = rng.random(available.shape), rng.random(available.shape)
     if rule == "rate":
         M = available.shape[1]
