@@ -39,6 +39,7 @@ from mla_jax.errors import UserError, space_watched
 from mla_jax.runs import report
 from mla_jax.runs.workdir import ELSEWHERE_EMPTY, Workdir, foreign
 
+METHODS = ("unimodal", "concat", "late_fusion", "mla")
 ENDING = "-compare"
 """Of the default folder's name."""
 
@@ -47,7 +48,11 @@ def main() -> None:
     """The comparison of the command line."""
     F = flags.FLAGS
     workdir = Workdir(command_line.workdir(ENDING)).path
-    variants, seeds = parse_variants(F.methods), parse_seeds(F.seeds)
+    default = ["table2"] if F.missing else METHODS
+    variants, seeds = (
+        parse_variants(default if F.methods is None else F.methods),
+        parse_seeds(F.seeds),
+    )
     if F.missing:
         return compare_missing(variants, seeds, sweep.parse_rates(F.missing), workdir)
     plan = {v.label: parts_of(v) for v in variants}  # mistakes come out before the first run
@@ -146,9 +151,9 @@ if __name__ == "__main__":
     command_line.define_flags()
     flags.DEFINE_list(
         "methods",
-        ["unimodal", "concat", "late_fusion", "mla"],
+        None,
         "methods, and variants as NAME:field=value+field=value; 'all': every method; 'table2': "
-        "those of the MLA paper's Table 2",
+        f"those of the MLA paper's Table 2 (default: {','.join(METHODS)}; table2 with --missing)",
     )
     flags.DEFINE_list(
         "missing", [], "rates of missing modalities, as 0,0.3,0.5; see config.missing"

@@ -173,10 +173,8 @@ class Run:
     ) -> dict[str, Any]:
         """The figures of every subset of the modalities: ``Evaluator.subsets``.
 
-        A split of the data set is taken without its masks; the other arguments are those of
-        ``evaluate``.
-
-        Raises as ``evaluate`` does, and ``UserError`` if there are too many modalities.
+        A split of the data set is taken without its masks; the other arguments, and what is
+        raised, are those of ``evaluate`` and ``Evaluator.subsets``.
         """
         split = self._split(split, data_dir)
         split = getattr(split, "unmasked", split)
@@ -284,7 +282,7 @@ class Run:
         return Evaluator(self.program.method, self._devices)
 
     def dataset(self, data_dir: str = "") -> Any:
-        """The data set that the run was trained on, loaded again: ``reload.py``."""
+        """The data set that the run was trained on, loaded again (``reload.py``)."""
         return reload.dataset_of(self.config, self.path, self.identity["data"], data_dir)
 
     def save_weights(
