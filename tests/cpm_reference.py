@@ -51,7 +51,8 @@ def reconstruction(latents, maps, views, present):
 def class_scores(latents, labels, classes):
     """M [N, C], the mean inner product with the other examples of each class, and who counts.
 
-    That is [N, N, C], the share of example m in the mean of n and class c.  A class whose only example is the one in question has 0 / 0, as published.
+    That is [N, N, C]: the share of example m in the mean of n and class c.  A class whose only
+    example is the one in question has 0 / 0, as published.
     """
     members = np.eye(classes)[labels]  # [N, C]
     others = members[None] * (1 - np.eye(len(labels)))[:, :, None]
