@@ -7,7 +7,8 @@ upstream's and ``if_mmin`` IF-MMIN's.  Options come from the clone's own parser,
     inputs/<A|V|L|label|present>   the batch; present [B, 3] in the order A, V, L
     initial/<net>/<parameter>      before training, in PyTorch's names and layouts
     forward/<tensor>               the model's own tensors in the first step, before any update
-    loss/<term>                    weighted terms of the first step; total; total, step 1 to 3
+    loss/<term>                    of the first step: weighted but for AE and CRA, where only their
+                                   ``loss`` is; total, step 1 to 3
     gradient/<net>/<parameter>     of the first step, before clipping
     gradient norm/<net>            the same, as clipping measures it
     trained/<net>/<parameter>      after three steps on the one batch
