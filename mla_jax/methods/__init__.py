@@ -7,8 +7,8 @@ does not set them:
 * ``TRAINS_ONE_MODALITY``: several modalities need a run each.
 * ``HANDLES_MISSING``: the method is about missing modalities, so ``absent=auto`` is ``skip`` under
   every fidelity.
-* ``SEES_HIDDEN``: in training the method also learns from the inputs that masks hide, which it finds
-  in ``batch["whole"]``.
+* ``SEES_HIDDEN``: in training the method also learns from the inputs that masks hide, which it
+  finds in ``batch["whole"]``.
 """
 
 from types import ModuleType
@@ -33,6 +33,7 @@ from mla_jax.methods import (
     unimodal,
 )
 from mla_jax.methods.base import Method, Task
+from mla_jax.methods.missing import ae, cra, if_mmin, mmin
 
 REGISTRY: dict[str, ModuleType] = {
     "unimodal": unimodal,
@@ -48,6 +49,10 @@ REGISTRY: dict[str, ModuleType] = {
     "qmf": qmf,
     "dimml": dimml,
     "mla": mla,
+    "ae": ae,
+    "cra": cra,
+    "mmin": mmin,
+    "if_mmin": if_mmin,
 }
 
 
