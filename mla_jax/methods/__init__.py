@@ -33,7 +33,7 @@ from mla_jax.methods import (
     unimodal,
 )
 from mla_jax.methods.base import Method, Task
-from mla_jax.methods.missing import cca
+from mla_jax.methods.missing import cca, dcca, dccae
 
 REGISTRY: dict[str, ModuleType] = {
     "unimodal": unimodal,
@@ -50,6 +50,8 @@ REGISTRY: dict[str, ModuleType] = {
     "dimml": dimml,
     "mla": mla,
     "cca": cca,
+    "dcca": dcca,
+    "dccae": dccae,
 }
 
 
