@@ -33,7 +33,7 @@ from mla_jax.methods import (
     unimodal,
 )
 from mla_jax.methods.base import Method, Task
-from mla_jax.methods.missing import ae, cra, if_mmin, mmin
+from mla_jax.methods.missing import ae, cca, cra, dcca, dccae, if_mmin, mmin
 
 REGISTRY: dict[str, ModuleType] = {
     "unimodal": unimodal,
@@ -53,6 +53,9 @@ REGISTRY: dict[str, ModuleType] = {
     "cra": cra,
     "mmin": mmin,
     "if_mmin": if_mmin,
+    "cca": cca,
+    "dcca": dcca,
+    "dccae": dccae,
 }
 
 

@@ -1,0 +1,105 @@
+"""Canonical correlations of two views: their directions in closed form, and a loss on a batch.
+
+    Sigma_x = X'X / (n - 1) + r I,   Sigma_y likewise,   Sigma_xy = X'Y / (n - 1)     (X, Y centred)
+    T = Sigma_x^(-1/2) Sigma_xy Sigma_y^(-1/2) = U diag(sigma) V'
+    directions  A = Sigma_x^(-1/2) U_k,   B = Sigma_y^(-1/2) V_k
+    loss        -sum_i sqrt(sigma_i^2 + r)
+
+Hotelling, Biometrika 1936; the loss is deep CCA's (Andrew et al., ICML 2013).  Both with the
+stabilisers of GCNet's baselines (``baseline-cca/cca.py`` and ``dcca.py``): r on the diagonals, and
+in the loss also under the root, where it keeps the gradient finite at sigma = 0.
+
+The loss whitens with Cholesky factors, T = L_x^-1 Sigma_xy L_y^-T: a rotation of the T above, of
+the same singular values, and without the gradient of ``eigh``, which has none for equal
+eigenvalues.  The gradient of a sum over singular values needs no such thing.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mla_jax.functional.heads import HIGHEST
+from mla_jax.functional.shapes import check_axes
+
+ROUNDING = 1e-6
+"""Of the largest variance: what sums in float32 cannot tell from nothing."""
+
+
+def directions(
+    covariance_x: np.ndarray,
+    covariance_y: np.ndarray,
+    cross: np.ndarray,
+    k: int,
+    r_x: float | np.ndarray,
+    r_y: float | np.ndarray,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The k leading pairs of directions ``A: [Fx, k]``, ``B: [Fy, k]``, and their sigma ``[k]``.
+
+    In float64 on the host.  ``covariance_x: [Fx, Fx]``, ``covariance_y: [Fy, Fy]`` and ``cross:
+    [Fx, Fy]`` are without r, which is one number a view, or one a feature.
+    """
+    root_x, root_y = _inverse_root(covariance_x, r_x), _inverse_root(covariance_y, r_y)
+    U, sigma, Vt = np.linalg.svd(root_x @ cross @ root_y, full_matrices=False)
+    return root_x @ U[:, :k], root_y @ Vt[:k].T, sigma[:k]
+
+
+def covariances(
+    n: int, a: np.ndarray, b: np.ndarray, aa: np.ndarray, bb: np.ndarray, ab: np.ndarray
+) -> list[np.ndarray]:
+    """Those of two views and between them, in float64, from sums over n examples.
+
+    ``a: [Fx]``, ``b: [Fy]`` are the sums of the views, ``aa: [Fx, Fx]``, ``bb``, ``ab`` those of
+    the products; take something near the mean off first.
+    """
+    n, a, b = np.float64(n), np.asarray(a, np.float64), np.asarray(b, np.float64)
+    of_both = ((aa, a, a), (bb, b, b), (ab, a, b))
+    return [(s - np.outer(u, v) / max(n, 1)) / max(n - 1, 1) for s, u, v in of_both]
+
+
+def deviations(covariance: np.ndarray, mean: np.ndarray) -> np.ndarray:
+    """Standard deviations; infinite, so that it takes no part, for a feature that does not vary
+    beyond the rounding of its mean."""
+    deviation = np.sqrt(np.maximum(np.diagonal(covariance), 0))
+    return np.where(deviation <= ROUNDING * np.abs(mean), np.inf, deviation)
+
+
+def _inverse_root(covariance: np.ndarray, r: float | np.ndarray) -> np.ndarray:
+    """``(covariance + r I)^(-1/2)``, symmetric; rounding may not make an eigenvalue negative."""
+    eigenvalues, vectors = np.linalg.eigh(covariance + np.diag(np.broadcast_to(r, len(covariance))))
+    eigenvalues = np.maximum(eigenvalues, ROUNDING / 10 * eigenvalues[-1])
+    return (vectors / np.sqrt(eigenvalues)) @ vectors.T
+
+
+def correlations(x: jax.Array, y: jax.Array, counted: jax.Array, r: float) -> jax.Array:
+    """The canonical correlations ``sigma: float32[min(Kx, Ky)]`` of a batch, largest first.
+
+    ``x: float[B, Kx]``, ``y: float[B, Ky]``; examples outside ``counted: bool[B]`` count nowhere.
+    Where r is less than a view's largest variance times 1e-6, that is taken for r: float32 would
+    not see r, and the Cholesky factor of dependent features would be NaN.
+    """
+    check_axes(x=(x, "B K"), y=(y, "B L"), counted=(counted, "B"))
+    n = counted.sum()
+
+    def centred(z: jax.Array) -> jax.Array:
+        z = jnp.where(counted[:, None], z, 0)
+        return jnp.where(counted[:, None], z - z.sum(0) / jnp.maximum(n, 1), 0)
+
+    def covariance(a: jax.Array, b: jax.Array) -> jax.Array:
+        return jnp.matmul(a.T, b, precision=HIGHEST) / jnp.maximum(n - 1, 1)
+
+    def factor(z: jax.Array) -> jax.Array:
+        sigma = covariance(z, z)
+        largest = jax.lax.stop_gradient(jnp.diagonal(sigma).max())
+        return jnp.linalg.cholesky(sigma + jnp.maximum(r, ROUNDING * largest) * jnp.eye(len(sigma)))
+
+    def solved(factor: jax.Array, matrix: jax.Array) -> jax.Array:
+        return jax.scipy.linalg.solve_triangular(factor, matrix, lower=True)
+
+    x, y = centred(x), centred(y)
+    T = solved(factor(y), solved(factor(x), covariance(x, y)).T).T
+    return jnp.linalg.svd(T, compute_uv=False)
+
+
+def correlation_loss(x: jax.Array, y: jax.Array, counted: jax.Array, r: float) -> jax.Array:
+    """Deep CCA's loss of a batch, a number: minus the sum of its ``correlations``, see above."""
+    return -jnp.sqrt(correlations(x, y, counted, r) ** 2 + r).sum()
