@@ -33,6 +33,7 @@ from mla_jax.methods import (
     unimodal,
 )
 from mla_jax.methods.base import Method, Task
+from mla_jax.methods.missing import cpm_net
 
 REGISTRY: dict[str, ModuleType] = {
     "unimodal": unimodal,
@@ -48,6 +49,7 @@ REGISTRY: dict[str, ModuleType] = {
     "qmf": qmf,
     "dimml": dimml,
     "mla": mla,
+    "cpm_net": cpm_net,
 }
 
 
