@@ -33,7 +33,7 @@ from mla_jax.methods import (
     unimodal,
 )
 from mla_jax.methods.base import Method, Task
-from mla_jax.methods.missing import ae, cca, cra, dcca, dccae, if_mmin, mmin
+from mla_jax.methods.missing import ae, cca, cpm_net, cra, dcca, dccae, if_mmin, mmin
 
 REGISTRY: dict[str, ModuleType] = {
     "unimodal": unimodal,
@@ -56,6 +56,7 @@ REGISTRY: dict[str, ModuleType] = {
     "cca": cca,
     "dcca": dcca,
     "dccae": dccae,
+    "cpm_net": cpm_net,
 }
 
 
