@@ -152,8 +152,9 @@ if __name__ == "__main__":
     flags.DEFINE_list(
         "methods",
         None,
-        "methods, and variants as NAME:field=value+field=value; 'all': every method that is not about missing modalities; 'table2': "
-        f"those of the MLA paper's Table 2 (default: {','.join(METHODS)}; table2 with --missing)",
+        "methods, and variants as NAME:field=value+field=value; 'all': every method that is not "
+        "about missing modalities; 'table2': those of the MLA paper's Table 2 (default: "
+        f"{','.join(METHODS)}; table2 with --missing)",
     )
     flags.DEFINE_list(
         "missing", [], "rates of missing modalities, as 0,0.3,0.5; see config.missing"
