@@ -33,7 +33,7 @@ from mla_jax.methods import (
     unimodal,
 )
 from mla_jax.methods.base import Method, Task
-from mla_jax.methods.missing import cpm_net
+from mla_jax.methods.missing import cpm_net, tate
 
 REGISTRY: dict[str, ModuleType] = {
     "unimodal": unimodal,
@@ -50,6 +50,7 @@ REGISTRY: dict[str, ModuleType] = {
     "dimml": dimml,
     "mla": mla,
     "cpm_net": cpm_net,
+    "tate": tate,
 }
 
 
