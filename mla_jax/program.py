@@ -8,17 +8,18 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from ml_collections import FrozenConfigDict
+from ml_collections import ConfigDict, FrozenConfigDict
 
 from mla_jax import distributed
 from mla_jax.data.dataset import ArraySplit, Dataset, DataSpec, Transform
+from mla_jax.data.missing import mask_dataset
 from mla_jax.data.transform import create_transform
 from mla_jax.dispatch import Dispatch
 from mla_jax.encoders import Encoders, create_encoders
 from mla_jax.errors import UserError
 from mla_jax.evaluate import Evaluator
 from mla_jax.functional.optimizers import Optimizer, create_optimizer
-from mla_jax.methods import Method, Task, create_method
+from mla_jax.methods import Method, Task, create_method, sees_hidden
 from mla_jax.methods.base import Phase, Stage
 from mla_jax.state import Batch, TrainState
 
@@ -33,6 +34,18 @@ class Program(NamedTuple):
     """``{stage name: its phases}``."""
     evaluator: Evaluator
     placement: distributed.DataParallel
+
+
+def masked(config: FrozenConfigDict, dataset: Dataset, masks: str = "") -> Dataset:
+    """The data set under ``config.missing``, as the method of a resolved configuration needs it.
+
+    ``masks``: another copy of the file ``config.missing.masks``.
+
+    Raises:
+      UserError: masks that do not suit it (``data/missing.py``).
+    """
+    missing = ConfigDict({**config.missing.to_dict(), **({"masks": masks} if masks else {})})
+    return mask_dataset(dataset, missing, sees_hidden(config.method.name))
 
 
 def build_program(
@@ -54,7 +67,8 @@ def build_program(
     method = create_method(config.method, encoders, optimizer, task)
     streams = encoders.fitted(data.streams)
     transform = create_transform(streams, data.modalities)
-    method = with_preparation(method, transform, config.absent)
+    fill = {m: np.asarray(value, np.float32) for m, value in data.fill.items()}
+    method = with_preparation(method, transform, config.absent, fill)
     if config.compute_dtype == "float32":
         method = in_full_precision(method)
     dispatches = {s.name: Dispatch([p.update for p in s.phases]) for s in method.stages}

@@ -20,14 +20,20 @@ from ml_collections import ConfigDict, FrozenConfigDict
 import mla_jax
 from mla_jax import distributed
 from mla_jax.config import fields
-from mla_jax.data import pipeline
+from mla_jax.data import missing, pipeline
 from mla_jax.data.example_checks import remarks
 from mla_jax.datasets import Dataset, load_dataset
 from mla_jax.errors import Interrupted, space_watched
 from mla_jax.evaluate import TrainingReduction
 from mla_jax.functional.optimizers import StepInfo
 from mla_jax.methods.base import Stage
-from mla_jax.program import Program, build_program, check_vocabularies, initial_state
+from mla_jax.program import (
+    Program,
+    build_program,
+    check_vocabularies,
+    initial_state,
+    masked,
+)
 from mla_jax.runs import checkpoint, initial, report
 from mla_jax.runs.metrics import RunningMeans
 from mla_jax.runs.progress import ProgressBar
@@ -65,7 +71,7 @@ def train(
     started = time.perf_counter()
     config = fields.resolve(config)
     say = say if distributed.is_main() else lambda line: None
-    dataset = load_dataset(config.dataset, config.modalities)
+    dataset = masked(config, load_dataset(config.dataset, config.modalities))
     epoch_length(dataset.training_examples, config)  # or refuses
     run = Run(Workdir(workdir), config, dataset.spec(), dataset.fingerprint, say, devices)
     run.workdir.check(run.identity)
@@ -80,6 +86,8 @@ def train(
             run.workdir.write_data(run.data)  # runs of earlier versions lack it
         say(f"{run.path} holds a finished run; its result:")
         say(report.closing_lines(run.path, run.result))
+        if program:
+            run.use(program)
         return run
 
     # ---- Program, state and a directory of its own ---------------------------------------------
@@ -94,9 +102,13 @@ def train(
     # ---- Training, and its result --------------------------------------------------------------
     with space_watched(run.path, checkpoint.size(state)), contextlib.closing(run):
         run.start()
-        fit(run, program, state, dataset)
+        if distributed.is_main() and dataset.masks:
+            missing.save(run.path / missing.MASKS, dataset)
+        done, state = fit(run, program, state, dataset)
+        run.keep(program, done, state)
+        facts = missing_facts(run, dataset)
         if distributed.is_main():
-            result = result_of(run, program.method.stages, parameters)
+            result = result_of(run, program.method.stages, parameters) | facts
             counts = run.selector.chosen["test"]["confusion"]
             report.write_report(
                 run.path, result, run.identity, counts, run.class_names, remarks(dataset)
@@ -107,10 +119,10 @@ def train(
     return run
 
 
-def fit(run: Run, program: Program, state: TrainState, dataset: Dataset) -> None:
+def fit(run: Run, program: Program, state: TrainState, dataset: Dataset) -> tuple[int, TrainState]:
     """The loop: trains ``state``, or what ``run`` has saved, to the last epoch.
 
-    Raises as ``train`` does.
+    Returns the number of batches, and the state after them.  Raises as ``train`` does.
     """
     # ---- From the start, or from the newest checkpoint -----------------------------------------
     config, say = run.config, run.say
@@ -183,6 +195,7 @@ def fit(run: Run, program: Program, state: TrainState, dataset: Dataset) -> None
                         run.save(done, state, stage.name, means.sums, best)
                 if stop and done < total:
                     raise Interrupted(stopping.received, done)
+    return total, state
 
 
 def epoch_length(examples: int, config: FrozenConfigDict) -> int:
@@ -212,6 +225,18 @@ def evaluate_all(
         for name, split in dataset.splits.items()
         if name != "train"
     }
+
+
+def missing_facts(run: Run, dataset: Dataset) -> dict[str, Any]:
+    """What a result says of masks that hide modalities; empty where there are none."""
+    chosen = run.config.missing
+    if chosen.rule == "none" and not chosen.masks:
+        return {}
+    shares = {s: missing.missing_share(split) for s, split in dataset.splits.items()}
+    facts: dict[str, Any] = {"missing": {**chosen.to_dict(), "true_rate": shares}}
+    if len(dataset.modalities) <= missing.MOST_PATTERNS:
+        facts["subsets"] = run.subsets(dataset.splits["test"])
+    return facts
 
 
 def without_counts(figures: dict[str, Any]) -> dict[str, Any]:

@@ -144,7 +144,7 @@ def test_auto_split_follows_the_protocol():
 
 
 def test_every_description_is_complete():
-    assert {"digits", "arrays", *DESCRIPTIONS} == set(REGISTRY)
+    assert {"digits", "mfeat", "arrays", *DESCRIPTIONS} == set(REGISTRY)
     for description in DESCRIPTIONS.values():
         assert set(description.default_split) == {"strict", "paper"}
         assert set(description.default_split.values()) <= set(description.splits)

@@ -9,6 +9,7 @@ import pathlib
 import pytest
 
 from mla_jax.config import fields, files
+from mla_jax.datasets import mfeat
 from mla_jax.methods import dimml
 
 FOLDER = pathlib.Path(__file__).parents[1] / "configs"
@@ -18,6 +19,8 @@ OPTIMIZER = {
     "learning_rate": 1e-3,  # main.py:32, main_CFT.py:32
     "momentum": 0.9,  # the lines of "sgd"
     "nesterov": False,  # PyTorch's default, which both keep
+    "beta1": 0.9,  # of Adam, which neither uses
+    "clip_norm": 0.0,  # neither clips
     "weight_decay": 1e-4,  # the lines of "sgd"
     "schedule": "step",  # main.py:760, main_CFT.py:251
     "decay_every": 70,  # main.py:33, main_CFT.py:33
@@ -68,6 +71,13 @@ RECIPES = {
             "text": {"name": "ngram_bag", "vocabulary": 1024},
         },
         "optimizer": {**OPTIMIZER, "learning_rate": 5e-2, "decay_every": 0},
+    },
+    "mfeat": {
+        "batch_size": 64,
+        "epochs": 15,
+        "feature_dim": 64,
+        "encoders": {m: {"name": "mlp", "hidden": 64} for m in mfeat.MODALITIES},
+        "optimizer": {**OPTIMIZER, "name": "adam", "decay_every": 0},
     },
 }
 

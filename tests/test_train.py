@@ -43,7 +43,7 @@ def test_what_a_run_leaves_behind(run, tmp_path, drawing):
         "dataset", "method", "fidelity", "protocol", "seed", "modalities", "test", "train",
         "versions", "commit",
     }  # fmt: skip
-    assert set(result["test"]) == {"fused", "a", "b", "examples", "macro_f1"}
+    assert set(result["test"]) == {"fused", "a", "b", "examples", "macro_f1", "weighted_f1"}
     assert result["test"]["examples"] == 40
     assert result["train"]["steps"] == 2 * 6 * 2  # epochs, batches, modalities
     lines = metrics.read_lines(path / "metrics.jsonl")

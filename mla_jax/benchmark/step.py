@@ -12,7 +12,7 @@ from mla_jax.config import fields, files
 from mla_jax.data import pipeline
 from mla_jax.datasets import load_dataset
 from mla_jax.functional.optimizers import StepInfo
-from mla_jax.program import Program, build_program, initial_state
+from mla_jax.program import Program, build_program, initial_state, masked
 
 HEADER = ("method", "phases", "ms", "ratio", "examples/s", "compile s")
 CAPTION = (
@@ -31,7 +31,7 @@ def measure(
     plan, contenders, rows = [], {}, []
     for name in methods:  # mistakes come out before the first is compiled
         config = fields.resolve(files.load_config(filename, arguments={"method": name}))
-        dataset = load_dataset(config.dataset, config.modalities)
+        dataset = masked(config, load_dataset(config.dataset, config.modalities))
         pipeline.batches_per_epoch(dataset.training_examples, config.batch_size, config.drop_last)
         plan.append((name, config, dataset, build_program(config, dataset)))
     for name, config, dataset, program in plan:

@@ -6,12 +6,20 @@
 
 An entry of --methods is a method, NAME, or a variant of one, NAME:field=value+field=value.  The
 fields are the switches of that method (those of --config.method.*) and its fidelity.  `all` stands
-for every method.  Each entry is a row under its own label.
+for every method that is not about missing modalities.  Each entry is a row under its own label.
 
 Every row gets the same data, encoders, optimiser, epochs and protocol.  DI-MML has a second stage,
 which the caption names.  ``unimodal`` trains each modality alone: that is the ceiling for the
 modality's accuracy in the other rows.  Writes comparison.md, comparison.png and comparison.json
 into --workdir, and each run beside them; runs that are finished are not repeated.
+
+Under missing modalities, method by rate:
+
+    python -m mla_jax.compare --config=configs/mfeat.py --methods=table2 --missing=0,0.3,0.5,0.7
+
+--missing gives the rates of config.missing, in all splits; with --config.missing.train=0 the
+methods are trained once, on complete data, and tested at every rate.  `table2` is the twelve
+methods of the MLA paper's Table 2.
 """
 
 import datetime
@@ -19,17 +27,19 @@ import pathlib
 import shlex
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from absl import flags
 
 from mla_jax import distributed, train
-from mla_jax.compare import table
-from mla_jax.compare.variants import Part, parse_variants, parts_of
+from mla_jax.compare import sweep, sweep_table, table
+from mla_jax.compare.variants import Part, Variant, parse_variants, parts_of
 from mla_jax.config import command_line, fields
 from mla_jax.errors import UserError, space_watched
 from mla_jax.runs import report
 from mla_jax.runs.workdir import ELSEWHERE_EMPTY, Workdir, foreign
 
+METHODS = ("unimodal", "concat", "late_fusion", "mla")
 ENDING = "-compare"
 """Of the default folder's name."""
 
@@ -38,21 +48,54 @@ def main() -> None:
     """The comparison of the command line."""
     F = flags.FLAGS
     workdir = Workdir(command_line.workdir(ENDING)).path
-    variants, seeds = parse_variants(F.methods), parse_seeds(F.seeds)
+    default = ["table2"] if F.missing else METHODS
+    variants, seeds = (
+        parse_variants(default if F.methods is None else F.methods),
+        parse_seeds(F.seeds),
+    )
+    if F.missing:
+        return compare_missing(variants, seeds, sweep.parse_rates(F.missing), workdir)
     plan = {v.label: parts_of(v) for v in variants}  # mistakes come out before the first run
     check_folders([part for parts in plan.values() for part in parts], seeds, workdir)
     results = [(v, train_row(plan.pop(v.label), seeds, workdir)) for v in variants]
     if distributed.is_main():
         found = {
-            "command": shlex.join(["python", "-m", "mla_jax.compare", *sys.argv[1:]]),
-            "date": datetime.date.today().isoformat(),
-            "seeds": seeds,
+            **origin(seeds),
             "rows": table.rows(results),
             "about": table.about(results[0][1][0][0]),
         }
         with space_watched(workdir):
             print("\n" + table.write(workdir, found))
         print(f"\n{workdir}: comparison.md, comparison.png, comparison.json")
+
+
+def compare_missing(
+    variants: Sequence[Variant], seeds: list[int], rates: list[float], workdir: pathlib.Path
+) -> None:
+    """The comparison of the command line at every rate of missing modalities."""
+    plan = {v.label: sweep.parts_at(v, rates) for v in variants}
+    check_folders([part for parts in plan.values() for part in parts.values()], seeds, workdir)
+    rows, first = [], next(iter(plan[variants[0].label].values()))
+    for variant in variants:  # the programs of a row end with it
+        rows.append(sweep.train_row(variant, plan.pop(variant.label), rates, seeds, workdir))
+    if distributed.is_main():
+        result = Workdir(workdir / first.folder / f"seed{seeds[0]}").result()
+        found = {
+            **origin(seeds),
+            "missing": result["missing"],
+            "trained_once": sweep.trained_once(),
+            "rows": rows,
+            "about": table.about(result),
+        }
+        with space_watched(workdir):
+            print("\n" + sweep_table.write(workdir, found))
+        print(f"\n{workdir}: comparison.md, comparison.png, comparison.json")
+
+
+def origin(seeds: list[int]) -> dict[str, Any]:
+    """The command, the day and the seeds."""
+    command = shlex.join(["python", "-m", "mla_jax.compare", *sys.argv[1:]])
+    return {"command": command, "date": datetime.date.today().isoformat(), "seeds": seeds}
 
 
 def parse_seeds(texts: Sequence[str]) -> list[int]:
@@ -108,8 +151,12 @@ if __name__ == "__main__":
     command_line.define_flags()
     flags.DEFINE_list(
         "methods",
-        ["unimodal", "concat", "late_fusion", "mla"],
-        "methods, and variants as NAME:field=value+field=value; 'all': every method",
+        None,
+        "methods, and variants as NAME:field=value+field=value; 'all': every method that is not about missing modalities; 'table2': "
+        f"those of the MLA paper's Table 2 (default: {','.join(METHODS)}; table2 with --missing)",
+    )
+    flags.DEFINE_list(
+        "missing", [], "rates of missing modalities, as 0,0.3,0.5; see config.missing"
     )
     flags.DEFINE_list("seeds", ["0", "1", "2"], "every row has one run per seed")
     command_line.run_command(main, ENDING)

@@ -74,7 +74,7 @@ def bootstrap_interval(values: Sequence[float], share: float = 0.95) -> tuple[fl
 def about(result: Mapping[str, Any]) -> dict[str, Any]:
     """What all runs of a comparison share."""
     shared = ("dataset", "protocol", "selection", "versions", "device", "commit")
-    epochs = next(iter(result["train"]["stages"].values()))  # of the first stage
+    epochs = max(result["train"]["stages"].values())  # those of the configuration
     examples = {"examples": result["test"]["examples"], "epochs": epochs}
     return {key: result[key] for key in shared} | examples
 

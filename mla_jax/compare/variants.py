@@ -9,10 +9,11 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from mla_jax import methods
+from mla_jax.compare.published import TABLE2
 from mla_jax.config import command_line, fields, files
 from mla_jax.datasets import load_dataset
 from mla_jax.errors import UserError, check_choice
-from mla_jax.program import Program, build_program
+from mla_jax.program import Program, build_program, masked
 
 FORM = "NAME:field=value+field=value"
 TAKES = {int: "an integer", float: "a number", tuple: "values with slashes between, as in 0.5/0.5"}
@@ -54,19 +55,29 @@ class Part(NamedTuple):
 
 
 def parse_variants(entries: Sequence[str]) -> list[Variant]:
-    """The rows that ``--methods`` asks for; ``all`` is every method, duplicates are left out.
+    """The rows that ``--methods`` asks for; duplicates are left out.
+
+    ``all`` is every method that is not about missing modalities, ``table2`` the methods of Table 2
+    of the MLA paper.
 
     Raises:
       UserError: there is none, or one is misspelt.
     """
     found: dict[str, Variant] = {}
     for entry in entries:
-        for name in methods.REGISTRY if entry == "all" else [entry]:
+        for name in group(entry):
             variant = parse_variant(name)
             found.setdefault(variant.folder, variant)
     if not found:
         raise UserError("--methods names none: give some, as in concat,mla, or 'all'")
     return list(found.values())
+
+
+def group(entry: str) -> Sequence[str]:
+    """The methods that a word of ``--methods`` stands for; the word itself if for none."""
+    if entry == "all":
+        return [name for name in methods.REGISTRY if not methods.handles_missing(name)]
+    return TABLE2 if entry == "table2" else [entry]
 
 
 def parse_variant(entry: str) -> Variant:
@@ -126,7 +137,7 @@ def parts_of(variant: Variant) -> list[Part]:
     parts = []
     for folder, config in configs.items():
         resolved = fields.resolve(config)
-        dataset = load_dataset(resolved.dataset, resolved.modalities)
+        dataset = masked(resolved, load_dataset(resolved.dataset, resolved.modalities))
         parts.append(Part(folder, config, build_program(resolved, dataset), dataset.fingerprint))
     return parts
 

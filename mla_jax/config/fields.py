@@ -10,6 +10,7 @@ import jax
 from ml_collections import ConfigDict, FrozenConfigDict, config_dict
 
 from mla_jax import datasets, methods
+from mla_jax.config.limits import LIMITS, check_missing, require_range
 from mla_jax.errors import UserError, check_choice
 from mla_jax.functional.heads import INITIALIZATIONS
 from mla_jax.functional.optimizers import depends_on_length
@@ -26,38 +27,11 @@ WITH_PYTORCH_HEADS = ("cavmae_audio", "cavmae_visual", "features", "m3ae_image",
 OPEN_GROUPS = {"encoders", "method"}
 """Groups whose fields depend on the modalities and on the method."""
 
-MOST_EPOCHS = 1_000_000
-"""A run lists its epochs before it starts."""
-
-NOT_COMPARED = ("check_loss_every", "checkpoint", "dataset.data_dir", "loader", "log_every_steps")
+NOT_COMPARED = (
+    "check_loss_every", "checkpoint", "dataset.data_dir", "loader", "log_every_steps",
+    "missing.masks",
+)  # fmt: skip
 """Fields that a resumed run may change, because no result depends on them."""
-
-LARGEST = 2**31 - 1
-LIMITS = {
-    "seed": (0, LARGEST),
-    "dataset.split_seed": (0, LARGEST),
-    "dataset.crop": (0, LARGEST),
-    "dataset.noise": (0, math.inf),
-    "feature_dim": (1, 65536),
-    "optimizer.learning_rate": (0, math.inf),
-    "optimizer.momentum": (0, 1),
-    "optimizer.weight_decay": (0, math.inf),
-    "optimizer.decay_every": (0, LARGEST),
-    "optimizer.decay_rate": (0, math.inf),
-    "optimizer.warmup_epochs": (0, LARGEST),
-    "batch_size": (1, LARGEST),
-    "epochs": (1, MOST_EPOCHS),
-    "evaluation.batch_size": (1, LARGEST),
-    "evaluation.every_epochs": (1, LARGEST),
-    "checkpoint.every_epochs": (0, LARGEST),
-    "checkpoint.every_steps": (0, LARGEST),
-    "checkpoint.keep": (1, LARGEST),
-    "loader.workers": (0, 64),
-    "loader.threads": (1, 256),
-    "loader.prefetch": (1, 1024),
-    "check_loss_every": (1, LARGEST),
-}
-"""The smallest and the largest value of every field of ``base_config`` that is a number."""
 
 
 def base_config() -> ConfigDict:
@@ -80,10 +54,13 @@ def base_config() -> ConfigDict:
                 {
                     "name": "sgd",  # sgd, adam, adamw, as in torch.optim
                     "learning_rate": 1e-3,
-                    "momentum": 0.9,
-                    "nesterov": False,
+                    "momentum": 0.9,  # sgd
+                    "nesterov": False,  # sgd
+                    "beta1": 0.9,  # adam, adamw
+                    "clip_norm": 0.0,  # of the gradient of each encoder and head; 0: not clipped
                     "weight_decay": 1e-4,  # on every parameter, as in the reference
-                    "schedule": "step",  # constant, step, cosine
+                    # constant, step, cosine, linear (to 0, after the first 20 % of the epochs)
+                    "schedule": "step",
                     "decay_every": 70,  # epochs per step of schedule=step; 0: 70 % of epochs
                     "decay_rate": 0.1,
                     "warmup_epochs": 0,
@@ -97,6 +74,17 @@ def base_config() -> ConfigDict:
             # (as the published code does).  auto: skip under fidelity=paper and for the methods
             # that are about missing modalities, else zeros.
             "absent": "auto",
+            # Masks that hide modalities of the examples: see mla_jax/data/missing.py.
+            "missing": ConfigDict(
+                {
+                    "rule": "none",  # none, rate, bernoulli, six, fraction
+                    "train": 0.0,  # rate in the training split
+                    "test": 0.0,  # rate in the test and the validation split
+                    "seed": 0,  # of the masks; they do not depend on config.seed
+                    "fill": "zero",  # what stands for a missing input: zero, train_mean
+                    "masks": "",  # an .npz file with the masks, in the place of a rule
+                }
+            ),
             "epochs": 100,
             "protocol": "strict",  # strict: never select on test.  paper: best test epoch
             "selection": "auto",  # auto, validation, last, best_test
@@ -198,7 +186,7 @@ def resolve(config: ConfigDict) -> FrozenConfigDict:
     check_choice("compute_dtype", config.compute_dtype, COMPUTE_DTYPES)
     for field, value in flatten(config.to_dict()).items():
         if field in LIMITS:
-            _require_range(field, value, *LIMITS[field])
+            require_range(field, value, *LIMITS[field])
     warmup = config.optimizer.warmup_epochs
     if warmup > config.epochs:
         raise UserError(
@@ -235,6 +223,7 @@ def resolve(config: ConfigDict) -> FrozenConfigDict:
     if config.absent == "auto":
         skip = paper or methods.handles_missing(config.method.name)
         config.absent = "skip" if skip else "zeros"
+    check_missing(config.missing)
     check_choice("head_init", config.head_init, ("auto", *INITIALIZATIONS))
     if config.head_init == "auto":
         groups = [e for e in config.encoders.values() if isinstance(e, ConfigDict)]
@@ -273,7 +262,7 @@ def resolve_switches(block: Mapping[str, Any]) -> dict[str, Any]:
             raise UserError(f"method.{field}={value} must be a finite number")
         known[field] = value
     for field, limits in getattr(module, "LIMITS", {}).items():
-        _require_range(f"method.{field}", known[field], *limits)
+        require_range(f"method.{field}", known[field], *limits)
     for field, allowed in module.CHOICES.items():
         check_choice(f"value of method.{field}", known[field], allowed)
     return {"name": name, "fidelity": fidelity, **_unflatten(known)}
@@ -366,14 +355,6 @@ def extension_problem(saved: Mapping[str, Any], wanted: Mapping[str, Any]) -> st
             f"evaluation.every_epochs={every} would skip, and may have been selected"
         )
     return ""
-
-
-def _require_range(field: str, value: float, low: float, high: float) -> None:
-    if not math.isfinite(value):
-        raise UserError(f"{field}={value} must be a finite number")
-    if not low <= value <= high:
-        end = f" and at most {high}" if value > high else ""
-        raise UserError(f"{field} must be at least {low}{end}, not {value}")
 
 
 def _merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

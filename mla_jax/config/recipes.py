@@ -21,6 +21,7 @@ ARGUMENTS = {
     "protocol": ("strict", "strict, or paper: reports the best test epoch"),
     "seed": (0, "of the initial weights and of the order of the examples"),
     "epochs": ("what the file says", "of training, at least 1"),
+    "missing": (0.0, "the share of modalities that rule=rate hides, in all splits"),
     "split": ("auto", "the name of a split; not for embedded data"),
     "synthetic": (False, "generated data of the same shapes; not for embedded data"),
     "runlocal": (False, "small encoders, small crops, few epochs; not for embedded data"),
@@ -75,6 +76,9 @@ def start(dataset: str, chosen: ConfigDict) -> ConfigDict:
     config.modalities = chosen.modalities
     config.method = fields.method_block(chosen.method, chosen.fidelity)
     config.protocol = chosen.protocol
+    if chosen.missing:
+        config.missing.rule = "rate"
+        config.missing.train = config.missing.test = chosen.missing
     return config
 
 

@@ -12,7 +12,9 @@ from mla_jax.data.streams import Stream
 if TYPE_CHECKING:  # preparing starts one process per core, and none of them needs JAX
     from mla_jax.state import Batch
 
-RESERVED_NAMES = ("fused", "shared", "joint", "examples", "macro_f1", "confusion")
+RESERVED_NAMES = (
+    "fused", "shared", "joint", "examples", "macro_f1", "weighted_f1", "confusion", "subsets",
+)  # fmt: skip
 """No modality may be called so: results and heads have these names."""
 
 Transform = Callable[["Batch", bool], Mapping[str, Any]]
@@ -34,7 +36,18 @@ class Split(Protocol):
     def shapes(self) -> Mapping[str, tuple[int, ...]]: ...
 
     def fetch(self, index: np.ndarray) -> "Batch":
-        """The batch of examples ``index: int[B]``, all valid."""
+        """The batch of examples ``index: int[B]``, all valid.
+
+        A split whose loading is dear may also have ``fetch_wanted(index, wanted: bool[B, M])``,
+        which leaves out the inputs that nobody wants: see ``fetch_wanted``.
+        """
+
+
+def fetch_wanted(split: Split, index: np.ndarray, wanted: np.ndarray) -> "Batch":
+    """The batch of examples ``index: int[B]``, of which only the ``wanted: bool[B, M]`` inputs
+    count; a split that decodes files leaves out the others, which are then zeros."""
+    some = getattr(split, "fetch_wanted", None)
+    return some(index, wanted) if some else split.fetch(index)
 
 
 class ArraySplit(NamedTuple):
@@ -88,6 +101,10 @@ class Dataset(NamedTuple):
     were standardised before they came here; a stream's own are in ``streams``."""
     preparation: Mapping[str, Any] = MappingProxyType({})
     """By modality, what its records were prepared with: ``prepared.preparation``."""
+    masks: Mapping[str, np.ndarray] = MappingProxyType({})
+    """By split, ``bool[N, M]``: what ``config.missing`` leaves, where it was drawn once."""
+    fill: Mapping[str, np.ndarray] = MappingProxyType({})
+    """By modality, what stands in the place of a missing one; zeros where there is none."""
 
     @property
     def classes(self) -> int:
@@ -112,6 +129,7 @@ class Dataset(NamedTuple):
             dict(self.input_notes),
             {m: dict(values) for m, values in self.statistics.items()},
             {m: dict(values) for m, values in self.preparation.items()},
+            {m: np.asarray(values).tolist() for m, values in self.fill.items()},
         )
 
 
@@ -132,6 +150,8 @@ class DataSpec(NamedTuple):
     statistics: Mapping[str, Mapping[str, Any]]
     preparation: Mapping[str, Any] = MappingProxyType({})
     """Empty where nothing was prepared, and for runs from before it was recorded."""
+    fill: Mapping[str, Any] = MappingProxyType({})
+    """As ``Dataset.fill``, in lists; empty for runs from before there was one."""
 
     @property
     def classes(self) -> int:
@@ -144,7 +164,8 @@ class DataSpec(NamedTuple):
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""
         streams = {m: stream._asdict() for m, stream in self.streams.items()}
-        content = {**self._asdict(), "streams": streams, "preparation": dict(self.preparation)}
+        plain = {field: dict(getattr(self, field)) for field in ("preparation", "fill")}
+        content = {**self._asdict(), "streams": streams, **plain}
         return json.loads(json.dumps(content))
 
     @classmethod
@@ -154,7 +175,7 @@ class DataSpec(NamedTuple):
         Raises:
           KeyError, TypeError, ValueError: the content is not that of ``to_json``.
         """
-        content = {"preparation": {}, **content}
+        content = {"preparation": {}, "fill": {}, **content}
         found = {field: content[field] for field in cls._fields}
         for field in ("modalities", "class_names"):
             found[field] = tuple(found[field])
@@ -202,7 +223,7 @@ class SubsetOfModalities:
 
     def fetch(self, index: np.ndarray) -> "Batch":
         """The batch of examples ``index: int[B]``, all valid."""
-        batch = self._split.fetch(self._rows[index])
+        batch = fetch_wanted(self._split, self._rows[index], self.present[index])
         inputs = {
             m: array if shown else np.zeros_like(array)
             for (m, array), shown in zip(batch["inputs"].items(), self._shown, strict=True)

@@ -19,6 +19,7 @@ import numpy as np
 from absl import flags
 
 from mla_jax.data.dataset import Split
+from mla_jax.data.hashing import draws
 from mla_jax.errors import UserError
 from mla_jax.state import Batch
 
@@ -56,20 +57,6 @@ class Loader(NamedTuple):
     """Threads that load a batch each, here or in every worker."""
     prefetch: int = 4
     """Batches ready and waiting, here or in every worker."""
-
-
-def draws(seed: int, epoch: int, index: np.ndarray) -> np.ndarray:
-    """``uint32[B]``: what decides the augmentation of examples ``index`` in an epoch of a run.
-
-    A hash (the finaliser of SplitMix64, Steele et al. 2014), so that it depends on nothing else.
-    """
-    mixed = np.full(np.shape(index), 0x9E3779B97F4A7C15, np.uint64)
-    for part in (np.full_like(mixed, seed), np.full_like(mixed, epoch), index.astype(np.uint64)):
-        mixed = (mixed ^ part) * np.uint64(0x9E3779B97F4A7C15)
-        mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        mixed ^= mixed >> np.uint64(31)
-    return (mixed >> np.uint64(32)).astype(np.uint32)
 
 
 class TrainingBatch:
@@ -111,10 +98,10 @@ class TrainingBatch:
         index = order[first : first + self._share]
         valid = np.arange(self._share) < len(index)
         index = np.concatenate([index, np.full(self._share - len(index), order[0])])
-        batch = self._split.fetch(index)
-        present = batch["present"] & valid[:, None]
-        draw = draws(self._seed, epoch, index)
-        return {**batch, "present": present, "valid": valid, "draw": draw}
+        in_epoch = getattr(self._split, "fetch_in_epoch", None)
+        batch = in_epoch(index, epoch) if in_epoch else self._split.fetch(index)
+        masks = {k: batch[k] & valid[:, None] for k in ("present", "available") if k in batch}
+        return {**batch, **masks, "valid": valid, "draw": draws(self._seed, epoch, index)}
 
 
 def leave_signals_to_the_trainer(worker: int, workers: int) -> None:

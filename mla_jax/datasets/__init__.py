@@ -17,6 +17,7 @@ from mla_jax.datasets import (
     food101,
     iemocap,
     kinetics_sounds,
+    mfeat,
     modelnet40,
     mvsa,
     prepared,
@@ -41,6 +42,7 @@ DESCRIPTIONS: dict[str, Description] = {m.DESCRIPTION.name: m.DESCRIPTION for m 
 
 REGISTRY: dict[str, Callable[[Any, tuple[str, ...]], Dataset]] = {
     "digits": digits.load,
+    "mfeat": mfeat.load,
     "arrays": arrays.load,
     **{name: functools.partial(prepared.load, d) for name, d in DESCRIPTIONS.items()},
 }

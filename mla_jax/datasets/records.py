@@ -184,9 +184,13 @@ class RecordSplit:
 
     def fetch(self, index: np.ndarray) -> "Batch":
         """The batch of examples ``index: int[B]``, all valid."""
+        return self.fetch_wanted(index, np.ones((len(index), len(self.streams)), bool))
+
+    def fetch_wanted(self, index: np.ndarray, wanted: np.ndarray) -> "Batch":
+        """``fetch`` with zeros, and nothing decoded, outside ``wanted: bool[B, M]``."""
         index = np.asarray(index, np.int32)
         records = self._source.__getitems__([int(row) for row in self.rows[index]])
-        examples = list(self._threads.map(self._decode, records))
+        examples = list(self._threads.map(self._decode, records, wanted))
         return {
             "inputs": {m: np.stack([example[m] for example in examples]) for m in self.streams},
             "present": self.present[index],
@@ -210,13 +214,15 @@ class RecordSplit:
         """A copy in another process opens its own files and threads."""
         return {k: v for k, v in self.__dict__.items() if k not in ("_source", "_threads")}
 
-    def _decode(self, record: bytes) -> dict[str, np.ndarray]:
+    def _decode(self, record: bytes, wanted: np.ndarray) -> dict[str, np.ndarray]:
         from tensorflow_datasets.proto import tf_example_pb2
 
         features = tf_example_pb2.Example.FromString(record).features.feature
         return {
             modality: decode(stream, features[modality].bytes_list.value)
-            for modality, stream in self.streams.items()
+            if wants
+            else np.zeros(stream.shape, stream.dtype)
+            for (modality, stream), wants in zip(self.streams.items(), wanted, strict=True)
         }
 
 

@@ -4,6 +4,7 @@ Confusion counts are summed over the devices and leave them as integers; every f
 from the sums, with one division at the end.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -13,11 +14,12 @@ import numpy as np
 
 from mla_jax import distributed
 from mla_jax.data.dataset import Split
+from mla_jax.data.missing import MOST_PATTERNS, patterns
 from mla_jax.data.pipeline import evaluation_batches
 from mla_jax.errors import UserError
 from mla_jax.methods import Method
 from mla_jax.methods.base import Accumulate
-from mla_jax.state import Batch, TrainState
+from mla_jax.state import Batch, Prediction, TrainState
 
 
 class Outputs(NamedTuple):
@@ -79,6 +81,57 @@ def confusion_counts(method: Method) -> Callable[[dict[str, Any], Any, Batch], C
     return counts
 
 
+def subset_counts(
+    method: Method, subsets: np.ndarray
+) -> Callable[[dict[str, Any], Any, Batch], jax.Array]:
+    """The pure function behind ``Evaluator.subsets``: ``int32[S, C, C]`` of the fused predictions.
+
+    Counts an example for each of ``subsets: bool[S, M]`` of whose modalities it lacks none, and
+    predicts as if it had no others.
+    """
+
+    def counts(variables: dict[str, Any], method_state: Any, batch: Batch) -> jax.Array:
+        present = batch["present"] & batch["valid"][:, None]
+        shown = present & subsets[:, None]  # [S, B, M]
+
+        def fused(prediction: Prediction) -> jax.Array:
+            """``[S, B, C]`` of logits ``[M, S, B, C]``; a fusion may look at its whole batch."""
+            axes = Prediction(1, None if prediction.joint is None else 0)
+            fuse = jax.vmap(method.fuse, in_axes=(axes, 0, None))
+            return fuse(prediction, shown, method_state)
+
+        def repeated(array: jax.Array) -> jax.Array:
+            """``[B, ...]`` once per subset: ``[S B, ...]``."""
+            return jnp.broadcast_to(array, (len(subsets), *array.shape)).reshape(
+                -1, *array.shape[1:]
+            )
+
+        def by_subset(logits: jax.Array) -> jax.Array:
+            return logits.reshape(*logits.shape[:-2], len(subsets), -1, logits.shape[-1])
+
+        # An example's logits do not depend on its neighbours: the subsets are one large batch.
+        if is_late(method):
+            alone = method.predict(variables, batch)
+            shape = (len(alone.unimodal), len(subsets), *alone.unimodal.shape[1:])
+            prediction = Prediction(jnp.broadcast_to(alone.unimodal[:, None], shape))
+        else:
+            everything = jax.tree.map(repeated, {k: v for k, v in batch.items() if k != "present"})
+            everything["present"] = shown.reshape(-1, shown.shape[-1])
+            prediction = jax.tree.map(by_subset, method.predict(variables, everything))
+        counted = (present | ~subsets[:, None]).all(-1) & batch["valid"]
+        zeros = jnp.zeros((method.classes, method.classes), jnp.int32)
+        return jax.vmap(lambda p, n: zeros.at[batch["label"], p].add(n))(
+            fused(prediction).argmax(-1), counted.astype(jnp.int32)
+        )
+
+    return counts
+
+
+def is_late(method: Method) -> bool:
+    """Whether each modality is predicted by itself, so that one pass serves all subsets."""
+    return method.weigh is not None and not method.weighs_joint
+
+
 def _finite(array: jax.Array) -> jax.Array:
     """``bool[B]``: whether all numbers of an example are."""
     return jnp.isfinite(array).all(tuple(range(1, array.ndim)))
@@ -89,15 +142,51 @@ class Evaluator:
 
     def __init__(self, method: Method, devices: Sequence[jax.Device] | None = None):
         self.modalities = method.modalities
+        self._given = devices
         self._devices = list(devices) if devices else jax.local_devices()
         counts = confusion_counts(method)
-        self._counts = jax.pmap(
+        self._method = method
+        self._counts = self._summed(counts)
+
+    def _summed(self, counts: Callable[..., Any]) -> Callable[..., Any]:
+        """``counts(variables, method_state, batch)`` over one batch per device, added up."""
+        return jax.pmap(
             lambda *arguments: jax.lax.psum(counts(*arguments), "data"),
             axis_name="data",
             in_axes=(None, None, 0),
             out_axes=None,
-            devices=devices,
+            devices=self._given,
         )
+
+    @functools.cached_property
+    def _counts_by_subset(self) -> Callable[..., Any]:
+        return self._summed(subset_counts(self._method, patterns(len(self.modalities))))
+
+    def subsets(self, state: TrainState, split: Split, batch_size: int) -> dict[str, Any]:
+        """How well the fusion does with every subset of the modalities, over a split.
+
+        ``{"a": figures, ..., "a+b+c": figures, "incomplete": figures}`` with ``accuracy``,
+        ``macro_f1``, ``weighted_f1`` and ``examples``.  A subset counts the examples that have all
+        of it, as if they had no others.  ``incomplete`` pools all subsets but the whole, as the
+        protocol ``six`` does.
+
+        Raises:
+          UserError: there are more than ``MOST_PATTERNS`` modalities.
+        """
+        M = len(self.modalities)
+        if M > MOST_PATTERNS:
+            raise UserError(
+                f"all subsets are evaluated for up to {MOST_PATTERNS} modalities, not for {M}: "
+                "choose some with --modalities"
+            )
+        total = np.zeros((), np.int64)
+        where = distributed.process()
+        for batch in evaluation_batches(split, batch_size, len(self._devices), *where):
+            counts = self._counts_by_subset(state.variables, state.method_state, batch)
+            total = total + np.asarray(jax.device_get(counts), np.int64)
+        names = ["+".join(np.array(self.modalities)[subset]) for subset in patterns(M)]
+        found = dict(zip(names, map(_pooled, total), strict=True))
+        return {**found, "incomplete": _pooled(total[:-1].sum(0))} if M > 1 else found
 
     def __call__(
         self, state: TrainState, split: Split, batch_size: int, name: str = ""
@@ -156,18 +245,30 @@ class TrainingReduction:
 
 
 def summarize(confusion: np.ndarray, modalities: Sequence[str]) -> dict[str, Any]:
-    """``{"fused": accuracy, <modality>: accuracy, "examples", "macro_f1", "confusion"}``.
+    """``{"fused": accuracy, <modality>: accuracy, "examples", "macro_f1", "weighted_f1",
+    "confusion"}``.
 
     ``confusion: int[1 + M, C, C]``.  Accuracies and F1 are fractions in [0, 1]; the accuracy of a
     modality that no example has is NaN.  Macro-F1 averages over the classes that occur as label
-    or as prediction, like scikit-learn.
+    or as prediction, weighted F1 over all examples, each with the F1 of its class, like
+    scikit-learn.
     """
     names = ("fused", *modalities)
     return {
         **{name: accuracy(counts) for name, counts in zip(names, confusion, strict=True)},
         "examples": int(confusion[0].sum()),
         "macro_f1": {n: macro_f1(counts) for n, counts in zip(names, confusion, strict=True)},
+        "weighted_f1": {n: weighted_f1(counts) for n, counts in zip(names, confusion, strict=True)},
         "confusion": {n: counts.tolist() for n, counts in zip(names, confusion, strict=True)},
+    }
+
+
+def _pooled(confusion: np.ndarray) -> dict[str, Any]:
+    return {
+        "accuracy": accuracy(confusion),
+        "macro_f1": macro_f1(confusion),
+        "weighted_f1": weighted_f1(confusion),
+        "examples": int(confusion.sum()),
     }
 
 
@@ -179,7 +280,19 @@ def accuracy(confusion: np.ndarray) -> float:
 
 def macro_f1(confusion: np.ndarray) -> float:
     """Unweighted mean of the F1 of each class that occurs; NaN without examples."""
-    hits = np.diagonal(confusion)
+    f1, occurs = _f1(confusion)
+    return float(np.mean(f1[occurs])) if occurs.any() else float("nan")
+
+
+def weighted_f1(confusion: np.ndarray) -> float:
+    """Mean of the F1 of each class, weighted by its examples; NaN without examples."""
+    examples = confusion.sum(1)
+    if not examples.any():
+        return float("nan")
+    return float(np.average(_f1(confusion)[0], weights=examples))
+
+
+def _f1(confusion: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The F1 of each class of ``confusion: int[C, C]``, and whether it occurs at all."""
     occurrences = confusion.sum(0) + confusion.sum(1)
-    occurs = occurrences > 0
-    return float(np.mean(2 * hits[occurs] / occurrences[occurs])) if occurs.any() else float("nan")
+    return 2 * np.diagonal(confusion) / np.maximum(occurrences, 1), occurrences > 0

@@ -2,8 +2,10 @@
 
     python -m mla_jax.evaluate --run=runs/digits
     python -m mla_jax.evaluate --run=runs/digits --split=validation --modalities=image
+    python -m mla_jax.evaluate --run=runs/digits --subsets
 
-Every example is counted once, on all local devices.
+Every example is counted once, on all local devices.  --subsets gives the accuracy of the fusion for
+every subset of the modalities: each counts the examples that have all of it.
 """
 
 import argparse
@@ -11,11 +13,13 @@ import json
 import pathlib
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from mla_jax.config.command_line import check_output, status_of, write_whole
 from mla_jax.config.help import create_parser
+from mla_jax.errors import UserError
 from mla_jax.runs.nulls import with_nulls
-from mla_jax.runs.report import figures_table
+from mla_jax.runs.report import figures_table, subsets_table
 from mla_jax.runs.run import EPOCHS, open_run
 
 
@@ -28,6 +32,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--modalities", default="", metavar="A+B",
         help="those that are seen, the others count as missing (default: all)",
     )  # fmt: skip
+    parser.add_argument(
+        "--subsets", action="store_true", help="every subset of up to six modalities"
+    )
     parser.add_argument(
         "--epoch", default="chosen", choices=EPOCHS, help="which checkpoint (default: chosen)"
     )
@@ -48,12 +55,24 @@ def _evaluate(chosen: argparse.Namespace) -> None:
         check_output(output)
     run = open_run(chosen.run)
     modalities = tuple(chosen.modalities.split("+")) if chosen.modalities else ()
+    if chosen.subsets:
+        if modalities:
+            raise UserError("--subsets goes through all modalities: leave out --modalities")
+        found = run.subsets(chosen.split, chosen.epoch, chosen.data_dir)
+        print(f"{run.config.method.name} on {run.data.name}, {chosen.epoch} epoch, {chosen.split}:")
+        print(subsets_table(found))
+        return _write(output, found)
     found = run.evaluate(chosen.split, modalities, chosen.epoch, chosen.data_dir)
     seen = f", seeing {' and '.join(modalities)}" if modalities else ""
     print(f"{run.config.method.name} on {run.data.name}, {chosen.epoch} epoch: "
           f"{found['examples']} {chosen.split} examples{seen}")  # fmt: skip
     print(figures_table(found))
-    if chosen.output:
+    _write(output, found)
+
+
+def _write(output: pathlib.Path, found: dict[str, Any]) -> None:
+    """Writes the figures as JSON, if a file is named."""
+    if output.name:
         content = json.dumps(with_nulls(found), allow_nan=False)
         write_whole(output, (content + "\n").encode())
 

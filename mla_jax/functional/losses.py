@@ -98,3 +98,36 @@ def dimension_contrastive(
     similarity = jnp.where(present[None, :], similarity, -jnp.inf)
     losses = cross_entropy(jnp.where(present[:, None], similarity, 0), jnp.arange(len(student)))
     return shared_out(losses, present, valid)
+
+
+def central_moment_discrepancy(
+    x: jax.Array,
+    y: jax.Array,
+    moments: int,
+    x_mask: jax.Array | None = None,
+    y_mask: jax.Array | None = None,
+) -> jax.Array:
+    """CMD (Zellinger et al., ICLR 2017) of two samples ``float[B, D]``: a number, 0 if alike.
+
+        || E x - E y || + sum_{k=2}^{moments} || E (x - E x)^k - E (y - E y)^k ||
+
+    with powers by element, means over the batch, or over ``x_mask``, ``y_mask: bool[B]``, and no
+    division by an interval's width, as in IF-MMIN (``models/utils/functions.py``).  0 if a sample
+    is empty.
+    """
+    check_axes(x=(x, "B D"), y=(y, "B D"))
+    x_mask = jnp.ones(len(x), bool) if x_mask is None else x_mask
+    y_mask = jnp.ones(len(y), bool) if y_mask is None else y_mask
+    x_mean, y_mean = masked_mean(x, x_mask), masked_mean(y, y_mask)
+    total = _length(x_mean - y_mean)
+    # Outside the masks a power could overflow, and its gradient would be NaN.
+    x, y = jnp.where(x_mask[:, None], x - x_mean, 0), jnp.where(y_mask[:, None], y - y_mean, 0)
+    for k in range(2, moments + 1):
+        total += _length(masked_mean(x**k, x_mask) - masked_mean(y**k, y_mask))
+    return jnp.where(x_mask.any() & y_mask.any(), total, 0)
+
+
+def _length(vector: jax.Array) -> jax.Array:
+    """The Euclidean norm; its gradient at 0 is 0, not NaN."""
+    square = jnp.square(vector).sum()
+    return jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1)), 0)

@@ -67,8 +67,11 @@ class Optimizer(NamedTuple):
 def create_optimizer(config: Any, epochs: int) -> Optimizer:
     """Builds the optimiser of ``config.optimizer``; ``epochs`` is the length of the run."""
     check_choice("optimizer.name", config.name, TRANSFORMS)
-    transform = optax.with_extra_args_support(TRANSFORMS[config.name](config))
-    return Optimizer(transform, learning_rate_schedule(config, epochs))
+    transform = TRANSFORMS[config.name](config)
+    if config.clip_norm:
+        transform = optax.chain(optax.clip_by_global_norm(config.clip_norm), transform)
+    rate = learning_rate_schedule(config, epochs)
+    return Optimizer(optax.with_extra_args_support(transform), rate)
 
 
 def _sgd(config: Any) -> optax.GradientTransformation:
@@ -81,12 +84,16 @@ def _sgd(config: Any) -> optax.GradientTransformation:
 
 def _adam(config: Any) -> optax.GradientTransformation:
     """``torch.optim.Adam``: the decay is part of the gradient."""
-    return optax.chain(optax.add_decayed_weights(config.weight_decay), optax.scale_by_adam())
+    return optax.chain(
+        optax.add_decayed_weights(config.weight_decay), optax.scale_by_adam(b1=config.beta1)
+    )
 
 
 def _adamw(config: Any) -> optax.GradientTransformation:
     """``torch.optim.AdamW``: the decay is apart from the gradient."""
-    return optax.chain(optax.scale_by_adam(), optax.add_decayed_weights(config.weight_decay))
+    return optax.chain(
+        optax.scale_by_adam(b1=config.beta1), optax.add_decayed_weights(config.weight_decay)
+    )
 
 
 TRANSFORMS = {"sgd": _sgd, "adam": _adam, "adamw": _adamw}
@@ -94,20 +101,23 @@ TRANSFORMS = {"sgd": _sgd, "adam": _adam, "adamw": _adamw}
 
 def depends_on_length(config: Any) -> str:
     """Why the learning rate of an epoch depends on how many epochs there are; empty if not."""
-    if config.schedule == "cosine":
-        return "optimizer.schedule=cosine ends with the last epoch"
+    if config.schedule in ("cosine", "linear"):
+        return f"optimizer.schedule={config.schedule} ends with the last epoch"
     if config.schedule == "step" and not config.decay_every:
         return "optimizer.decay_every=0 lowers the learning rate at 70 % of the epochs"
     return ""
 
 
 def learning_rate_schedule(config: Any, epochs: int) -> Callable[[StepInfo], jax.Array]:
-    """``constant``, ``step`` (``torch.optim.lr_scheduler.StepLR``, per epoch) or ``cosine``.
+    """``constant``, ``step`` (``torch.optim.lr_scheduler.StepLR``, per epoch), ``cosine``, or
+    ``linear``: constant for the first fifth of the epochs, then down to 0 after the last one, per
+    epoch, as GCNet trains its baselines.
 
     ``config.warmup_epochs`` scales the rate up linearly, batch by batch, before any of them.
     """
-    check_choice("optimizer.schedule", config.schedule, ("constant", "step", "cosine"))
+    check_choice("optimizer.schedule", config.schedule, ("constant", "step", "cosine", "linear"))
     decay_every = config.decay_every or max(1, round(0.7 * epochs))
+    constant = epochs // 5
 
     def rate(info: StepInfo) -> jax.Array:
         epoch = jnp.asarray(info.epoch, float)
@@ -117,6 +127,9 @@ def learning_rate_schedule(config: Any, epochs: int) -> Callable[[StepInfo], jax
             value = value * config.decay_rate ** jnp.floor(epoch / decay_every)
         elif config.schedule == "cosine":
             value = value * 0.5 * (1 + jnp.cos(jnp.pi * jnp.minimum(elapsed / epochs, 1)))
+        elif config.schedule == "linear":
+            past = jnp.maximum(epoch + 1 - constant, 0)
+            value = value * jnp.maximum(1 - past / (epochs - constant + 1), 0)
         if config.warmup_epochs:
             reached = elapsed + 1 / info.batches_per_epoch  # the first batch is not lost on rate 0
             value = value * jnp.minimum(reached / config.warmup_epochs, 1)

@@ -7,8 +7,8 @@ does not set them:
 * ``TRAINS_ONE_MODALITY``: several modalities need a run each.
 * ``HANDLES_MISSING``: the method is about missing modalities, so ``absent=auto`` is ``skip`` under
   every fidelity.
-* ``SEES_HIDDEN``: in training the method also learns from the inputs that masks hide, which it finds
-  in ``batch["whole"]``.
+* ``SEES_HIDDEN``: in training the method also learns from the inputs that masks hide, which it
+  finds in ``batch["whole"]``.
 """
 
 from types import ModuleType
@@ -33,7 +33,7 @@ from mla_jax.methods import (
     unimodal,
 )
 from mla_jax.methods.base import Method, Task
-from mla_jax.methods.missing import cca, dcca, dccae
+from mla_jax.methods.missing import ae, cca, cpm_net, cra, dcca, dccae, if_mmin, mmin
 
 REGISTRY: dict[str, ModuleType] = {
     "unimodal": unimodal,
@@ -49,9 +49,14 @@ REGISTRY: dict[str, ModuleType] = {
     "qmf": qmf,
     "dimml": dimml,
     "mla": mla,
+    "ae": ae,
+    "cra": cra,
+    "mmin": mmin,
+    "if_mmin": if_mmin,
     "cca": cca,
     "dcca": dcca,
     "dccae": dccae,
+    "cpm_net": cpm_net,
 }
 
 

@@ -72,6 +72,8 @@ class Method(NamedTuple):
     weigh: Weigh | None = None
     """The weights behind ``fuse``, for a method that fuses predictions; None where it fuses
     features."""
+    weighs_joint: bool = False
+    """Whether ``weigh`` weighs the joint logits too, which depend on what is present."""
 
 
 class Task(NamedTuple):

@@ -186,6 +186,7 @@ def build(switches: Any, encoders: Encoders, optimizer: Optimizer, task: Task) -
     detached = detached._replace(name="detached", phases=phases, on_epoch=split)
     return method._replace(
         init=init,
+        weighs_joint=True,
         describe=lambda state: _description(split_epoch, task.epochs, switches.duc_weight),
         stages=(detached, Stage("fusion", fusion_epochs, (Phase("fused", learn_fused),))),
     )

@@ -1,6 +1,7 @@
 """The common shape of joint methods: one phase, one loss, every encoder and head stepped once."""
 
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -87,6 +88,96 @@ def alone_and_together(
     return classify
 
 
+class Learnt(NamedTuple):
+    """What a look at a batch yields: the loss to follow, and the rest of the new state."""
+
+    losses: jax.Array
+    """Each example's loss ``float32[B]``; their mean over the valid examples is minimised."""
+    logits: jax.Array
+    """Fused, ``float32[B, C]``: what the accuracy is of."""
+    batch_stats: dict[str, Any]
+    method_state: Any
+    modulation: Mapping[str, dict[str, Any]] = MappingProxyType({})
+    """``{modality: extra arguments of its encoder's optimiser}``."""
+
+
+Learn = Callable[[dict[str, Any], TrainState, Batch, StepInfo], Learnt]
+"""``(params, state, batch, info) -> Learnt``: the gradient is taken for ``params``."""
+
+Optimizers = Mapping[str, Optimizer]
+"""Those of the two groups of parameters, ``encoder`` and ``head``."""
+
+
+def initial_state(
+    encoders: Encoders,
+    optimizers: Optimizers,
+    init_heads: Callable[[jax.Array], dict[str, Any]],
+    init_state: Callable[[jax.Array], Any],
+    rng: jax.Array,
+    batch: Batch,
+) -> TrainState:
+    """Encoders, heads, an optimiser state for each of them, and the method's own state."""
+    encoder_rng, head_rng = jax.random.split(rng)
+    encoder_params, batch_stats = encoders.init(encoder_rng, batch["inputs"])
+    params = {"encoder": encoder_params, "head": init_heads(head_rng)}
+    method_state = init_state(jax.random.fold_in(rng, 2))  # split gave 0 and 1
+    return TrainState(params, batch_stats, initial_opt_state(optimizers, params), method_state)
+
+
+def initial_opt_state(optimizers: Optimizers, params: dict[str, Any]) -> dict[str, Any]:
+    """The states of optimisers that have not made a step, keyed like ``params``."""
+    return {
+        group: {key: optimizers[group].init(module) for key, module in modules.items()}
+        for group, modules in params.items()
+    }
+
+
+def gradient_step(
+    learn: Learn,
+    modalities: tuple[str, ...],
+    optimizers: Optimizers,
+    idle_heads: tuple[str, ...] = (),
+) -> Callable[[TrainState, Batch, StepInfo], tuple[TrainState, Metrics]]:
+    """``Phase.update``: every encoder, and every head but ``idle_heads``, follows ``learn``'s loss.
+
+    An encoder takes no step on a batch in which nobody has its modality; neither does a head that
+    is called like the modality.
+    """
+
+    def update(state: TrainState, batch: Batch, info: StepInfo) -> tuple[TrainState, Metrics]:
+        def objective(params):
+            learnt = learn(params, state, batch, info)
+            losses = shared_out(learnt.losses, batch["valid"])
+            return losses.mean(), learnt._replace(losses=losses)
+
+        grad = jax.value_and_grad(objective, has_aux=True)
+        (loss, learnt), gradients = grad(state.params)
+        occurs = dict(zip(modalities, batch["present"].any(0), strict=True))
+        params, opt_state = {}, {}
+        for group, modules in state.params.items():
+            params[group], opt_state[group] = dict(modules), dict(state.opt_state[group])
+            for key, module in modules.items():
+                if group == "head" and key in idle_heads:
+                    continue
+                params[group][key], opt_state[group][key] = optimizers[group].step(
+                    gradients[group][key],
+                    state.opt_state[group][key],
+                    module,
+                    info,
+                    where=occurs.get(key),
+                    **(learnt.modulation.get(key, {}) if group == "encoder" else {}),
+                )
+        metrics = {
+            "loss": loss,
+            "accuracy": accuracy(learnt.logits, batch["label"], batch["valid"]),
+            "examples": batch["valid"].sum(),
+            "example_loss": learnt.losses,
+        }
+        return TrainState(params, learnt.batch_stats, opt_state, learnt.method_state), metrics
+
+    return update
+
+
 def joint_method(
     name: str,
     rule: JointRule,
@@ -97,68 +188,29 @@ def joint_method(
 ) -> Method:
     """A method whose encoders and heads all follow the gradient of one mean loss.
 
-    An encoder takes no step on a batch in which nobody has its modality; neither does a head that
-    is called like the modality.
-
     ``encoder_optimizer`` (default: ``optimizer``) takes the extra arguments of ``rule.modulate``.
     """
     modalities = encoders.modalities
     optimizers = {"encoder": encoder_optimizer or optimizer, "head": optimizer}
 
     def init(rng: jax.Array, batch: Batch) -> TrainState:
-        encoder_rng, head_rng = jax.random.split(rng)
-        encoder_params, batch_stats = encoders.init(encoder_rng, batch["inputs"])
-        params = {"encoder": encoder_params, "head": rule.init_heads(head_rng)}
-        opt_state = {
-            group: {key: optimizers[group].init(module) for key, module in modules.items()}
-            for group, modules in params.items()
-        }
-        method_state = rule.init_state(jax.random.fold_in(rng, 2))  # split gave 0 and 1
-        return TrainState(params, batch_stats, opt_state, method_state)
+        return initial_state(encoders, optimizers, rule.init_heads, rule.init_state, rng, batch)
 
-    def update(state: TrainState, batch: Batch, info: StepInfo) -> tuple[TrainState, Metrics]:
+    def learn(params: dict[str, Any], state: TrainState, batch: Batch, info: StepInfo) -> Learnt:
         shown = rule.show(batch, info, state.method_state)
-
-        def objective(params):
-            z, stats = encoders.features(params["encoder"], state.batch_stats, batch, train=True)
-            prediction = rule.classify(params["head"], z, shown, True)
-            step = Step(batch, info, z, params["head"], prediction, state.method_state)
-            step = step._replace(method_state=jax.lax.stop_gradient(rule.next_state(step)))
-            losses = shared_out(rule.loss(step), batch["valid"])
-            return losses.mean(), (losses, step, stats)
-
-        grad = jax.value_and_grad(objective, has_aux=True)
-        (loss, (losses, step, stats)), gradients = grad(state.params)
-        extra = rule.modulate(step)
-        occurs = dict(zip(modalities, batch["present"].any(0), strict=True))
-        params, opt_state = {}, {}
-        for group, modules in state.params.items():
-            params[group], opt_state[group] = dict(modules), dict(state.opt_state[group])
-            for key, module in modules.items():
-                if group == "head" and key in rule.idle_heads:
-                    continue
-                params[group][key], opt_state[group][key] = optimizers[group].step(
-                    gradients[group][key],
-                    state.opt_state[group][key],
-                    module,
-                    info,
-                    where=occurs.get(key),
-                    **(extra.get(key, {}) if group == "encoder" else {}),
-                )
-        fused = rule.fuse(step.prediction, batch["present"], step.method_state)
-        metrics = {
-            "loss": loss,
-            "accuracy": accuracy(fused, batch["label"], batch["valid"]),
-            "examples": batch["valid"].sum(),
-            "example_loss": losses,
-        }
-        return TrainState(params, stats, opt_state, step.method_state), metrics
+        z, stats = encoders.features(params["encoder"], state.batch_stats, batch, train=True)
+        prediction = rule.classify(params["head"], z, shown, True)
+        step = Step(batch, info, z, params["head"], prediction, state.method_state)
+        step = step._replace(method_state=jax.lax.stop_gradient(rule.next_state(step)))
+        fused = rule.fuse(prediction, batch["present"], step.method_state)
+        return Learnt(rule.loss(step), fused, stats, step.method_state, rule.modulate(step))
 
     def predict(variables: dict[str, Any], batch: Batch) -> Prediction:
         params, batch_stats = variables["params"], variables["batch_stats"]
         z, _ = encoders.features(params["encoder"], batch_stats, batch, train=False)
         return rule.classify(params["head"], z, batch["present"], False)
 
+    update = gradient_step(learn, modalities, optimizers, rule.idle_heads)
     stages = (Stage("joint", task.epochs, (Phase("joint", update),)),)
     return Method(
         name, modalities, task.classes, init, stages, predict, rule.fuse, weigh=rule.weigh

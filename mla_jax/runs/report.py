@@ -85,6 +85,19 @@ def figures_table(figures: Mapping[str, Any]) -> str:
     return "\n".join(rows + [f"  {remark}" for remark in not_finite(figures)])
 
 
+def subsets_table(figures: Mapping[str, Mapping[str, Any]]) -> str:
+    """The figures of every subset of the modalities as aligned lines."""
+    names = {name: name for name in figures} | {"incomplete": "all but the whole, pooled"}
+    width = max(len(names[name]) for name in figures)
+    rows = [f"  {'':{width}}{'accuracy':>10}{'macro-F1':>10}{'examples':>10}"]
+    rows += [
+        f"  {names[name]:{width}}{number(found['accuracy']):10.4f}{number(found['macro_f1']):10.4f}"
+        f"{found['examples']:10,}"
+        for name, found in figures.items()
+    ]
+    return "\n".join(rows)
+
+
 def result_table(result: Mapping[str, Any]) -> str:
     """The result of a run as aligned lines."""
     test = result["test"]
@@ -160,6 +173,7 @@ def write_report(
         *[f"{note}." for note in (*notes, *not_finite(test))],
         "![losses and accuracies by epoch](curves.png)",
         "![confusion matrices](confusion.png)",
+        *missing_section(result),
         "## Classes",
         classes_section(confusion, class_names),
         "## How",
@@ -170,6 +184,25 @@ def write_report(
         markdown_table(("field", "value"), [(k, f"`{v}`") for k, v in settings.items()]),
     ]
     (path / "report.md").write_text("\n\n".join(text) + "\n", encoding="utf-8")
+
+
+def missing_section(result: Mapping[str, Any]) -> list[str]:
+    """What was missing, and the accuracy for every subset of the modalities; as Markdown."""
+    if "missing" not in result:
+        return []
+    facts = result["missing"]
+    rates = ", ".join(f"{split} {rate:.3f}" for split, rate in facts["true_rate"].items())
+    rule = f"masks of `{facts['masks']}`" if facts["masks"] else f"rule `{facts['rule']}`"
+    text = ["## Missing modalities", f"By {rule}. True rates: {rates}."]
+    if subsets := result.get("subsets"):
+        rows = [
+            (name, share(f["accuracy"]), share(f["macro_f1"]), f"{f['examples']:,}")
+            for name, f in subsets.items()
+        ]
+        about = "Test examples that have all of a subset, predicted as if they had no others; "
+        about += "`incomplete` pools all subsets but the whole."
+        text += [about, markdown_table(("given", "accuracy", "macro-F1", "examples"), rows)]
+    return text
 
 
 def share(value: float | None) -> str:

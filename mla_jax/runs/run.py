@@ -14,11 +14,10 @@ from mla_jax import distributed, methods
 from mla_jax.config import fields
 from mla_jax.data.dataset import DataSpec, Split, SubsetOfModalities
 from mla_jax.data.pipeline import batches_per_epoch, evaluation_batches
-from mla_jax.datasets import DESCRIPTIONS, load_dataset
 from mla_jax.errors import NonFiniteLossError, UserError, check_choice
 from mla_jax.evaluate import Evaluator, outputs
 from mla_jax.program import Program, build_program
-from mla_jax.runs import checkpoint, metrics, predictions, stablehlo, weights
+from mla_jax.runs import checkpoint, metrics, predictions, reload, stablehlo, weights
 from mla_jax.runs.checkpoint import Checkpoints
 from mla_jax.runs.predictions import Predictions
 from mla_jax.runs.progress import ProgressBar, Stopwatch
@@ -27,8 +26,6 @@ from mla_jax.runs.workdir import Workdir
 from mla_jax.state import TrainState
 
 EPOCHS = ("chosen", "last")
-DATA_FIELDS = {"arrays": "path"}
-"""Where ``--data_dir`` goes, for data sets that were not prepared; for the others ``data_dir``."""
 
 
 def open_run(
@@ -162,6 +159,28 @@ class Run:
             self._states = {step: state}
         return self._states[step]
 
+    def keep(self, program: Program, step: int, state: TrainState) -> None:
+        """Uses what training has compiled and computed: the program, and the state at its end."""
+        self.use(program)
+        self._states = {step: state}
+
+    def use(self, program: Program) -> None:
+        """Predicts and evaluates with a program that was compiled already."""
+        self.__dict__ |= {"program": program, "_evaluator": program.evaluator}
+
+    def subsets(
+        self, split: str | Split = "test", epoch: str = "chosen", data_dir: str = ""
+    ) -> dict[str, Any]:
+        """The figures of every subset of the modalities: ``Evaluator.subsets``.
+
+        A split of the data set is taken without its masks; the other arguments, and what is
+        raised, are those of ``evaluate`` and ``Evaluator.subsets``.
+        """
+        split = self._split(split, data_dir)
+        split = getattr(split, "unmasked", split)
+        predictions.check_split(self.data, split)
+        return self._evaluator.subsets(self.load(epoch), split, self.config.evaluation.batch_size)
+
     def _placement(self) -> jax.sharding.Sharding:
         if jax.process_count() > 1:  # orbax reads on all processes together
             return distributed.data_parallel(jax.device_count()).replicated
@@ -245,40 +264,26 @@ class Run:
             if list(modalities).count(modality) > 1:
                 raise UserError(f"modalities={'+'.join(modalities)} names '{modality}' twice")
         name = split if isinstance(split, str) else ""
-        if name:
-            check_choice(f"split of {self.data.name}", split, self.data.examples)
-            split = self.dataset(data_dir).splits[split]
+        split = self._split(split, data_dir)
         if modalities:
             split = SubsetOfModalities(split, [m in modalities for m in self.modalities])
         predictions.check_split(self.data, split)
         return self._evaluator(self.load(epoch), split, self.config.evaluation.batch_size, name)
+
+    def _split(self, split: str | Split, data_dir: str) -> Split:
+        """A split of the data set by its name, or the one that is given."""
+        if not isinstance(split, str):
+            return split
+        check_choice(f"split of {self.data.name}", split, self.data.examples)
+        return self.dataset(data_dir).splits[split]
 
     @functools.cached_property
     def _evaluator(self) -> Evaluator:
         return Evaluator(self.program.method, self._devices)
 
     def dataset(self, data_dir: str = "") -> Any:
-        """The data set that the run was trained on, loaded again.
-
-        Raises:
-          UserError: it is not at hand, or it has changed since.
-        """
-        config = self.config.dataset.to_dict()
-        where = DATA_FIELDS.get(
-            config["name"], "data_dir" if config["name"] in DESCRIPTIONS else ""
-        )
-        if data_dir and not where:
-            raise UserError(f"{config['name']} is part of mla_jax: leave out --data_dir")
-        if data_dir:
-            config[where] = data_dir
-        dataset = load_dataset(FrozenConfigDict(config), tuple(self.config.modalities))
-        if dataset.fingerprint != self.identity["data"]:
-            remedy = "name the original with --data_dir" if where else "use the original version"
-            raise UserError(
-                f"the data has changed since {self.path} was trained ({self.identity['data']} -> "
-                f"{dataset.fingerprint}): {remedy}"
-            )
-        return dataset
+        """The data set that the run was trained on, loaded again (``reload.py``)."""
+        return reload.dataset_of(self.config, self.path, self.identity["data"], data_dir)
 
     def save_weights(
         self, path: str | pathlib.Path, encoder: str = "", epoch: str = "chosen"

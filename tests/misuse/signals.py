@@ -35,7 +35,7 @@ CASES = {
     "benchmark_reads_its_file": stopped("benchmark step --config=small.py", "config.files.load_config", sentence="stopped before the end"),
     "benchmark_writes_files": stopped("benchmark input --recipe=text", "benchmark.recipes.write_files", sentence="stopped before the end"),
     "evaluate_opens": stopped("evaluate --run=run", "runs.run.open_run", needs_run=True, sentence="stopped before the end"),
-    "evaluate_reads_data": stopped("evaluate --run=run --output=f.json", "runs.run.load_dataset", needs_run=True, sentence="stopped before the end"),
+    "evaluate_reads_data": stopped("evaluate --run=run --output=f.json", "runs.reload.load_dataset", needs_run=True, sentence="stopped before the end"),
     "predict_reads": stopped("predict --run=run --input=data/test.npz --output=p.csv", "predict.read.read_examples", needs_run=True, sentence="stopped before the end"),
     "predict_computes": stopped("predict --run=run --input=new.npz --output=p.csv", "runs.run.Run.load", files={"new.npz": npz(a=ONE)}, needs_run=True, sentence="stopped before the end"),
     "export_lowers": stopped("export --run=run --to=x.stablehlo", "runs.stablehlo.lower", needs_run=True, sentence="stopped before the end"),

@@ -1,1 +1,1 @@
-"""Methods that were made for missing modalities: the baselines of the MLA paper's Table 2."""
+"""Methods about missing modalities, a room of their own; ``methods.REGISTRY`` has them all."""

@@ -62,7 +62,5 @@ def raw_vectors(
                 modality, params, variables["batch_stats"][modality], x, train=False
             )
         x = x.reshape(len(x), -1)
-        found[modality] = jax.lax.stop_gradient(
-            x.astype(jnp.promote_types(x.dtype, jnp.float32))
-        )
+        found[modality] = jax.lax.stop_gradient(x.astype(jnp.promote_types(x.dtype, jnp.float32)))
     return found

@@ -22,6 +22,20 @@ from unittest import mock
 from mla_jax.convert.files import import_torch
 from mla_jax.errors import UserError
 
+OPTIONAL_IMPORTS = (
+    "PIL",
+    "cv2",
+    "librosa",
+    "utils.gtransforms",
+    "torchvision",
+    "torchaudio",
+    "timm",
+    "sklearn",
+    "transformers",
+    "torch.utils.tensorboard",
+)
+"""What the references import for their data sets, transformers and logs; not run here."""
+
 
 class Repository(NamedTuple):
     """One reference: ``modules`` are ``{attribute of Clone: module}``."""
@@ -29,6 +43,14 @@ class Repository(NamedTuple):
     name: str
     required: tuple[str, ...]
     modules: Mapping[str, str]
+    folders: tuple[str, ...] = ("",)
+    """Where the names that it imports are found."""
+    packages: tuple[str, ...] = ("models", "utils", "dataset", "loss")
+    """Those of its folders that are packages but have no ``__init__.py``."""
+    stubs: tuple[str, ...] = OPTIONAL_IMPORTS
+    needs: tuple[str, ...] = ("einops",)
+    """What it does import and this package does not install."""
+    workarounds: tuple[str, ...] = ()
 
 
 BOTH = ("models/backbone.py", "models/basic_model.py", "models/fusion_modules.py", "utils/utils.py")
@@ -58,19 +80,69 @@ REPOSITORIES = {
 }
 """``{flag of the command: repository}``."""
 
-OPTIONAL_IMPORTS = (
-    "PIL",
-    "cv2",
-    "librosa",
-    "utils.gtransforms",
-    "torchvision",
-    "torchaudio",
-    "timm",
-    "sklearn",
-    "transformers",
-    "torch.utils.tensorboard",
+MMIN = {
+    "base_model": "models.base_model",
+    "autoencoder": "models.networks.autoencoder",
+    "mmin": "models.mmin_model",
+    "teacher": "models.utt_fusion_model",
+    "complete_data": "data.multimodal_dataset",
+    "missing_data": "data.multimodal_miss_dataset",
+    "options": "opts.get_opts",
+}
+GCNET = {
+    "complete_data": "data.iemocapfour_multimodal_dataset",
+    "missing_data": "data.iemocapfour_miss_dataset",
+    "options": "opts.train_opts",
+    "ae": "models.mmin_AE_model",
+    "cra": "models.mmin_CRA_model",
+    "cca_script": "cca",
+    "dcca_script": "dcca",
+    "dccae_script": "dccae",
+}
+IF_MMIN = {
+    "teacher": "models.utt_shared_model",
+    "if_mmin": "models.IFMMIN_model",
+    "if_autoencoder": "models.networks.autoencoder_2",
+    "functions": "models.utils.functions",
+}
+NO_DATA = ("h5py", "cv2", "apex", "matplotlib", "torchvision")
+WITHOUT = (
+    "stood in for h5py, opencv, apex and matplotlib, for the GPU that the teacher is moved to, and "
+    "for torch.symeig, which PyTorch no longer has",
+    "built its models from the options of its own parser, wrapped them as DataParallel would, and "
+    "turned dropout off",
 )
-"""What the references import for their data sets, transformers and logs; not run here."""
+MISSING_REPOSITORIES = {
+    "gcnet": Repository(
+        "zeroQiaoba/GCNet",
+        ("baseline-mmin/models/mmin_CRA_model.py", "baseline-cca/dccae.py", "config.py"),
+        MMIN | GCNET,
+        folders=("baseline-mmin", "baseline-cca", ""),
+        packages=(),
+        stubs=NO_DATA,
+        needs=("sklearn",),
+        workarounds=WITHOUT,
+    ),
+    "mmin": Repository(
+        "AIM3-RUC/MMIN, branch master",
+        ("models/mmin_model.py", "opts/get_opts.py"),
+        MMIN,
+        packages=("opts",),
+        stubs=NO_DATA,
+        needs=(),
+        workarounds=WITHOUT,
+    ),
+    "if_mmin": Repository(
+        "ZhuoYulang/IF-MMIN",
+        ("models/IFMMIN_model.py", "models/utt_shared_model.py", "opts/get_opts.py"),
+        MMIN | IF_MMIN,
+        packages=("opts",),
+        stubs=NO_DATA,
+        needs=(),
+        workarounds=WITHOUT,
+    ),
+}
+"""The references of methods for missing modalities (``theirs/missing``)."""
 
 
 class Clone(types.SimpleNamespace):
@@ -84,7 +156,7 @@ def loaded(flag: str, path: str | pathlib.Path, float64: bool = False) -> Iterat
     Raises:
       UserError: PyTorch is not installed, or a file of the reference is not there.
     """
-    repository = REPOSITORIES[flag]
+    repository = (REPOSITORIES | MISSING_REPOSITORIES)[flag]
     root = pathlib.Path(path).expanduser().resolve()
     for name in repository.required:
         if not (root / name).is_file():
@@ -92,9 +164,11 @@ def loaded(flag: str, path: str | pathlib.Path, float64: bool = False) -> Iterat
                 f"{root / name} not found: --{flag} should be a clone of {repository.name}"
             )
     torch = import_torch("the parity tool")
-    if not importlib.util.find_spec("einops"):  # the MLA repository cuts pictures with it
-        raise UserError("the parity tool needs einops: pip install einops")
-    with _clean_imports(root):
+    for name in repository.needs:  # the MLA repository cuts pictures with einops
+        if not importlib.util.find_spec(name):
+            known = {"sklearn": "scikit-learn"}.get(name, name)
+            raise UserError(f"the parity tool needs {known}: pip install {known}")
+    with _clean_imports(root, repository), quiet():
         modules = {n: importlib.import_module(name) for n, name in repository.modules.items()}
     workarounds = [
         "stood in for imports it does not use here: " + ", ".join(OPTIONAL_IMPORTS),
@@ -106,6 +180,8 @@ def loaded(flag: str, path: str | pathlib.Path, float64: bool = False) -> Iterat
         workarounds.append("made Tensor.float() mean double precision")
     if flag == "dimml":
         workarounds = ["DI-MML: the same, with its two training files"]
+    if repository.workarounds:
+        workarounds = [f"{repository.name}: {text}" for text in repository.workarounds]
     with _on_cpu(torch, float64):
         yield Clone(torch=torch, workarounds=workarounds, **modules)
 
@@ -133,20 +209,21 @@ def quiet() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _clean_imports(root: pathlib.Path) -> Iterator[None]:
+def _clean_imports(root: pathlib.Path, repository: Repository) -> Iterator[None]:
     """Lets the reference's top-level names (``main``, ``models``, ``utils``) mean its own files."""
-    packages = ("models", "utils", "dataset", "loss")
-    own = ("main", "main_CFT", "main_CFT_stage2", *packages)
+    own = {name.split(".")[0] for name in repository.modules.values()}
+    own |= {"models", "utils", "dataset", "loss", "util", "config", "opts", "data"}
+    folders = [str(root / folder) for folder in repository.folders]
     hidden = {n: sys.modules.pop(n) for n in list(sys.modules) if n.split(".")[0] in own}
     before = set(sys.modules)
-    for name in packages:  # most have no __init__.py: any installed package would win
+    for name in repository.packages:  # any installed package of the name would win
         sys.modules[name] = types.ModuleType(name)
         sys.modules[name].__path__ = [str(root / name)]
     try:
         with (
             mock.patch.dict(os.environ),
-            mock.patch.object(sys, "path", [str(root), *sys.path]),
-            mock.patch.object(sys, "meta_path", [_StubFinder(), *sys.meta_path]),
+            mock.patch.object(sys, "path", [*folders, *sys.path]),
+            mock.patch.object(sys, "meta_path", [_StubFinder(repository), *sys.meta_path]),
             mock.patch.object(sys, "dont_write_bytecode", True),  # leaves the clone as it was
         ):
             yield
@@ -170,8 +247,11 @@ class _Stub(types.ModuleType):
 
 
 class _StubFinder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    def __init__(self, repository: Repository):
+        self.stubs = repository.stubs
+
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
-        if any(name == known or name.startswith(f"{known}.") for known in OPTIONAL_IMPORTS):
+        if any(name == known or name.startswith(f"{known}.") for known in self.stubs):
             return importlib.machinery.ModuleSpec(name, self, is_package=True)
         return None
 

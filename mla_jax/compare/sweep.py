@@ -1,0 +1,170 @@
+"""Methods under missing modalities: every method at every rate, in one table.
+
+Where only the test split loses modalities (``--config.missing.train`` is given), a method is
+trained once per seed and evaluated at all rates; otherwise it is trained at each of them.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+
+from mla_jax import distributed, train
+from mla_jax.compare.variants import Part, Variant, config_of
+from mla_jax.config import command_line, fields
+from mla_jax.data.missing import MOST_PATTERNS, mask_split, missing_share
+from mla_jax.datasets import load_dataset
+from mla_jax.errors import UserError
+from mla_jax.methods import trains_one_modality
+from mla_jax.program import build_program, masked
+from mla_jax.runs import report
+from mla_jax.runs.nulls import number
+from mla_jax.runs.run import Run
+
+Figures = dict[str, Any]
+"""``{"accuracy": {fused or modality: float}, "macro_f1", "weighted_f1", "subsets",
+"true_rate"}``."""
+
+
+def parse_rates(texts: Sequence[str]) -> list[float]:
+    """The rates of ``--missing``; ``UserError`` unless they are different numbers in [0, 1]."""
+    try:
+        rates = [float(text) for text in texts]
+    except ValueError as error:
+        raise UserError(f"--missing={','.join(texts)} must be rates, as in 0,0.3,0.5") from error
+    if not all(0 <= rate <= 1 for rate in rates) or len(set(rates)) != len(rates):
+        raise UserError(f"--missing={','.join(texts)} must be different rates from 0 to 1")
+    if "missing.test" in command_line.config_overrides():
+        raise UserError("--config.missing.test and --missing both say what is missing: use one")
+    return sorted(rates)
+
+
+def trained_once() -> bool:
+    """Whether the training split has a rate of its own, so that a method is trained once."""
+    return "missing.train" in command_line.config_overrides()
+
+
+def parts_at(variant: Variant, rates: Sequence[float]) -> dict[float, Part]:
+    """By rate, the runs of a row; one entry where the method is trained once.
+
+    Rates share a compiled program, unless it depends on the data: a complete training split needs
+    no masks in its batch statistics, and the mean that fills a gap is part of the program.
+
+    Raises:
+      UserError: the configuration or the data cannot be used.
+    """
+    if trains_one_modality(variant.method):
+        raise UserError(
+            f"'{variant.label}' trains one modality, of which nothing can be missing: leave it out "
+            "of --methods"
+        )
+    found, programs = {}, {}
+    for rate in rates[:1] if trained_once() else rates:
+        config = config_of(variant)
+        if config.missing.rule == "none" and not config.missing.masks:
+            config.missing.rule = "rate"
+        if config.missing.rule == "six" or config.missing.masks:
+            raise UserError(
+                "--missing gives rates, and missing.rule=six and missing.masks have none: leave it "
+                "out"
+            )
+        config.missing.test = rate
+        if not trained_once():
+            config.missing.train = rate
+        resolved = fields.resolve(config)
+        dataset = masked(resolved, load_dataset(resolved.dataset, resolved.modalities))
+        key = (bool(dataset.splits["train"].present.all()), rate if dataset.fill else None)
+        if key not in programs:
+            programs[key] = build_program(resolved, dataset)
+        folder = f"{variant.folder}-missing{rate:g}"
+        if trained_once():
+            folder = f"{variant.folder}-trained{config.missing.train:g}"
+        found[rate] = Part(folder, config, programs[key], dataset.fingerprint)
+    return found
+
+
+def train_row(
+    variant: Variant,
+    parts: Mapping[float, Part],
+    rates: Sequence[float],
+    seeds: Sequence[int],
+    workdir: Any,
+) -> dict[str, Any]:
+    """Trains what is not finished yet; one row of the comparison."""
+    results: list[Mapping[str, Any]] = []
+    by_rate: dict[float, list[Figures]] = {rate: [] for rate in rates}
+    for rate, part in parts.items():
+        for seed in seeds:
+            part.config.seed = seed
+            path = workdir / part.folder / f"seed{seed}"
+            run = train.train(part.config, path, part.program, say=lambda line: None)
+            results.append(run.result)
+            if len(parts) == len(rates):
+                by_rate[rate].append(_of_result(run.result))
+            else:
+                for other, figures in _at_rates(run, rates).items():
+                    by_rate[other].append(figures)
+            if distributed.is_main():
+                told = report.accuracies(run.result["test"])
+                spent = run.result["train"]["seconds"] + run.result["train"]["evaluate_seconds"]
+                print(f"{part.folder} seed {seed}: test {told}; {spent:.1f} s", flush=True)
+    return _summary(variant, by_rate, results)
+
+
+def _of_result(result: Mapping[str, Any]) -> Figures:
+    """What a result says of its own rate."""
+    test = result["test"]
+    return {
+        "accuracy": {name: test[name] for name in test["macro_f1"]},
+        "macro_f1": test["macro_f1"],
+        "weighted_f1": test["weighted_f1"],
+        "subsets": {k: v["accuracy"] for k, v in result.get("subsets", {}).items()},
+        "true_rate": result["missing"]["true_rate"]["test"],
+    }
+
+
+def _at_rates(run: Run, rates: Sequence[float]) -> dict[float, Figures]:
+    """The figures of one run at other rates of the test split."""
+    whole = run.dataset().splits["test"].unmasked
+    subsets = {}
+    if len(run.modalities) <= MOST_PATTERNS:
+        subsets = {k: v["accuracy"] for k, v in run.subsets(whole).items()}
+    found = {}
+    for rate in rates:
+        split = mask_split(whole, "test", run.config.missing, rate)
+        figures = run.evaluate(split)
+        found[rate] = {
+            "accuracy": {name: figures[name] for name in figures["macro_f1"]},
+            "macro_f1": figures["macro_f1"],
+            "weighted_f1": figures["weighted_f1"],
+            "subsets": subsets,
+            "true_rate": missing_share(split),
+        }
+    return found
+
+
+def _summary(
+    variant: Variant,
+    by_rate: Mapping[float, Sequence[Figures]],
+    results: Sequence[Mapping[str, Any]],
+) -> dict[str, Any]:
+    """One row: every figure as a list over the seeds, by rate."""
+
+    def over_seeds(figures: Sequence[Figures]) -> dict[str, Any]:
+        rows = [{k: v for k, v in f.items() if k != "true_rate"} for f in figures]
+        listed = jax.tree.map(lambda *values: list(map(number, values)), *rows)
+        return {**listed, "true_rate": figures[0]["true_rate"]}
+
+    first = results[0]
+    return {
+        "label": variant.label,
+        "method": variant.method,
+        "switches": variant.switches,
+        "fidelity": first["fidelity"],
+        "rates": {f"{rate:g}": over_seeds(figures) for rate, figures in by_rate.items()},
+        "runs": len(results),
+        "seconds": [r["train"]["seconds"] + r["train"]["evaluate_seconds"] for r in results],
+        "compile_seconds": sum(r["train"]["compile_seconds"] for r in results),
+        "parameters": first["parameters"],
+        "stages": first["train"]["stages"],
+    }

@@ -1,0 +1,71 @@
+"""What the numbers of a configuration may be."""
+
+import math
+
+from ml_collections import ConfigDict
+
+from mla_jax.data.missing import FILLS, RULES
+from mla_jax.errors import UserError, check_choice
+
+MOST_EPOCHS = 1_000_000
+"""A run lists its epochs before it starts."""
+
+LARGEST = 2**31 - 1
+LIMITS = {
+    "seed": (0, LARGEST),
+    "dataset.split_seed": (0, LARGEST),
+    "dataset.crop": (0, LARGEST),
+    "dataset.noise": (0, math.inf),
+    "feature_dim": (1, 65536),
+    "optimizer.learning_rate": (0, math.inf),
+    "optimizer.momentum": (0, 1),
+    "optimizer.beta1": (0, 1),
+    "optimizer.clip_norm": (0, math.inf),
+    "missing.train": (0, 1),
+    "missing.test": (0, 1),
+    "missing.seed": (0, LARGEST),
+    "optimizer.weight_decay": (0, math.inf),
+    "optimizer.decay_every": (0, LARGEST),
+    "optimizer.decay_rate": (0, math.inf),
+    "optimizer.warmup_epochs": (0, LARGEST),
+    "batch_size": (1, LARGEST),
+    "epochs": (1, MOST_EPOCHS),
+    "evaluation.batch_size": (1, LARGEST),
+    "evaluation.every_epochs": (1, LARGEST),
+    "checkpoint.every_epochs": (0, LARGEST),
+    "checkpoint.every_steps": (0, LARGEST),
+    "checkpoint.keep": (1, LARGEST),
+    "loader.workers": (0, 64),
+    "loader.threads": (1, 256),
+    "loader.prefetch": (1, 1024),
+    "check_loss_every": (1, LARGEST),
+}
+"""The smallest and the largest value of every field of ``base_config`` that is a number."""
+
+
+def require_range(field: str, value: float, low: float, high: float) -> None:
+    if not math.isfinite(value):
+        raise UserError(f"{field}={value} must be a finite number")
+    if not low <= value <= high:
+        end = f" and at most {high}" if value > high else ""
+        raise UserError(f"{field} must be at least {low}{end}, not {value}")
+
+
+def check_missing(missing: ConfigDict) -> None:
+    """Raises ``UserError`` at a rule without a rate, or at a rate without a rule."""
+    check_choice("missing.rule", missing.rule, RULES)
+    check_choice("missing.fill", missing.fill, FILLS)
+    rates = f"missing.train={missing.train:g} and missing.test={missing.test:g}"
+    if missing.rule == "none" and (missing.train or missing.test):
+        raise UserError(
+            f"{rates} need a rule: set --config.missing.rule to one of {', '.join(RULES[1:])}"
+        )
+    if missing.masks and missing.rule != "none":
+        raise UserError(
+            f"missing.masks and missing.rule={missing.rule} both say what is missing: set one of "
+            "them alone"
+        )
+    if missing.rule == "six" and (missing.train or missing.test):
+        raise UserError(f"missing.rule=six has no rates: leave out {rates}")
+    if missing.rule == "bernoulli" and max(missing.train, missing.test) == 1:
+        raise UserError("missing.rule=bernoulli needs rates below 1: nothing would be left")

@@ -1,0 +1,212 @@
+"""CPM-Net: cross partial multi-view networks (Zhang et al., NeurIPS 2019).
+
+Every training example n has a free latent vector h_n in R^K.  The networks run *from* it *to* the
+views, f_v(h) = W_v' h + b_v, so that a missing view is only a term less (s_nv = 0):
+
+    R_n      = sum_v s_nv || f_v(h_n) - x_nv ||^2
+    M_nc     = mean over j != n with y_j = c of <h_n, h_j>
+    Lambda_n = max(0, 1[argmax_c M_nc != y_n] + max_c M_nc - M_n,y_n)
+
+Two phases a batch, five steps each: ``views`` minimises mean_n R_n over W, b with the injected
+optimiser; ``latents`` minimises sum_n R_n + lambda Lambda_n over the batch's own h_n with Adam,
+whose moments and number of steps are kept a row.  A batch of all N examples is the published
+algorithm; in a smaller one the latents of all others stand still in the class means.  The means
+count the examples that training has met.  A last stage, ``retune`` (section 2.3 of the paper),
+goes on with ``views`` alone, on the latents as they are.
+
+At test time h starts from one vector, the same for everybody, and takes ``test_steps`` of Adam on
+R; its logits are o_c = <h, mean of the training latents of class c>.  A modality's own logits are
+those of its view alone; an example without any keeps the first h.
+
+No encoder is trained: x_m is the raw vector of ``targets.py``, an input of at most 4096 numbers,
+else the encoder's features as initialised or loaded (``init_from``).  Any number of views.
+
+Source: ``util/model.py`` and ``test_hand.py`` of ``hanmenghan/CPM_Nets``, and GCNet's
+``baseline-cpmnet``.  Both skip retuning and sum R over the batch where equation 8 has the mean;
+with their Adam this is the same.  They start each h of the test set at random.  The optimiser of
+W, b is the run's; published: ``optimizer.name=adam``, at 1e-2 (digits) or 1e-3 (GCNet).
+``latent_dim`` 0 means feature_dim.  R and Lambda are weighed against each other as they are, so
+views of many numbers, or unscaled ones, want a larger ``class_weight``.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from mla_jax.encoders import Encoders
+from mla_jax.functional import latents as cpm
+from mla_jax.functional.heads import HIGHEST, init_head
+from mla_jax.functional.losses import accuracy, shared_out
+from mla_jax.functional.optimizers import Optimizer, StepInfo
+from mla_jax.methods.base import Method, Phase, Stage, Task
+from mla_jax.methods.joint import joint_fusion
+from mla_jax.methods.missing.targets import raw_vectors, raw_widths
+from mla_jax.state import Batch, Metrics, Prediction, TrainState
+
+FIDELITY: dict[str, dict[str, Any]] = {
+    "paper": {
+        "latent_dim": 0,
+        "class_weight": 1.0,
+        "view_steps": 5,
+        "latent_steps": 5,
+        "latent_rate": 1e-2,
+        "test_steps": 100,
+        "test_rate": 1e-2,
+        "retune": True,
+    },
+    "released": {"latent_dim": 128, "retune": False},
+    "released_gcnet": {"latent_dim": 128, "test_steps": 500, "test_rate": 1e-3, "retune": False},
+}
+CHOICES: dict[str, tuple] = {}
+LIMITS = {
+    "latent_dim": (0, 1_000_000),
+    "class_weight": (0, math.inf),
+    **dict.fromkeys(("view_steps", "latent_steps", "test_steps"), (1, 1_000_000)),
+    **dict.fromkeys(("latent_rate", "test_rate"), (1e-9, 1e9)),
+}
+HANDLES_MISSING = True
+TRAINS_ENCODERS = False
+
+RETUNE_SHARE = 0.2  # of the epochs; the paper says no number
+
+
+def build(switches: Any, encoders: Encoders, optimizer: Optimizer, task: Task) -> Method:
+    """CPM-Net of any number of views."""
+    modalities, N, C = encoders.modalities, task.examples, task.classes
+    K = switches.latent_dim or encoders.feature_dim
+
+    def init(rng: jax.Array, batch: Batch) -> TrainState:
+        encoder_rng, head_rng = jax.random.split(rng)
+        encoder_params, batch_stats = encoders.init(encoder_rng, batch["inputs"])
+        widths = raw_widths(encoders, batch["inputs"])
+        heads = {
+            m: init_head(encoders.key(head_rng, m), K, widths[m], task.head_init)
+            for m in modalities
+        }
+        bound = math.sqrt(6 / (N + K))
+        table, start = (
+            jax.random.uniform(jax.random.fold_in(rng, i), shape, jnp.float32, -bound, bound)
+            for i, shape in ((2, (N, K)), (3, (K,)))
+        )
+        opt_state = {m: optimizer.init(head) for m, head in heads.items()}
+        return TrainState(
+            {
+                "encoder": encoder_params,
+                "head": {**heads, "latent": {"means": jnp.zeros((C, K)), "start": start}},
+            },
+            batch_stats,
+            {"encoder": dict.fromkeys(modalities, ()), "head": {**opt_state, "latent": ()}},
+            {"latents": table, "label": jnp.full((N,), -1, jnp.int32), **cpm.no_moments(N, K)},
+        )
+
+    def views_of(variables: dict[str, Any], batch: Batch) -> list[jax.Array]:
+        x = raw_vectors(encoders, variables, batch["inputs"])
+        return [x[m] for m in modalities]
+
+    def learn_views(state: TrainState, batch: Batch, info: StepInfo) -> tuple[TrainState, Metrics]:
+        x, present, valid = views_of(state.variables, batch), batch["present"], batch["valid"]
+        h = state.method_state["latents"][batch["index"]]
+        occurs = dict(zip(modalities, present.any(0), strict=True))
+
+        def objective(heads):
+            losses = cpm.reconstruction([heads[m] for m in modalities], h, x, present)
+            losses = shared_out(losses, valid)
+            return losses.mean(), losses
+
+        def step(carry, _):
+            heads, opt_state = carry
+            (_, losses), gradients = jax.value_and_grad(objective, has_aux=True)(heads)
+            new = {
+                m: optimizer.step(gradients[m], opt_state[m], heads[m], info, where=occurs[m])
+                for m in modalities
+            }
+            return ({m: new[m][0] for m in new}, {m: new[m][1] for m in new}), losses
+
+        start = tuple(
+            {m: t["head"][m] for m in modalities} for t in (state.params, state.opt_state)
+        )
+        (heads, opt_state), losses = jax.lax.scan(step, start, length=switches.view_steps)
+        scores = class_logits(state.params, h)
+        state = state.replace(
+            params=_with_heads(state.params, heads),
+            opt_state=_with_heads(state.opt_state, opt_state),
+        )
+        return state, _metrics(losses[0], scores, batch)
+
+    def learn_latents(
+        state: TrainState, batch: Batch, info: StepInfo
+    ) -> tuple[TrainState, Metrics]:
+        del info
+        x, present, valid = views_of(state.variables, batch), batch["present"], batch["valid"]
+        heads = [state.params["head"][m] for m in modalities]
+        table, rows = state.method_state, batch["index"]
+        written = jnp.where(valid, rows, N)  # N is no row: what is written there is dropped
+        label = jnp.where(valid, batch["label"], -1)
+        rest = table["label"].at[written].set(-1, mode="drop")
+        rest = cpm.class_sums(table["latents"], rest, C)
+
+        def objective(h):
+            scores = cpm.class_scores(h, label, rest + cpm.class_sums(h, label, C))
+            losses = cpm.reconstruction(heads, h, x, present)
+            losses += switches.class_weight * cpm.class_loss(scores, batch["label"])
+            losses = jnp.where(valid, losses, 0)
+            return losses.sum(), (losses, scores)
+
+        def step(carry, _):
+            h, moments = carry
+            gradient, found = jax.grad(objective, has_aux=True)(h)
+            return cpm.adam_step(gradient, moments, h, switches.latent_rate), found
+
+        moments = {k: table[k][rows] for k in ("first", "second", "count")}
+        start = (table["latents"][rows], moments)
+        (h, moments), (losses, scores) = jax.lax.scan(step, start, length=switches.latent_steps)
+        new = {"latents": h, "label": batch["label"], **moments}
+        means = (rest + cpm.class_sums(h, label, C)).means()
+        latent = {**state.params["head"]["latent"], "means": means}
+        state = state.replace(
+            params=_with_heads(state.params, {"latent": latent}),
+            method_state={k: table[k].at[written].set(new[k], mode="drop") for k in table},
+        )
+        return state, _metrics(shared_out(losses[0], valid), scores[0], batch)
+
+    def class_logits(params: dict[str, Any], h: jax.Array) -> jax.Array:
+        return jnp.matmul(h, params["head"]["latent"]["means"].T, precision=HIGHEST)
+
+    def predict(variables: dict[str, Any], batch: Batch) -> Prediction:
+        params, observed = variables["params"], batch["present"]
+        heads = [params["head"][m] for m in modalities]
+        normal = cpm.normal_equations(heads, views_of(variables, batch))
+        how = (params["head"]["latent"]["start"], switches.test_steps, switches.test_rate)
+        alone = jax.vmap(lambda *of_one: cpm.infer(cpm.Normal(*of_one[:2]), of_one[2], *how))(
+            normal.gram[:, None], normal.target[:, None], observed.T[:, :, None]
+        )
+        h = jnp.concatenate([cpm.infer(normal, observed, *how)[None], alone])
+        logits = jax.vmap(class_logits, in_axes=(None, 0))(params, h)
+        return Prediction(logits[1:], joint=logits[0])
+
+    def describe(state: TrainState) -> Sequence[str]:
+        sizes = [f"{m} {state.params['head'][m]['bias'].size}" for m in modalities]
+        return [f"numbers of each view: {', '.join(sizes)}; no encoder is trained"]
+
+    phases = (Phase("views", learn_views), Phase("latents", learn_latents))
+    stages = (Stage("latents", task.epochs, phases),)
+    if switches.retune:
+        stages += (Stage("retune", max(1, round(RETUNE_SHARE * task.epochs)), phases[:1]),)
+    return Method("cpm_net", modalities, C, init, stages, predict, joint_fusion, describe)
+
+
+def _with_heads(tree: dict[str, Any], heads: dict[str, Any]) -> dict[str, Any]:
+    return {**tree, "head": {**tree["head"], **heads}}
+
+
+def _metrics(losses: jax.Array, scores: jax.Array, batch: Batch) -> Metrics:
+    """Before the first step of the phase."""
+    return {
+        "loss": losses.mean(),
+        "accuracy": accuracy(scores, batch["label"], batch["valid"]),
+        "examples": batch["valid"].sum(),
+        "example_loss": losses,
+    }
