@@ -21,7 +21,7 @@ def get_config(argument: str | None = None):
     ``epochs=``, ``missing=``; see ``recipes.arguments``."""
     chosen = recipes.arguments(argument, modalities=mfeat.MODALITIES, embedded=True)
     config = recipes.start("mfeat", chosen)
-    config.encoders = {m: {"name": "mlp", "hidden": 64} for m in mfeat.MODALITIES}
+    config.encoders = {m: {"name": "mlp", "hidden": 64, "norm": False} for m in mfeat.MODALITIES}
     config.feature_dim = 64
     recipes.mla_reference(config)
     # Vectors, few examples: Adam, with which all methods of Table 2 were published.

@@ -76,7 +76,7 @@ RECIPES = {
         "batch_size": 64,
         "epochs": 15,
         "feature_dim": 64,
-        "encoders": {m: {"name": "mlp", "hidden": 64} for m in mfeat.MODALITIES},
+        "encoders": {m: {"name": "mlp", "hidden": 64, "norm": False} for m in mfeat.MODALITIES},
         "optimizer": {**OPTIMIZER, "name": "adam", "decay_every": 0},
     },
 }

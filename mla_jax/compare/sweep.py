@@ -73,13 +73,13 @@ def parts_at(variant: Variant, rates: Sequence[float]) -> dict[float, Part]:
             config.missing.train = rate
         resolved = fields.resolve(config)
         dataset = masked(resolved, load_dataset(resolved.dataset, resolved.modalities))
-        key = (bool(dataset.splits["train"].present.all()), rate if dataset.fill else None)
-        if key not in programs:
-            programs[key] = build_program(resolved, dataset)
+        program = build_program(resolved, dataset)  # compiles nothing yet
+        masks = program.encoders.have_batch_statistics and not program.encoders.complete
+        program = programs.setdefault((masks, rate if dataset.fill else None), program)
         folder = f"{variant.folder}-missing{rate:g}"
         if trained_once():
             folder = f"{variant.folder}-trained{config.missing.train:g}"
-        found[rate] = Part(folder, config, programs[key], dataset.fingerprint)
+        found[rate] = Part(folder, config, program, dataset.fingerprint)
     return found
 
 

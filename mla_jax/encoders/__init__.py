@@ -51,6 +51,11 @@ class Encoders(NamedTuple):
         return tuple(self.modules)
 
     @property
+    def have_batch_statistics(self) -> bool:
+        """Whether it matters to any of them which examples lack their modality."""
+        return any(map(_knows_present, self.modules.values()))
+
+    @property
     def conventions(self) -> dict[str, dict[str, Any]]:
         """By modality, what pretrained weights must have been made for (``conventions.py``).
 
@@ -156,7 +161,8 @@ class Encoders(NamedTuple):
 
 def _knows_present(module: nn.Module) -> bool:
     """Whether an encoder has batch statistics to keep absent examples out of."""
-    return "present" in inspect.signature(type(module).__call__).parameters
+    takes = "present" in inspect.signature(type(module).__call__).parameters
+    return takes and getattr(module, "norm", True)
 
 
 def _full_precision(features: jax.Array) -> jax.Array:

@@ -104,10 +104,14 @@ class NgramBag(nn.Module):
 
 
 class Mlp(nn.Module):
-    """Two dense layers on vectors: ``[B, F]`` -> ``[B, D]``; the cheapest encoder, for tests."""
+    """Two dense layers on vectors: ``[B, F]`` -> ``[B, D]``; the cheapest encoder.
+
+    ``norm``: batch normalisation between them.
+    """
 
     feature_dim: int
     hidden: int = 32
+    norm: bool = True
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
@@ -116,5 +120,5 @@ class Mlp(nn.Module):
     ) -> jax.Array:
         x = x.reshape(x.shape[0], -1).astype(self.dtype)
         x = nn.Dense(self.hidden, dtype=self.dtype)(x)
-        x = nn.relu(BatchNorm(dtype=self.dtype)(x, train, present))
+        x = nn.relu(BatchNorm(dtype=self.dtype)(x, train, present) if self.norm else x)
         return nn.relu(nn.Dense(self.feature_dim, dtype=self.dtype)(x))
