@@ -110,7 +110,7 @@ def test_any_number_of_modalities(name, count):
     assert prediction.joint is None or prediction.joint.shape == (BATCH, CLASSES)
     fused = jax.eval_shape(method.fuse, prediction, batch["present"], state.method_state)
     assert (fused.shape, fused.dtype) == ((BATCH, CLASSES), jnp.float32)
-    assert method.stages and method.stages[0].epochs == config.epochs
+    assert config.epochs in [stage.epochs for stage in method.stages]
     for stage in method.stages:
         assert stage.epochs > 0 and stage.phases
         for phase in stage.phases:
@@ -287,11 +287,12 @@ def test_the_order_of_modalities_permutes_parameters_and_nothing_else(name):
         jax.tree.map(np.testing.assert_array_equal, first, second)
 
     def turn(leaf):
-        """Rows that belong to modalities, a block each, in the other order."""
-        rows = 3 * build_config().feature_dim
-        if leaf.ndim != 2 or len(leaf) != rows:
-            return leaf
-        return jnp.concatenate([leaf.reshape(3, -1, leaf.shape[1])[i] for i in order])
+        """Rows and columns that belong to modalities, a block each, in the other order."""
+        for axis, length in enumerate(leaf.shape):
+            if length == 3 * build_config().feature_dim:
+                blocks = jnp.split(leaf, 3, axis)
+                leaf = jnp.concatenate([blocks[i] for i in order], axis)
+        return leaf
 
     params = {**case.state.params, "head": jax.tree.map(turn, case.state.params["head"])}
     batch = dataset.splits["test"].fetch(np.arange(BATCH))
