@@ -124,8 +124,8 @@ def test_any_number_of_modalities(name, count):
     assert prediction.joint is None or prediction.joint.shape == (BATCH, CLASSES)
     fused = jax.eval_shape(method.fuse, prediction, batch["present"], state.method_state)
     assert (fused.shape, fused.dtype) == ((BATCH, CLASSES), jnp.float32)
-    first = method.stages[0]
-    assert first.epochs == (config.epochs if first.phases else 1)
+    trained = [stage.epochs for stage in method.stages if stage.phases]
+    assert config.epochs in trained or not trained
     for stage in method.stages:
         assert stage.epochs > 0 and (stage.phases or stage.on_epoch)
         for phase in stage.phases:
@@ -297,11 +297,12 @@ def test_the_order_of_modalities_permutes_parameters_and_nothing_else(name):
         jax.tree.map(np.testing.assert_array_equal, first, second)
 
     def turn(leaf):
-        """Rows that belong to modalities, a block each, in the other order."""
-        rows = 3 * build_config().feature_dim
-        if leaf.ndim != 2 or len(leaf) != rows:
-            return leaf
-        return jnp.concatenate([leaf.reshape(3, -1, leaf.shape[1])[i] for i in order])
+        """Rows and columns that belong to modalities, a block each, in the other order."""
+        for axis, length in enumerate(leaf.shape):
+            if length == 3 * build_config().feature_dim:
+                blocks = jnp.split(leaf, 3, axis)
+                leaf = jnp.concatenate([blocks[i] for i in order], axis)
+        return leaf
 
     params = {**case.state.params, "head": jax.tree.map(turn, case.state.params["head"])}
     batch = dataset.splits["test"].fetch(np.arange(32))

@@ -19,8 +19,10 @@ from mla_jax.methods.base import Task
 IMPOSSIBLE = (-1, math.nan, math.inf, -math.inf)
 MAY_BE_ZERO = {"ranking_weight", "duc_weight", "shared_weight", "norm_scale_std", "rate"}
 MAY_BE_ZERO |= {"alpha", "projection.alpha", "first_epoch", "last_epoch"}
-MAY_BE_ZERO |= {"split_epoch", "fusion_epochs"}  # 0: the published share
-MAY_BE_ZERO |= {"projections", "reconstruction_weight"}  # 0: as many as published, if widths allow
+MAY_BE_ZERO |= {"split_epoch", "fusion_epochs", "teacher_epochs"}  # 0: the published share
+MAY_BE_ZERO |= {"reconstruction_weight", "imagination_weight", "cycle_weight"}
+MAY_BE_ZERO |= {"invariance_weight", "discrepancy_weight", "dropout", "teacher_dropout"}
+MAY_BE_ZERO |= {"projections"}  # 0: as many as published, if widths allow
 
 
 def is_number(value):
@@ -71,7 +73,7 @@ def encoder(name, **options):
 def test_numbers_that_no_switch_can_be(name, switch):
     sound = switches_of(methods.get(name))[switch]
     several = isinstance(sound, tuple)
-    on = {"fusion": "fixed"} if several else {}
+    on = {"fusion": "fixed"} if switch == "fusion_weights" else {}
     too_large = (10**30,) if isinstance(sound, int) else ()
     for value in (*IMPOSSIBLE, *(() if switch in MAY_BE_ZERO else (0,)), *too_large):
         with pytest.raises(UserError, match=rf"method\.{switch}|method\.temperature"):
@@ -81,7 +83,7 @@ def test_numbers_that_no_switch_can_be(name, switch):
 def test_the_table_of_switches_holds_those_of_every_method():
     assert len(SWITCHES) >= 17
     for name, module in methods.REGISTRY.items():
-        numbers = {s for s in switches_of(module) if s != "fusion_weights"}
+        numbers = {s for s, value in switches_of(module).items() if is_number(value)}
         assert numbers == set(getattr(module, "LIMITS", {})), name
 
 

@@ -111,10 +111,9 @@ def central_moment_discrepancy(
 
         || E x - E y || + sum_{k=2}^{moments} || E (x - E x)^k - E (y - E y)^k ||
 
-    with powers by element, means over the batch, or over ``x_mask: bool[B]`` and
-    ``y_mask: bool[N]``, and no division by an interval's width, as in IF-MMIN
-    (``models/utils/functions.py``).  0 if a sample
-    is empty.
+    with powers by element, means over a sample, or over ``x_mask: bool[B]`` and
+    ``y_mask: bool[N]`` of it, and no division by an interval's width, as in IF-MMIN
+    (``models/utils/functions.py``).  0 if a sample is empty.
     """
     check_axes(x=(x, "B D"), y=(y, "N D"))
     x_mask = jnp.ones(len(x), bool) if x_mask is None else x_mask
