@@ -19,7 +19,7 @@ VIEWS = "AVL"
 NETWORKS: Mapping[str, str] = {
     **{m: f"encoder/{m}" for m in LETTERS},
     **{m + m: f"head/decoder_{m}" for m in LETTERS},
-    **{f"encoder{i}": f"encoder/{m}" for i, m in enumerate(VIEWS, 1)},
+    **{f"{name}{i}": f"encoder/{m}" for name in ("model", "encoder") for i, m in enumerate(VIEWS, 1)},
     **{f"decoder{i}": f"head/{m}_decoder" for i, m in enumerate(VIEWS, 1)},
     "C": "head/classifier",
     "AE": "head/forward",
@@ -37,14 +37,17 @@ LEAVES = {"running_mean": "mean", "running_var": "var"}
 
 
 def ours(name: str, own: Mapping[str, str], ndim: int) -> str:
-    """Our name, without ``params/``, of ``<network>/<parameter>``; ``own`` overrides NETWORKS."""
-    network, _, path = name.partition("/")
+    """Our name, without ``params/``, of ``<network>/<parameter>``, or ``<network>.<parameter>``.
+
+    ``own`` overrides NETWORKS; ``ndim`` tells a kernel from a scale.
+    """
+    network, _, path = name.partition("/" if "/" in name else ".")
     module, _, leaf = path.rpartition(".")
     group = {**NETWORKS, **own}[network]
     in_encoder = "layer_" if group.startswith("encoder") else ""
     if module == "rnn":
-        side = "input" if "_ih_" in leaf else "recurrent"
-        return f"{group}/{side}/{'kernel' if leaf.startswith('weight') else 'bias'}"
+        side = "input/" if "_ih_" in leaf else "recurrent_"
+        return f"{group}/{side}{'kernel' if leaf.startswith('weight') else 'bias'}"
     leaf = {"weight": "scale" if ndim == 1 else "kernel", **LEAVES}.get(leaf, leaf)
     if module in PERCEPTRON:
         return f"{group}/{in_encoder}{PERCEPTRON[module]}/{leaf}"

@@ -41,11 +41,6 @@ LOSSES = {
 }
 
 
-def of_kind(kind: str, found: Tensors, published: str) -> Tensors:
-    """The rows of a column of this kind; ``published`` is the name in ``theirs.missing.RUN``."""
-    return of_stages(found, published)
-
-
 def of_stages(found: Tensors, published: str) -> Tensors:
     """AE, CRA, MMIN and IF-MMIN: ``published`` is the name in ``theirs.missing.RUN``."""
     teacher = rows.without_prefix(found, "teacher ")

@@ -23,5 +23,5 @@ def run(
 ) -> Tensors:
     """Every quantity of a column; ``found`` is what ``theirs.run`` gave, or a fixture of it."""
     if column.published:
-        return missing.RUN[column.kind](column, found, dtype)
+        return missing.run(column, found, dtype)
     return RUN[column.kind](CompiledMethod(column, case, dtype, broken), found)

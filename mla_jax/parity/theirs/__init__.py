@@ -6,7 +6,7 @@ PyTorch itself comes with a clone (``clones.loaded``), so that this package impo
 from typing import Any
 
 from mla_jax.convert.names import Tensors
-from mla_jax.parity import missing_rows
+from mla_jax.parity import missing_rows, missing_view_rows
 from mla_jax.parity.cases import Case
 from mla_jax.parity.columns import Column
 from mla_jax.parity.theirs import classifiers, dimml, joint, missing, mla
@@ -33,6 +33,9 @@ def run(
     """
     if column.published:
         _, published = missing.RUN[column.published]
-        return missing_rows.of_kind(column.kind, published(clone, dtype), column.published)
+        found = published(clone, dtype)
+        if column.kind in ("closed", "correlation"):
+            return missing_view_rows.of_views(found)
+        return missing_rows.of_stages(found, column.published)
     trial = classifiers.trial(clone, column, case, dtype, few_ties)
     return trial.start() | RUN[column.kind](trial)

@@ -4,6 +4,7 @@ They are injected into our methods as any encoder is; dropout is off throughout.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -40,16 +41,22 @@ class Lstm(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
-        given = _dense(4 * self.feature_dim, "input")(x)
-        recurrent = _dense(4 * self.feature_dim, "recurrent")
-        h = c = jnp.zeros((len(x), self.feature_dim), given.dtype)
-        outputs = []
-        for t in range(x.shape[1]):
-            i, f, g, o = jnp.split(given[:, t] + recurrent(h), 4, axis=-1)
+        D, zeros = self.feature_dim, nn.initializers.zeros
+        given = _dense(4 * D, "input")(x)
+        kernel = self.param("recurrent_kernel", nn.initializers.orthogonal(), (D, 4 * D))
+        bias = self.param("recurrent_bias", zeros, (4 * D,))
+
+        def step(carry: tuple[jax.Array, jax.Array], now: jax.Array) -> tuple[Any, jax.Array]:
+            h, c = carry
+            gates = now + jnp.matmul(h, kernel, precision=HIGHEST) + bias
+            i, f, g, o = jnp.split(gates, 4, axis=-1)
             c = nn.sigmoid(f) * c + nn.sigmoid(i) * jnp.tanh(g)
             h = nn.sigmoid(o) * jnp.tanh(c)
-            outputs.append(h)
-        return jnp.stack(outputs).max(0)
+            return (h, c), h
+
+        start = jnp.zeros((len(x), D), given.dtype)
+        _, outputs = jax.lax.scan(step, (start, start), given.swapaxes(0, 1))
+        return outputs.max(0)
 
 
 class TextCnn(nn.Module):

@@ -50,8 +50,8 @@ class OneStage:
         self.stage = self.method.stages[number]
 
     def state(self, tensors: Tensors, batch: Batch) -> TrainState:
-        """A fresh training state with these weights, in their precision; all else is 0."""
-        kind = next(v.dtype for n, v in tensors.items() if n.startswith("params/"))
+        """A fresh training state with these weights, in the inputs' precision; all else is 0."""
+        kind = next(iter(batch["inputs"].values())).dtype
 
         def fresh(x: jax.ShapeDtypeStruct) -> jax.Array:
             return jnp.zeros(x.shape, kind if jnp.issubdtype(x.dtype, jnp.floating) else x.dtype)
