@@ -49,8 +49,8 @@ DIMML_NOTE = (
 )
 ENCODER_NOTE = (
     "AE, CRA, MMIN, IF-MMIN: dropout off; the published encoders, in Flax, were injected into our "
-    "methods, and their initialisation is PyTorch's on both sides; ours sees a masked batch and the "
-    "whole one, each stage starts from the published weights, evaluation from those after training"
+    "methods; ours sees a masked batch and the whole one; each stage starts from the published "
+    "weights, and evaluation from those after training"
 )
 FRAME_NOTE = (
     "MMIN, IF-MMIN: the text's convolutions had 8 channels and not 128, a default of their code"
@@ -60,12 +60,13 @@ FILL_NOTE = (
     "validation and test examples together; ours would be those of the training examples"
 )
 SVM_NOTE = (
-    "the published SVM stops at a tolerance of 1e-4: its weights are compared at the minimum, by the "
-    "normal equations of the examples inside its margin, its predictions as they are"
+    "the published SVM stops at a tolerance of 1e-4: its weights are compared at the minimum, by "
+    "the normal equations of the examples inside its margin, its predictions as they are"
 )
 DEEP_NOTE = (
     "DCCA, DCCAE: codes and SVM of both sides are made from the published weights after training; "
-    "gradients of biases in front of a batch normalisation are 0 but for rounding, and left out"
+    "gradients of biases in front of a batch normalisation or a covariance are 0 but for rounding, "
+    "and left out"
 )
 MLA_NOTES = (DRIFT_NOTE, NAME_NOTE, PAPER_NOTE)
 MISSING_NOTES = (ENCODER_NOTE, FRAME_NOTE, FILL_NOTE, DEEP_NOTE, SVM_NOTE)
@@ -96,7 +97,7 @@ class Column(NamedTuple):
     """The flag of the command that gives the clone."""
     notes: tuple[str, ...] = ()
     published: str = ""
-    """What runs theirs, where that is of the methods for missing modalities (``theirs.missing``)."""
+    """The name in ``theirs.missing.RUN``, where the method is one for missing modalities."""
 
     @property
     def command(self) -> Mapping[str, Any]:

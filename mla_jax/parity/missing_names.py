@@ -19,7 +19,11 @@ VIEWS = "AVL"
 NETWORKS: Mapping[str, str] = {
     **{m: f"encoder/{m}" for m in LETTERS},
     **{m + m: f"head/decoder_{m}" for m in LETTERS},
-    **{f"{name}{i}": f"encoder/{m}" for name in ("model", "encoder") for i, m in enumerate(VIEWS, 1)},
+    **{
+        f"{name}{i}": f"encoder/{m}"
+        for name in ("model", "encoder")
+        for i, m in enumerate(VIEWS, 1)
+    },
     **{f"decoder{i}": f"head/{m}_decoder" for i, m in enumerate(VIEWS, 1)},
     "C": "head/classifier",
     "AE": "head/forward",

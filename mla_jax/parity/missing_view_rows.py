@@ -41,7 +41,9 @@ def of_views(found: Tensors) -> Tensors:
 
 def fill(found: Tensors, place: int, letter: str) -> np.ndarray:
     """What stands for an absent entry: the same in every set."""
-    filled = np.concatenate([found[f"filled/{s}/{letter}"] for s in ("train", "validation", "test")])
+    filled = np.concatenate(
+        [found[f"filled/{s}/{letter}"] for s in ("train", "validation", "test")]
+    )
     return filled[found["inputs/present"][:, place] == 0][0]
 
 
@@ -68,8 +70,13 @@ def _of_training(found: Tensors) -> Tensors:
 
 
 def sloping(found: Tensors) -> Tensors:
-    """Without biases in front of a batch normalisation, whose gradients are 0 but for rounding."""
-    return {n: v for n, v in found.items() if "/layer_" not in n or not n.endswith("bias") or "norm" in n}
+    """Without the biases that a mean is taken off after: their gradients are 0 but for rounding.
+
+    They stand in front of a batch normalisation or, in the last layer, of a covariance.
+    """
+    return {
+        n: v for n, v in found.items() if not n.endswith("/bias") or "norm" in n or "output" in n
+    }
 
 
 def _of_projections(found: Tensors) -> Tensors:

@@ -18,9 +18,7 @@ RUN = {
 """By ``Column.kind``."""
 
 
-def run(
-    column: Column, case: Case | None, found: Tensors, dtype: Any, broken: str = ""
-) -> Tensors:
+def run(column: Column, case: Case | None, found: Tensors, dtype: Any, broken: str = "") -> Tensors:
     """Every quantity of a column; ``found`` is what ``theirs.run`` gave, or a fixture of it."""
     if column.published:
         return missing.run(column, found, dtype)

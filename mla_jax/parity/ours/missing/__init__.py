@@ -19,7 +19,7 @@ RUN: Mapping[str, Callable[..., Tensors]] = {
 
 
 def run(column: Column, found: Tensors, dtype: Any) -> Tensors:
-    """Every quantity of a column.  Each program runs once or thrice: compiling is what takes time."""
+    """Every quantity of a column.  Programs run once or thrice: compiling is what takes time."""
     jax.config.update("jax_disable_most_optimizations", True)
     try:
         return RUN[column.kind](column, found, dtype)

@@ -66,7 +66,9 @@ class OneStage:
         params, stats = nested(flat | variances | known)
         return empty.replace(params=params, batch_stats=stats)
 
-    def train(self, state: TrainState, batch: Batch, ending: str = "") -> tuple[TrainState, Tensors]:
+    def train(
+        self, state: TrainState, batch: Batch, ending: str = ""
+    ) -> tuple[TrainState, Tensors]:
         """Three steps on the one batch: losses, first gradients, parameters afterwards."""
         (phase,) = self.stage.phases
         update, found = jax.jit(phase.update), {}

@@ -104,7 +104,7 @@ def _batch(start: Tensors) -> Batch:
 
 
 def _features(encoders: Encoders, params: Any, batch: Batch) -> Any:
-    nothing = dict.fromkeys(LETTERS, {})
+    nothing = {m: {} for m in LETTERS}
     return features_or_blanks(encoders, params["encoder"], nothing, batch, train=True)[0]
 
 
@@ -114,8 +114,8 @@ def _reconstruction(encoders: Encoders, method: str, state: Any, batch: Batch) -
     code, latent = autoencoder(heads["autoencoder"], joined(z, LETTERS))
     found = rows.with_prefix(z, "features, training/")
     found |= {"imagined features/forward": code, "latent vectors/forward": latent}
-    found["logits/joint"] = perceptron(heads["classifier"], code)
-    found["loss/batch 1 cross-entropy"] = cross_entropy(found["logits/joint"], batch["label"]).mean()
+    logits = found["logits/joint"] = perceptron(heads["classifier"], code)
+    found["loss/batch 1 cross-entropy"] = cross_entropy(logits, batch["label"]).mean()
     total = 0.0
     for i, m in enumerate(LETTERS):
         made = found[f"reconstruction/{m}"] = perceptron(heads[f"decoder_{m}"], code)
