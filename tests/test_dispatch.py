@@ -9,7 +9,7 @@ from mla_jax import methods
 from mla_jax.datasets import ArraySplit
 from mla_jax.dispatch import Dispatch
 from mla_jax.functional.optimizers import StepInfo
-from mla_jax.program import initial_state
+from tests.conftest import fresh_state
 
 CLOCK = StepInfo(0, 0, 6)
 HASTE = {"xla_backend_optimization_level": 0}  # of machine code; the HLO stays as it is
@@ -31,7 +31,7 @@ def prepare(make_dataset, make_program, method, modalities, **options):
         dataset = dataset._replace(splits={**dataset.splits, "train": split})
     program = make_program(dataset, method=method, **options)
     dispatch = program.dispatches[program.method.stages[0].name]
-    state = initial_state(program, dataset, seed=0)
+    state = fresh_state(program, dataset)
     return dispatch, state, program.placement.shard(dataset.splits["train"].fetch(np.arange(16)))
 
 

@@ -180,7 +180,8 @@ def every_method(tmp_path_factory):
     folder = tmp_path_factory.mktemp("methods")
     port = free_port()
     environment = {**os.environ, "JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "1"}
-    environment["XLA_FLAGS"] = "--xla_backend_optimization_level=0"  # compiles in half the time
+    haste = "--xla_backend_optimization_level=0"  # compiles in half the time
+    environment["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {haste}"
     children = [
         subprocess.Popen(
             [sys.executable, "-m", "tests.every_method", str(output), port, count, index],

@@ -20,6 +20,7 @@ IMPOSSIBLE = (-1, math.nan, math.inf, -math.inf)
 MAY_BE_ZERO = {"ranking_weight", "duc_weight", "shared_weight", "norm_scale_std", "rate"}
 MAY_BE_ZERO |= {"alpha", "projection.alpha", "first_epoch", "last_epoch"}
 MAY_BE_ZERO |= {"split_epoch", "fusion_epochs"}  # 0: the published share
+MAY_BE_ZERO |= {"projections", "reconstruction_weight"}  # 0: as many as published, if widths allow
 
 
 def is_number(value):

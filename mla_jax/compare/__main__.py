@@ -6,7 +6,7 @@
 
 An entry of --methods is a method, NAME, or a variant of one, NAME:field=value+field=value.  The
 fields are the switches of that method (those of --config.method.*) and its fidelity.  `all` stands
-for every method.  Each entry is a row under its own label.
+for every method that is not about missing modalities.  Each entry is a row under its own label.
 
 Every row gets the same data, encoders, optimiser, epochs and protocol.  DI-MML has a second stage,
 which the caption names.  ``unimodal`` trains each modality alone: that is the ceiling for the
@@ -152,8 +152,9 @@ if __name__ == "__main__":
     flags.DEFINE_list(
         "methods",
         None,
-        "methods, and variants as NAME:field=value+field=value; 'all': every method; 'table2': "
-        f"those of the MLA paper's Table 2 (default: {','.join(METHODS)}; table2 with --missing)",
+        "methods, and variants as NAME:field=value+field=value; 'all': every method that is not "
+        "about missing modalities; 'table2': those of the MLA paper's Table 2 (default: "
+        f"{','.join(METHODS)}; table2 with --missing)",
     )
     flags.DEFINE_list(
         "missing", [], "rates of missing modalities, as 0,0.3,0.5; see config.missing"

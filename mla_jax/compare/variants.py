@@ -17,7 +17,6 @@ from mla_jax.program import Program, build_program, masked
 
 FORM = "NAME:field=value+field=value"
 TAKES = {int: "an integer", float: "a number", tuple: "values with slashes between, as in 0.5/0.5"}
-GROUPS = {"all": methods.REGISTRY, "table2": TABLE2}
 LONGEST = 80
 """Characters of a folder's name that are for people to read; a hash follows them."""
 
@@ -56,20 +55,29 @@ class Part(NamedTuple):
 
 
 def parse_variants(entries: Sequence[str]) -> list[Variant]:
-    """The rows that ``--methods`` asks for; ``all`` is every method, ``table2`` those of Table 2 of
-    the MLA paper; duplicates are left out.
+    """The rows that ``--methods`` asks for; duplicates are left out.
+
+    ``all`` is every method that is not about missing modalities, ``table2`` the methods of Table 2
+    of the MLA paper.
 
     Raises:
       UserError: there is none, or one is misspelt.
     """
     found: dict[str, Variant] = {}
     for entry in entries:
-        for name in GROUPS.get(entry, [entry]):
+        for name in group(entry):
             variant = parse_variant(name)
             found.setdefault(variant.folder, variant)
     if not found:
         raise UserError("--methods names none: give some, as in concat,mla, or 'all'")
     return list(found.values())
+
+
+def group(entry: str) -> Sequence[str]:
+    """The methods that a word of ``--methods`` stands for; the word itself if for none."""
+    if entry == "all":
+        return [name for name in methods.REGISTRY if not methods.handles_missing(name)]
+    return TABLE2 if entry == "table2" else [entry]
 
 
 def parse_variant(entry: str) -> Variant:

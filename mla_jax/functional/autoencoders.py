@@ -17,14 +17,15 @@ Source: ``models/networks/{autoencoder,autoencoder_2,classifier,shared}.py`` of 
 GCNet's ``baseline-mmin``.  Layers are ``{"0": {"kernel", "bias"}, ...}`` in the published order.
 """
 
+import functools
 import itertools
+import math
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from mla_jax.functional.heads import apply_head, init_head
+from mla_jax.functional.heads import apply_head
 
 Layers = dict[str, dict[str, jax.Array]]
 Drop = Callable[[jax.Array, int], jax.Array]
@@ -57,30 +58,55 @@ def leaky_relu(x: jax.Array) -> jax.Array:
     return jnp.where(x > 0, x, 0.01 * x)
 
 
-NORMAL_STD = 0.02
+def _bound(inputs: int, outputs: int) -> float:
+    return 1 / math.sqrt(inputs)
 
 
-def init_linear(rng: jax.Array, inputs: int, outputs: int, initialization: str) -> dict[str, Any]:
-    """A linear layer that starts as one of ``heads.INITIALIZATIONS``, ``normal`` or ``kaiming``.
+def _glorot(inputs: int, outputs: int) -> float:
+    return math.sqrt(2 / (inputs + outputs))
 
-    ``normal``: N(0, 0.02^2), zero bias.  ``kaiming``: N(0, 2 / inputs), zero bias.
-    """
-    if initialization == "normal":
-        draw = jax.nn.initializers.normal(NORMAL_STD)
-    elif initialization == "kaiming":
-        draw = jax.nn.initializers.variance_scaling(2.0, "fan_in", "normal")
-    else:
-        return init_head(rng, inputs, outputs, initialization)
-    kernel = draw(rng, (inputs, outputs), jnp.float32)
-    return {"kernel": kernel, "bias": jnp.zeros((outputs,), jnp.float32)}
+
+TRUNCATED_STD = 0.87962566103423978
+"""Of the normal distribution without values beyond 2 standard deviations."""
+
+
+def _truncated(rng: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    return jax.random.truncated_normal(rng, -2, 2, shape) / TRUNCATED_STD
+
+
+def _uniform(rng: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    return jax.random.uniform(rng, shape, minval=-1, maxval=1)
+
+
+INITIALIZATIONS = {
+    "xavier": (_truncated, _glorot),
+    "xavier_untruncated": (jax.random.normal, _glorot),
+    "torch": (_uniform, _bound),
+    "normal": (jax.random.normal, lambda inputs, outputs: 0.02),
+    "kaiming": (jax.random.normal, lambda inputs, outputs: math.sqrt(2 / inputs)),
+}
+"""``(rng, shape) -> draws`` and ``(inputs, outputs) -> their factor``: the laws of kernels.  The
+first three are those of ``heads.init_head``; only ``torch`` has biases that are not 0."""
 
 
 def init_layers(rng: jax.Array, widths: Sequence[int], initialization: str) -> Layers:
-    """Linear layers from each width to the next."""
-    return {
-        str(i): init_linear(jax.random.fold_in(rng, i), inputs, outputs, initialization)
-        for i, (inputs, outputs) in enumerate(itertools.pairwise(widths))
-    }
+    """Linear layers from each width to the next, started by a law of ``INITIALIZATIONS``.
+
+    All numbers are drawn at once: a program that draws every layer by itself compiles for minutes.
+    """
+    draw, factor = INITIALIZATIONS[initialization]
+    sizes = list(itertools.pairwise(widths))
+    drawn = draw(rng, (sum(n_in * n_out + n_out for n_in, n_out in sizes),))
+    layers, start = {}, 0
+    for i, (n_in, n_out) in enumerate(sizes):
+        mine = drawn[start : start + n_in * n_out + n_out] * factor(n_in, n_out)
+        kernel, bias = mine[: n_in * n_out].reshape(n_in, n_out), mine[n_in * n_out :]
+        layers[str(i)] = {
+            "kernel": kernel,
+            "bias": bias if initialization == "torch" else jnp.zeros_like(bias),
+        }
+        start += n_in * n_out + n_out
+    return layers
 
 
 def _apply(
@@ -127,11 +153,16 @@ def init_residual(
     rng: jax.Array, features: int, widths: Sequence[int], blocks: int, initialization: str
 ) -> dict[str, Layers]:
     """A residual autoencoder, for ``residual_autoencoder`` and ``invariant_autoencoder``."""
-    *rngs, transition_rng = jax.random.split(rng, 2 * blocks + 1)
+    encoder_rng, decoder_rng, transition_rng = jax.random.split(rng, 3)
     encoder, params = (features, *widths), {}
-    for k in range(blocks):
-        params[f"encoder_{k}"] = init_layers(rngs[2 * k], encoder, initialization)
-        params[f"decoder_{k}"] = init_layers(rngs[2 * k + 1], encoder[::-1], initialization)
+    for kind, kind_rng, sizes in (
+        ("encoder", encoder_rng, encoder),
+        ("decoder", decoder_rng, encoder[::-1]),
+    ):
+        draw = functools.partial(init_layers, widths=sizes, initialization=initialization)
+        drawn = jax.vmap(draw)(jax.random.split(kind_rng, blocks))
+        for k in range(blocks):
+            params[f"{kind}_{k}"] = jax.tree.map(lambda leaf, k=k: leaf[k], drawn)
     params["transition"] = init_layers(transition_rng, (features,) * 3, initialization)
     return params
 

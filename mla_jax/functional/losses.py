@@ -107,15 +107,15 @@ def central_moment_discrepancy(
     x_mask: jax.Array | None = None,
     y_mask: jax.Array | None = None,
 ) -> jax.Array:
-    """CMD (Zellinger et al., ICLR 2017) of two samples ``float[B, D]``: a number, 0 if alike.
+    """CMD (Zellinger et al., ICLR 2017) of samples ``x: [B, D]`` and ``y: [N, D]``: 0 if alike.
 
         || E x - E y || + sum_{k=2}^{moments} || E (x - E x)^k - E (y - E y)^k ||
 
-    with powers by element, means over the batch, or over ``x_mask``, ``y_mask: bool[B]``, and no
+    with powers by element, means over the batch, or over ``x_mask: bool[B]`` and ``y_mask: bool[N]``, and no
     division by an interval's width, as in IF-MMIN (``models/utils/functions.py``).  0 if a sample
     is empty.
     """
-    check_axes(x=(x, "B D"), y=(y, "B D"))
+    check_axes(x=(x, "B D"), y=(y, "N D"))
     x_mask = jnp.ones(len(x), bool) if x_mask is None else x_mask
     y_mask = jnp.ones(len(y), bool) if y_mask is None else y_mask
     x_mean, y_mean = masked_mean(x, x_mask), masked_mean(y, y_mask)

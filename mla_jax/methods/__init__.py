@@ -33,7 +33,17 @@ from mla_jax.methods import (
     unimodal,
 )
 from mla_jax.methods.base import Method, Task
-from mla_jax.methods.missing import ae, cca, cpm_net, cra, dcca, dccae, if_mmin, mmin
+from mla_jax.methods.missing import (
+    ae,
+    cca,
+    cpm_net,
+    cra,
+    dcca,
+    dccae,
+    if_mmin,
+    mmin,
+    tate,
+)
 
 REGISTRY: dict[str, ModuleType] = {
     "unimodal": unimodal,
@@ -57,6 +67,7 @@ REGISTRY: dict[str, ModuleType] = {
     "dcca": dcca,
     "dccae": dccae,
     "cpm_net": cpm_net,
+    "tate": tate,
 }
 
 

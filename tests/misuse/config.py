@@ -1,6 +1,8 @@
 """Configurations: files that are none, fields of another type, values that do not exist."""
 
-from tests.misuse.case import Case, replaced
+import numpy as np
+
+from tests.misuse.case import Case, npz, replaced
 
 FILE = "main --config=mine.py"
 HEAD = "from mla_jax.config import fields\n\n\ndef get_config(argument=None):\n"
@@ -49,6 +51,19 @@ CASES = {
     "takes_no_argument": Case(FILE + ":method=mla", "mine.py fails (TypeError: get_config() takes 0 positional", files={"mine.py": "def get_config():\n    pass\n"}),
 
     "endless": Case(FILE, "mine.py, line 2 fails (RecursionError: maximum recursion", files={"mine.py": "def get_config(argument=None):\n    return get_config()\n"}),
+    # ---- Missing modalities --------------------------------------------------------------------
+    "missing_rule": field("missing.rule=rat", "unknown missing.rule 'rat': did you mean 'rate'?"),
+    "missing_fill": field("missing.fill=mean", "unknown missing.fill 'mean': known: zero, train_mean"),
+    "missing_rate_without_rule": field("missing.test=0.5", "missing.train=0 and missing.test=0.5 need a rule: set"),
+    "missing_rate_above_1": field("missing.rule=rate --config.missing.test=1.5", "missing.test must be at least 0 and at most 1, not 1.5"),
+    "missing_rate_word": field("missing.rule=rate --config.missing.train=half", "missing.train"),
+    "missing_everything": field("missing.rule=bernoulli --config.missing.test=1", "missing.rule=bernoulli needs rates below 1: nothing would"),
+    "missing_six_with_rate": field("missing.rule=six --config.missing.train=0.5", "missing.rule=six has no rates: leave out missing.train=0.5"),
+    "missing_rule_and_masks": field("missing.rule=rate --config.missing.masks=m.npz", "missing.masks and missing.rule=rate both say what is"),
+    "missing_no_masks": field("missing.masks=m.npz", "missing.masks=m.npz cannot be read"),
+    "missing_masks_of_others": field("missing.masks=m.npz", "array 'train' of m.npz is bool[3, 2]: the train split needs", files={"m.npz": npz(train=np.ones((3, 2), bool))}, holds="m.npz: 3 rows"),
+    "missing_masks_damaged": field("missing.masks=m.npz", "missing.masks=m.npz cannot be read", files={"m.npz": b"PK\x03\x04 and no more"}, holds="m.npz: cut off"),
+    "missing_of_one_modality": Case("main --config=small.py:modalities=a --config.missing.rule=rate --config.missing.test=0.5", "missing modalities need at least two, and this run has 'a'"),
     # ---- Arguments of the file -----------------------------------------------------------------
     "argument_name": argument("metod=mla", "unknown argument of the configuration 'metod': did you"),
     "argument_without_value": argument("method", "argument 'method' of the configuration needs a value:"),

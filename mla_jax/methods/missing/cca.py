@@ -102,8 +102,9 @@ def build(switches: Any, encoders: Encoders, optimizer: Optimizer, task: Task) -
         seen = observed(batch)
         x, sums, extremes = centred(variables, batch, seen), {}, {}
         for m in modalities:
+            filled = x[m] + variables["params"]["head"]["fill"][m]
             least, greatest = carry["extremes"][m]
-            extremes[m] = jnp.minimum(least, x[m].min()), jnp.maximum(greatest, x[m].max())
+            extremes[m] = jnp.minimum(least, filled.min()), jnp.maximum(greatest, filled.max())
         for pair in pairs:
             counted = batch["valid"]
             if switches.pairs == "present":
@@ -128,7 +129,7 @@ def build(switches: Any, encoders: Encoders, optimizer: Optimizer, task: Task) -
                 )
                 for a, b in pairs
             },
-            "extremes": {m: (jnp.zeros(()), jnp.zeros(())) for m in modalities},
+            "extremes": {m: (jnp.array(jnp.inf), jnp.array(-jnp.inf)) for m in modalities},
         }
         found = jax.device_get(reduce_training(sum_up, state.variables, nothing))
         means = jax.device_get(head["fill"])

@@ -39,9 +39,9 @@ import jax.numpy as jnp
 from mla_jax.encoders import Encoders
 from mla_jax.functional import latents as cpm
 from mla_jax.functional.heads import HIGHEST, init_head
-from mla_jax.functional.losses import accuracy, shared_out
+from mla_jax.functional.losses import accuracy, masked_mean, shared_out
 from mla_jax.functional.optimizers import Optimizer, StepInfo
-from mla_jax.methods.base import Method, Phase, Stage, Task
+from mla_jax.methods.base import Method, Phase, ReduceTraining, Stage, Task
 from mla_jax.methods.joint import joint_fusion
 from mla_jax.methods.missing.targets import raw_vectors, raw_widths
 from mla_jax.state import Batch, Metrics, Prediction, TrainState
@@ -49,18 +49,25 @@ from mla_jax.state import Batch, Metrics, Prediction, TrainState
 FIDELITY: dict[str, dict[str, Any]] = {
     "paper": {
         "latent_dim": 0,
-        "class_weight": 1.0,
+        "class_weight": 10.0,
         "view_steps": 5,
         "latent_steps": 5,
         "latent_rate": 1e-2,
         "test_steps": 100,
         "test_rate": 1e-2,
-        "retune": True,
+        "normalized": True,
+        "retune": False,
+        "scaling": "range",
     },
-    "released": {"latent_dim": 128, "retune": False},
-    "released_gcnet": {"latent_dim": 128, "test_steps": 500, "test_rate": 1e-3, "retune": False},
+    "released": {"latent_dim": 128, "class_weight": 1.0, "normalized": False},
+    "released_gcnet": {
+        "latent_dim": 128,
+        "normalized": False,
+        "test_steps": 500,
+        "test_rate": 1e-3,
+    },
 }
-CHOICES: dict[str, tuple] = {}
+CHOICES = {"scaling": ("range", "none")}
 LIMITS = {
     "latent_dim": (0, 1_000_000),
     "class_weight": (0, math.inf),
@@ -92,29 +99,64 @@ def build(switches: Any, encoders: Encoders, optimizer: Optimizer, task: Task) -
             for i, shape in ((2, (N, K)), (3, (K,)))
         )
         opt_state = {m: optimizer.init(head) for m, head in heads.items()}
+        ranges = {m: {"mean": jnp.zeros(()), "range": jnp.ones(())} for m in modalities}
         return TrainState(
             {
                 "encoder": encoder_params,
-                "head": {**heads, "latent": {"means": jnp.zeros((C, K)), "start": start}},
+                "head": {
+                    **heads,
+                    "latent": {"means": jnp.zeros((C, K)), "start": start},
+                    "scaling": ranges,
+                },
             },
             batch_stats,
-            {"encoder": dict.fromkeys(modalities, ()), "head": {**opt_state, "latent": ()}},
+            {
+                "encoder": dict.fromkeys(modalities, ()),
+                "head": {**opt_state, "latent": (), "scaling": ()},
+            },
             {"latents": table, "label": jnp.full((N,), -1, jnp.int32), **cpm.no_moments(N, K)},
         )
 
     def views_of(variables: dict[str, Any], batch: Batch) -> list[jax.Array]:
         x = raw_vectors(encoders, variables, batch["inputs"])
-        return [x[m] for m in modalities]
+        by = variables["params"]["head"]["scaling"]
+        return [(x[m] - by[m]["mean"]) / by[m]["range"] for m in modalities]
+
+    def look(variables: dict[str, Any], carry: dict[str, Any], batch: Batch) -> dict[str, Any]:
+        x = raw_vectors(encoders, variables, batch["inputs"])
+        return {
+            m: _looked_at(carry[m], x[m], batch["present"][:, i]) for i, m in enumerate(modalities)
+        }
+
+    def scale(state: TrainState, epoch: int, reduce_training: ReduceTraining) -> TrainState:
+        if epoch or switches.scaling == "none":
+            return state
+        nothing = {"sum": 0.0, "count": 0.0, "low": jnp.inf, "high": -jnp.inf}
+        nothing = jax.tree.map(jnp.float32, dict.fromkeys(modalities, nothing))
+        found = reduce_training(look, state.variables, nothing)
+        ranges = {
+            m: {
+                "mean": of["sum"] / jnp.maximum(of["count"], 1),
+                "range": jnp.where(of["high"] > of["low"], of["high"] - of["low"], 1),
+            }
+            for m, of in found.items()
+        }
+        return state.replace(params=_with_heads(state.params, {"scaling": ranges}))
 
     def learn_views(state: TrainState, batch: Batch, info: StepInfo) -> tuple[TrainState, Metrics]:
         x, present, valid = views_of(state.variables, batch), batch["present"], batch["valid"]
         h = state.method_state["latents"][batch["index"]]
         occurs = dict(zip(modalities, present.any(0), strict=True))
+        size = (
+            switches.view_steps * (1 + masked_mean((h**2).sum(1), valid))
+            if switches.normalized
+            else 1
+        )
 
         def objective(heads):
             losses = cpm.reconstruction([heads[m] for m in modalities], h, x, present)
             losses = shared_out(losses, valid)
-            return losses.mean(), losses
+            return losses.mean() / size, losses
 
         def step(carry, _):
             heads, opt_state = carry
@@ -135,6 +177,9 @@ def build(switches: Any, encoders: Encoders, optimizer: Optimizer, task: Task) -
             opt_state=_with_heads(state.opt_state, opt_state),
         )
         return state, _metrics(losses[0], scores, batch)
+
+    def learn_views_further(state: TrainState, batch: Batch, info: StepInfo):
+        return learn_views(state, batch, info._replace(epoch=task.epochs - 1))
 
     def learn_latents(
         state: TrainState, batch: Batch, info: StepInfo
@@ -192,10 +237,22 @@ def build(switches: Any, encoders: Encoders, optimizer: Optimizer, task: Task) -
         return [f"numbers of each view: {', '.join(sizes)}; no encoder is trained"]
 
     phases = (Phase("views", learn_views), Phase("latents", learn_latents))
-    stages = (Stage("latents", task.epochs, phases),)
+    stages = (Stage("latents", task.epochs, phases, scale),)
     if switches.retune:
-        stages += (Stage("retune", max(1, round(RETUNE_SHARE * task.epochs)), phases[:1]),)
+        retune = (Phase("views", learn_views_further),)
+        stages += (Stage("retune", max(1, round(RETUNE_SHARE * task.epochs)), retune),)
     return Method("cpm_net", modalities, C, init, stages, predict, joint_fusion, describe)
+
+
+def _looked_at(seen: dict[str, jax.Array], x: jax.Array, present: jax.Array) -> dict[str, Any]:
+    """The sum, the count and the ends of all numbers of a view, with those of ``x: [B, F]``."""
+    mask = present[:, None]
+    return {
+        "sum": seen["sum"] + jnp.where(mask, x, 0).sum(),
+        "count": seen["count"] + present.sum() * x.shape[1],
+        "low": jnp.minimum(seen["low"], jnp.where(mask, x, jnp.inf).min()),
+        "high": jnp.maximum(seen["high"], jnp.where(mask, x, -jnp.inf).max()),
+    }
 
 
 def _with_heads(tree: dict[str, Any], heads: dict[str, Any]) -> dict[str, Any]:

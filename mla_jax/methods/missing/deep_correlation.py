@@ -1,7 +1,6 @@
 """What deep CCA and its autoencoders share: see ``dcca.py`` for the method and its source."""
 
 import itertools
-import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 

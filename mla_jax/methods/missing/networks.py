@@ -14,7 +14,7 @@ from mla_jax.state import Batch
 
 STARTS = ("head_init", "normal", "kaiming")
 """Of linear layers: ``head_init`` is ``config.head_init``; the others are
-``autoencoders.init_linear``'s."""
+``autoencoders.INITIALIZATIONS``'."""
 
 LARGEST_WIDTH = 65536
 

@@ -1,0 +1,111 @@
+"""Attention over a few steps: the block of the first transformer, and gated pooling.
+
+    a = norm(x + concat_h softmax(q_h k_h' / sqrt(d_h)) v_h)        no output matrix, no biases
+    y = norm(a + W2 relu(W1 a + b1) + b2)                           four times as wide inside
+
+as in ``module.py`` of ``JaydenZeng/TATE``, which is Kyubyong Park's.  Its masks of zero vectors
+are left out: the value of a zero vector is zero, and no step that the joint blocks see is zero.
+B examples, T steps of width W.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from mla_jax.errors import UserError
+from mla_jax.functional.heads import HIGHEST, init_head
+from mla_jax.functional.shapes import check_axes
+
+Params = dict[str, Any]
+
+
+def init_block(rng: jax.Array, width: int, law: str) -> Params:
+    """The parameters of ``block``; ``law`` is one of ``heads.INITIALIZATIONS``."""
+    keys = jax.random.split(rng, 5)
+    matrices = {
+        name: init_head(key, width, width, law)["kernel"]
+        for name, key in zip(("query", "key", "value"), keys, strict=False)
+    }
+    norm = {"scale": jnp.ones((width,)), "shift": jnp.zeros((width,))}
+    return {
+        **matrices,
+        "inner": init_head(keys[3], width, 4 * width, law),
+        "outer": init_head(keys[4], 4 * width, width, law),
+        "norm_attention": dict(norm),
+        "norm_perceptron": dict(norm),
+    }
+
+
+def check_width(width: int, heads: int) -> None:
+    """Raises ``UserError`` unless the heads can share the width."""
+    if width % heads:
+        raise UserError(
+            f"method.attention_heads={heads} must divide method.width={width}: set "
+            f"method.width={-(-width // heads) * heads} or another number of heads"
+        )
+
+
+def block(
+    params: Params,
+    x: jax.Array,
+    heads: int,
+    epsilon: float,
+    kept: jax.Array | None = None,
+) -> jax.Array:
+    """``float32[B, T, W]`` of ``x: float[B, T, W]``.
+
+    ``kept: float[B, heads, T, T]`` multiplies the attention weights: dropout's 0 or 1 / share kept.
+    """
+    check_axes(x=(x, "B T W"))
+    parts = [_matmul(x, params[name]) for name in ("query", "key", "value")]
+    query, key, value = (part.reshape(*x.shape[:2], heads, -1) for part in parts)
+    scores = jnp.einsum("bthd,bshd->bhts", query, key, precision=HIGHEST)
+    weights = jax.nn.softmax(scores / jnp.sqrt(query.shape[-1]))
+    if kept is not None:
+        weights = weights * kept
+    seen = jnp.einsum("bhts,bshd->bthd", weights, value, precision=HIGHEST).reshape(x.shape)
+    x = layer_norm(params["norm_attention"], x + seen, epsilon)
+    inner = jax.nn.relu(_linear(params["inner"], x))
+    return layer_norm(params["norm_perceptron"], x + _linear(params["outer"], inner), epsilon)
+
+
+def layer_norm(params: Params, x: jax.Array, epsilon: float) -> jax.Array:
+    """Mean 0 and variance 1 over the last axis, scaled and shifted."""
+    centred = x - x.mean(-1, keepdims=True)
+    variance = (centred**2).mean(-1, keepdims=True)
+    return params["scale"] * centred * jax.lax.rsqrt(variance + epsilon) + params["shift"]
+
+
+def init_pool(rng: jax.Array, width: int, law: str) -> Params:
+    """The parameters of ``pool``."""
+    value, gate, score = jax.random.split(rng, 3)
+    return {
+        "value": init_head(value, width, width, law)["kernel"],
+        "gate": init_head(gate, width, width, law)["kernel"],
+        "score": init_head(score, width, 1, law)["kernel"],
+    }
+
+
+def pool(params: Params, x: jax.Array) -> jax.Array:
+    """``sum_t softmax_t(r' (U x_t * sigmoid(G x_t))) x_t``: ``[B, T, W]`` -> ``[B, W]``."""
+    gated = _matmul(x, params["value"]) * jax.nn.sigmoid(_matmul(x, params["gate"]))
+    weights = jax.nn.softmax(_matmul(gated, params["score"])[..., 0])
+    return (weights[..., None] * x).sum(1)
+
+
+def symmetric_divergence(a: jax.Array, b: jax.Array) -> jax.Array:
+    """KL both ways between the softmaxes of ``a, b: float[..., W]`` over the last axis: ``[...]``.
+
+    ``sum (p - q) (log p - log q)``; Keras, which TATE uses, clips p and q at 1e-7 first.
+    """
+    log_p, log_q = jax.nn.log_softmax(a), jax.nn.log_softmax(b)
+    return ((jnp.exp(log_p) - jnp.exp(log_q)) * (log_p - log_q)).sum(-1)
+
+
+def _matmul(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    return jnp.matmul(x, kernel, precision=HIGHEST)
+
+
+def _linear(layer: Params, x: jax.Array) -> jax.Array:
+    return _matmul(x, layer["kernel"]) + layer["bias"]

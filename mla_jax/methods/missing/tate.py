@@ -1,0 +1,317 @@
+"""TATE: tag-assisted transformer encoder (Zeng, Liu and Zhou, SIGIR 2022).
+
+Every modality is a step of a sequence; z_m is 0 where the modality is missing.
+
+    e_m = block_m(W_m z_m)
+    c_m = [e_m P_mk for all k != m],   one matrix P_mk = P_km an unordered pair
+    X   = [c_m; tag],  tag = (complete, missing_1, ..., missing_M), the same at every step
+    E   = block_enc(X),   D = block_dec(E),   g = gated attention pooling of E
+    o   = V (U g) + b
+    L   = CE(o, y) + 0.1 KL(E, E_guide) + 0.1 KL(D, X) + 0.1 mean |tag - sigmoid(g_tag)|
+          + 1e-5 / 2 ||(V, b)||^2
+
+KL is symmetric, between softmaxes over the features of a step, and a mean over steps; g_tag is the
+part of g in the tag's place.  Stage ``guide`` trains the same network on whole inputs, without the
+guide's term.  Stage ``missing`` goes on from there on what masks leave, and E_guide is what a
+frozen copy of the guide makes of the whole inputs.  A modality that the data itself lacks adds
+nothing to the guide's term.
+
+Source: ``iemocap/network.py`` and ``module.py`` of ``JaydenZeng/TATE``; of the paper only what its
+code says.  It has no encoders but sequences of precomputed features, 300 steps in all; here the
+injected encoder makes one vector, so a modality is one step.  It has no positions, and neither has
+this.  For M modalities P_mk is d x d/(M - 1), 300 x 150 there; with one modality c_m = e_m.  Pairs
+and tags are in the order of the modalities' names, so that their order in the configuration means
+nothing; zeros fill the tag up so that the heads divide the width.  ``width`` 0 means feature_dim,
+``missing_epochs`` 0 as many as the guide's.  Published: Adam 1e-3, width 300, batches of 32.
+
+``released`` follows the code where it slips: every example has the last tag (``self.flag[i] == -1``
+compares a tensor with a number, which is False; quirk i), the guide sees the masked inputs (quirk
+iii), and the tag's and the classifier's terms, which do not grow with the batch as all others do,
+weigh 1/32.  Two slips are not repeated: its dropout stays on in tests (quirk ii), and LayerNorm's
+epsilon of 1e-8, at a vector of zeros, multiplies gradients by 10,000, which Adam forgives and SGD
+does not.  MOSI's code has ten times the L2 weight.
+"""
+
+import itertools
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from mla_jax.encoders import Encoders
+from mla_jax.functional import attention
+from mla_jax.functional.heads import HIGHEST, apply_head, init_head
+from mla_jax.functional.losses import accuracy, cross_entropy, shared_out
+from mla_jax.functional.optimizers import Optimizer, StepInfo
+from mla_jax.methods.base import Method, Phase, ReduceTraining, Stage, Task
+from mla_jax.methods.joint import Features, joint_fusion, visible
+from mla_jax.state import Batch, Metrics, Prediction, TrainState
+
+FIDELITY: dict[str, dict[str, Any]] = {
+    "paper": {
+        "width": 0,
+        "attention_heads": 4,
+        "dropout": 0.2,
+        "norm_epsilon": 1e-5,
+        "guide_weight": 0.1,
+        "decoder_weight": 0.1,
+        "tag_weight": 0.1,
+        "l2_weight": 1e-5,
+        "missing_epochs": 0,
+        "tags": "real",
+        "guide_input": "whole",
+    },
+    "released": {
+        "tag_weight": 0.1 / 32,
+        "l2_weight": 1e-5 / 32,
+        "tags": "last",
+        "guide_input": "masked",
+    },
+}
+CHOICES = {"tags": ("real", "last"), "guide_input": ("whole", "masked")}
+LIMITS = {
+    "width": (0, 100_000),
+    "attention_heads": (1, 1000),
+    "dropout": (0, 0.99),
+    "norm_epsilon": (1e-12, 1),
+    **dict.fromkeys(("guide_weight", "decoder_weight", "tag_weight", "l2_weight"), (0, math.inf)),
+    "missing_epochs": (0, 1_000_000),
+}
+HANDLES_MISSING = True
+SEES_HIDDEN = True
+
+
+class Pass(NamedTuple):
+    """One pass through the network."""
+
+    steps: jax.Array
+    """X, ``float32[B, M, W]``."""
+    encoded: jax.Array
+    """E, ``float32[B, M, W]``."""
+    pooled: jax.Array
+    """g, ``float32[B, W]``."""
+    logits: jax.Array
+
+
+def build(switches: Any, encoders: Encoders, optimizer: Optimizer, task: Task) -> Method:
+    """TATE over any number of modalities."""
+    modalities, M = encoders.modalities, len(encoders.modalities)
+    network = Network(switches, encoders, task)
+    epsilon, heads_of = switches.norm_epsilon, switches.attention_heads
+
+    def init(rng: jax.Array, batch: Batch) -> TrainState:
+        encoder_rng, head_rng = jax.random.split(rng)
+        encoder_params, batch_stats = encoders.init(encoder_rng, batch["inputs"])
+        params = {"encoder": encoder_params, "head": network.init(head_rng)}
+        opt_state = {
+            group: {key: optimizer.init(module) for key, module in modules.items()}
+            for group, modules in params.items()
+        }
+        nobody = jax.tree.map(jnp.zeros_like, {"params": params, "batch_stats": batch_stats})
+        key = jax.random.key_data(jax.random.fold_in(rng, 2))
+        return TrainState(params, batch_stats, opt_state, {"dropout": key, "guide": nobody})
+
+    def update(state: TrainState, batch: Batch, info: StepInfo, guided: bool):
+        shown = {**batch, **(batch if guided else batch["whole"])}
+        present, valid, label = shown["present"], batch["valid"], batch["label"]
+        kept = network.kept(state.method_state["dropout"], batch, info)
+        target = guide_of(state, batch) if guided else None
+
+        def objective(params):
+            z, stats = encoders.features(params["encoder"], state.batch_stats, shown, train=True)
+            heads = params["head"]
+            found = network(heads, visible(z, present, modalities), present, kept)
+            decoded = attention.block(
+                heads["decoder"], found.encoded, heads_of, epsilon, kept and kept["decoder"]
+            )
+            of_steps = attention.symmetric_divergence(decoded, found.steps).mean(1)
+            losses = cross_entropy(found.logits, label) + switches.decoder_weight * of_steps
+            losses += switches.tag_weight * network.tag_loss(found.pooled, present)
+            classifier = sum((leaf**2).sum() for leaf in jax.tree.leaves(heads["classifier"]))
+            losses += switches.l2_weight / 2 * classifier
+            if guided:
+                has, tokens = batch["whole"]["present"], found.encoded
+                apart = attention.symmetric_divergence(tokens, target)
+                mean = jnp.where(has, apart, 0).sum(1) / jnp.maximum(has.sum(1), 1)
+                losses += switches.guide_weight * mean
+            losses = shared_out(losses, valid)
+            return losses.mean(), (losses, found.logits, stats)
+
+        grad = jax.value_and_grad(objective, has_aux=True)
+        (loss, (losses, logits, stats)), gradients = grad(state.params)
+        occurs = dict(zip(modalities, present.any(0), strict=True))
+        params, opt_state = {}, {}
+        for group, modules in state.params.items():
+            stepped = {
+                key: optimizer.step(
+                    gradients[group][key],
+                    state.opt_state[group][key],
+                    module,
+                    info,
+                    where=occurs.get(key),
+                )
+                for key, module in modules.items()
+            }
+            params[group] = {key: new for key, (new, _) in stepped.items()}
+            opt_state[group] = {key: new for key, (_, new) in stepped.items()}
+        metrics = {
+            "loss": loss,
+            "accuracy": accuracy(logits, label, valid),
+            "examples": valid.sum(),
+            "example_loss": losses,
+        }
+        return TrainState(params, stats, opt_state, state.method_state), metrics
+
+    def guide_of(state: TrainState, batch: Batch) -> jax.Array:
+        """E of the guide, ``float32[B, M, W]``."""
+        guide = state.method_state["guide"]
+        whole = batch["whole"] if switches.guide_input == "whole" else batch
+        frozen = guide["params"]["encoder"], guide["batch_stats"]
+        z, _ = encoders.features(*frozen, whole, train=False)
+        z = visible(z, whole["present"], modalities)
+        return network(guide["params"]["head"], z, whole["present"], None).encoded
+
+    def learn_whole(state: TrainState, batch: Batch, info: StepInfo) -> tuple[TrainState, Metrics]:
+        return update(state, batch, info, guided=False)
+
+    def learn_missing(
+        state: TrainState, batch: Batch, info: StepInfo
+    ) -> tuple[TrainState, Metrics]:
+        return update(state, batch, info, guided=True)
+
+    def freeze(state: TrainState, epoch: int, reduce_training: ReduceTraining) -> TrainState:
+        """Before the first epoch with masks: the guide is the network as it is."""
+        del reduce_training
+        if epoch:
+            return state
+        guide = jax.tree.map(jnp.copy, state.variables)  # a buffer is donated once
+        return state.replace(method_state={**state.method_state, "guide": guide})
+
+    def predict(variables: dict[str, Any], batch: Batch) -> Prediction:
+        params, present = variables["params"], batch["present"]
+        z, _ = encoders.features(params["encoder"], variables["batch_stats"], batch, train=False)
+
+        def logits(shown: jax.Array) -> jax.Array:
+            return network(params["head"], visible(z, shown, modalities), shown, None).logits
+
+        alone = present & jnp.eye(M, dtype=bool)[:, None]
+        found = jax.vmap(logits)(jnp.concatenate([present[None], alone]))
+        return Prediction(found[1:], joint=found[0])
+
+    stages = (
+        Stage("guide", task.epochs, (Phase("guide", learn_whole),)),
+        Stage(
+            "missing",
+            switches.missing_epochs or task.epochs,
+            (Phase("missing", learn_missing),),
+            freeze,
+        ),
+    )
+    return Method("tate", modalities, task.classes, init, stages, predict, joint_fusion)
+
+
+class Network:
+    """The transformer between features and logits, as functions of its parameters."""
+
+    def __init__(self, switches: Any, encoders: Encoders, task: Task):
+        self.switches, self.encoders, self.task = switches, encoders, task
+        self.names = sorted(encoders.modalities)
+        """In the order of pairs and tags."""
+        self.columns = [encoders.modalities.index(m) for m in self.names]
+        heads, M = switches.attention_heads, len(self.names)
+        self.width = switches.width or _multiple(encoders.feature_dim, heads)
+        attention.check_width(self.width, heads)
+        self.pair_width = math.ceil(self.width / max(M - 1, 1))
+        self.common = self.pair_width * (M - 1) or self.width
+        self.step_width = _multiple(self.common + 1 + M, heads)
+
+    def init(self, rng: jax.Array) -> dict[str, Any]:
+        """The heads: one a modality, one a pair, and what is common."""
+        law, D, W = self.task.head_init, self.encoders.feature_dim, self.step_width
+        key = self.encoders.key
+        heads: dict[str, Any] = {}
+        for m in self.encoders.modalities:
+            first, second = jax.random.split(key(rng, m))
+            heads[m] = {
+                "projection": init_head(first, D, self.width, law)["kernel"],
+                "block": attention.init_block(second, self.width, law),
+            }
+        for pair in itertools.combinations(self.names, 2):
+            name = "+".join(pair)
+            matrix = init_head(key(rng, name), self.width, self.pair_width, law)["kernel"]
+            heads[name] = {"projection": matrix}
+        keys = jax.random.split(jax.random.fold_in(rng, 1), 5)
+        return {
+            **heads,
+            "encoder": attention.init_block(keys[0], W, law),
+            "decoder": attention.init_block(keys[1], W, law),
+            "pool": attention.init_pool(keys[2], W, law),
+            "pooled": {"projection": init_head(keys[3], W, self.width, law)["kernel"]},
+            "classifier": init_head(keys[4], self.width, self.task.classes, law),
+        }
+
+    def __call__(
+        self,
+        heads: Mapping[str, Any],
+        features: Features,
+        present: jax.Array,
+        kept: Mapping[str, jax.Array] | None,
+    ) -> Pass:
+        """``features``: zeros where ``present: bool[B, M]`` is False; ``kept``: see there."""
+        of = (self.switches.attention_heads, self.switches.norm_epsilon)
+        tag = self.tags(present)
+        steps = []
+        for m in self.encoders.modalities:
+            x = jnp.matmul(features[m], heads[m]["projection"], precision=HIGHEST)[:, None]
+            e = attention.block(heads[m]["block"], x, *of, kept and kept[m])[:, 0]
+            matrices = [heads["+".join(sorted((m, k)))]["projection"] for k in self.names if k != m]
+            common = [jnp.matmul(e, matrix, precision=HIGHEST) for matrix in matrices] or [e]
+            steps.append(jnp.concatenate([*common, tag], 1))
+        x = jnp.stack(steps, 1)
+        encoded = attention.block(heads["encoder"], x, *of, kept and kept["encoder"])
+        pooled = attention.pool(heads["pool"], encoded)
+        u = jnp.matmul(pooled, heads["pooled"]["projection"], precision=HIGHEST)
+        return Pass(x, encoded, pooled, apply_head(heads["classifier"], u))
+
+    def tags(self, present: jax.Array) -> jax.Array:
+        """``float32[B, step_width - common]`` of ``present: bool[B, M]``."""
+        missing = ~present[:, jnp.array(self.columns)]
+        bits = jnp.concatenate([~missing.any(1, keepdims=True), missing], 1)
+        if self.switches.tags == "last":
+            bits = jnp.broadcast_to(jnp.arange(bits.shape[1]) == bits.shape[1] - 1, bits.shape)
+        fill = self.step_width - self.common - bits.shape[1]
+        return jnp.pad(bits.astype(jnp.float32), ((0, 0), (0, fill)))
+
+    def tag_loss(self, pooled: jax.Array, present: jax.Array) -> jax.Array:
+        """The tag's mean error in the last places of g: ``float32[B]``."""
+        bits = 1 + len(self.names)
+        found = jax.nn.sigmoid(pooled[:, self.common : self.common + bits])
+        return jnp.abs(self.tags(present)[:, :bits] - found).mean(1)
+
+    def kept(self, key_data: jax.Array, batch: Batch, info: StepInfo) -> dict[str, Any] | None:
+        """What dropout leaves of the attention weights of each block, times 1 / (1 - rate).
+
+        A function of the run's seed, the step and the example, not of its place in the batch.
+        """
+        rate, M, heads = self.switches.dropout, len(self.names), self.switches.attention_heads
+        if not rate:
+            return None
+        key = jax.random.wrap_key_data(key_data)
+        number = jnp.asarray(info.epoch) * info.batches_per_epoch + info.batch_index
+        key = jax.random.fold_in(key, number)
+
+        def draw(index: jax.Array) -> jax.Array:
+            shape = (2 * M + 1, heads, M)
+            return jax.random.bernoulli(jax.random.fold_in(key, index), 1 - rate, shape)
+
+        drawn = jax.vmap(draw)(batch["index"]) / (1 - rate)  # [B, rows of weights, heads, M]
+        own = {m: drawn[:, 2 * M, :, i][:, :, None, None] for i, m in enumerate(self.names)}
+        rows = {"encoder": drawn[:, :M], "decoder": drawn[:, M : 2 * M]}
+        return own | {name: part.swapaxes(1, 2) for name, part in rows.items()}
+
+
+def _multiple(number: int, of: int) -> int:
+    """The smallest multiple that is no less."""
+    return -(-number // of) * of

@@ -1,0 +1,498 @@
+"""AE, CRA, MMIN and IF-MMIN: networks, losses and stages as their specification has them."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mla_jax import methods
+from mla_jax.config import fields
+from mla_jax.encoders import Encoders
+from mla_jax.encoders.small import Mlp
+from mla_jax.errors import UserError
+from mla_jax.functional import autoencoders, heads, losses
+from mla_jax.functional.optimizers import StepInfo, create_optimizer
+from mla_jax.methods import Task
+from mla_jax.methods.missing import targets
+from tests.test_method_properties import BATCH, NAMES, Prepared, dataset_of
+
+LINEAR = {"name": "features", "projection": "linear"}
+METHODS = ("ae", "cra", "mmin", "if_mmin")
+RNG = np.random.default_rng(0)
+
+
+def size(tree):
+    return sum(x.size for x in jax.tree.leaves(tree))
+
+
+def numbers(tree):
+    """The same parameters, none of them 0, in float64."""
+    return jax.tree.map(lambda x: RNG.normal(size=x.shape) / np.sqrt(len(x)), tree)
+
+
+# ---- Networks ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("widths", "blocks", "count"), [((256, 128, 64), 5, 1_694_400), ((256, 128), 2, 822_016)]
+)
+def test_counts_of_the_residual_autoencoder(widths, blocks, count):
+    def build(key):
+        return autoencoders.init_residual(key, 384, widths, blocks, "xavier")
+
+    params = jax.eval_shape(build, jax.random.key(0))
+    assert size(params) == count
+    x = jax.ShapeDtypeStruct((2, 384), jnp.float32)
+    for network in (
+        autoencoders.residual_autoencoder,
+        lambda p, x: autoencoders.invariant_autoencoder(p, x, x),
+    ):
+        output, latent = jax.eval_shape(network, params, x)
+        assert (output.shape, latent.shape) == ((2, 384), (2, widths[-1] * blocks))
+
+
+def linear(layer, x):
+    return x @ layer["kernel"] + layer["bias"]
+
+
+def leaky(x):
+    return np.where(x > 0, x, 0.01 * x)
+
+
+def relu(x):
+    return np.maximum(x, 0)
+
+
+def block(params, k, u):
+    e, d = params[f"encoder_{k}"], params[f"decoder_{k}"]
+    latent = linear(e["1"], leaky(linear(e["0"], u)))
+    return latent, linear(d["1"], relu(linear(d["0"], latent)))
+
+
+def transition(params, x):
+    return linear(params["transition"]["1"], relu(linear(params["transition"]["0"], x)))
+
+
+def equal(found, expected):
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
+
+
+def test_networks_equal_their_transcription():
+    x, h = RNG.normal(size=(2, 7, 6))
+    key = jax.random.key(0)
+    params = numbers(autoencoders.init_residual(key, 6, (5, 4), 3, "xavier"))
+    u, latents = [x], []
+    for k in range(3):
+        latent, delta = block(params, k, u[-1])
+        latents.append(latent)
+        u.append(u[-1] + delta)
+    expected = transition(params, u[-1]), np.concatenate(latents, 1)
+    equal(autoencoders.residual_autoencoder(params, x), expected)
+
+    out, latents = x, []
+    for k in range(3):
+        latent, out = block(params, k, out + h)
+        latents.append(latent)
+    expected = transition(params, out), np.concatenate(latents, 1)
+    equal(autoencoders.invariant_autoencoder(params, x, h), expected)
+
+    params = numbers(autoencoders.init_simple(key, 6, (5, 4), "xavier"))
+    e, d = params["encoder"], params["decoder"]
+    latent = leaky(linear(e["1"], leaky(linear(e["0"], x))))
+    output = relu(linear(d["1"], leaky(linear(d["0"], latent))))
+    equal(autoencoders.simple_autoencoder(params, x), (output, latent))
+    assert (output == 0).any() and (output >= 0).all() and (latent < 0).any()
+
+    params = numbers(autoencoders.init_layers(key, (6, 5, 4, 3), "xavier"))
+    deep = relu(linear(params["1"], relu(linear(params["0"], x))))
+    equal([autoencoders.perceptron(params, x)], [linear(params["2"], deep)])
+    deep = leaky(linear(params["1"], leaky(linear(params["0"], x))))
+    equal([autoencoders.leaky_layers(params, x)], [leaky(linear(params["2"], deep))])
+
+
+def test_leaky_relu_has_pytorchs_slope_at_zero():
+    slopes = jax.vmap(jax.grad(autoencoders.leaky_relu))(jnp.asarray([-1.0, 0.0, 1.0]))
+    np.testing.assert_allclose(slopes, [0.01, 0.01, 1])
+
+
+@pytest.mark.parametrize(("name", "deviation"), [("normal", 0.02), ("kaiming", np.sqrt(2 / 200))])
+def test_published_starts(name, deviation):
+    layers = autoencoders.init_layers(jax.random.key(0), (200, 100, 50), name)
+    assert np.std(layers["0"]["kernel"]) == pytest.approx(deviation, rel=0.05)
+    assert not layers["0"]["bias"].any()
+    assert (layers["1"]["kernel"] != layers["0"]["kernel"][:100, :50]).all()
+
+
+@pytest.mark.parametrize("name", heads.INITIALIZATIONS)
+def test_the_other_starts_are_those_of_heads(name):
+    """The same moments and the same largest value."""
+    (layer,) = autoencoders.init_layers(jax.random.key(0), (200, 100), name).values()
+    head = heads.init_head(jax.random.key(1), 200, 100, name)
+    for part in ("kernel", "bias"):
+        assert np.std(layer[part]) == pytest.approx(np.std(head[part]), rel=0.1)
+        tolerance = 0.2 if "untruncated" in name else 0.05
+        assert np.abs(layer[part]).max() == pytest.approx(np.abs(head[part]).max(), rel=tolerance)
+
+
+def test_dropout_depends_on_the_example_and_on_nothing_else():
+    keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.key(0), i))(jnp.arange(64))
+    drop, x = autoencoders.dropout(keys, 0.25), np.ones((64, 100), np.float32)
+    kept = drop(x, 0)
+    np.testing.assert_allclose(np.unique(kept), [0, 1 / 0.75])
+    assert np.mean(kept) == pytest.approx(1, abs=0.03)
+    np.testing.assert_array_equal(autoencoders.dropout(keys[5:9], 0.25)(x[5:9], 0), kept[5:9])
+    assert (drop(x, 1) != kept).any()
+    assert (kept[0] != kept[1]).any()
+    np.testing.assert_array_equal(autoencoders.dropout(keys, 0.0)(x, 0), x)
+
+
+# ---- CMD ---------------------------------------------------------------------------------------
+
+
+def golden():
+    i, j = np.arange(8)[:, None], np.arange(2)
+    return ((3 * i + 4 * j) % 13) / 5, ((7 * i + 2 * j) % 11) / 4
+
+
+def test_central_moment_discrepancy():
+    x, y = golden()
+    with jax.enable_x64(True):
+        found = losses.central_moment_discrepancy(jnp.asarray(x), jnp.asarray(y), 5)
+    assert float(found) == pytest.approx(1.0598934, abs=1e-7)
+    garbage = np.full((3, 2), 1e30)
+    masked = losses.central_moment_discrepancy(
+        np.concatenate([garbage, x]),
+        np.concatenate([y, garbage]),
+        5,
+        np.arange(11) >= 3,
+        np.arange(11) < 8,
+    )
+    assert float(masked) == pytest.approx(1.0598934, rel=1e-5)
+
+
+def test_samples_that_are_alike_or_empty_have_no_discrepancy_and_a_finite_gradient():
+    x, _ = golden()
+    for mask in (np.ones(8, bool), np.zeros(8, bool)):
+        value, gradient = jax.value_and_grad(losses.central_moment_discrepancy)(
+            jnp.asarray(x), jnp.asarray(x), 5, mask
+        )
+        assert value == 0 and not gradient.any()
+
+
+# ---- Raw vectors -------------------------------------------------------------------------------
+
+
+def test_raw_vectors_are_inputs_where_they_are_short_and_numbers():
+    encoders = Encoders({m: Mlp(4, 2) for m in "abcd"}, 4)
+    rng = np.random.default_rng(0)
+    inputs = {
+        "a": rng.normal(size=(3, 2, 5)).astype(np.float32),
+        "b": rng.integers(0, 9, (3, 6)).astype(np.int32),
+        "c": rng.integers(0, 9, (3, 8, 8, 1)).astype(np.uint8),
+        "d": rng.normal(size=(3, 4097)).astype(np.float32),
+    }
+    kinds = targets.raw_or_features(encoders, inputs)
+    assert kinds == {"a": "input", "b": "features", "c": "features", "d": "features"}
+    assert targets.raw_widths(encoders, inputs) == {"a": 10, "b": 4, "c": 4, "d": 4}
+    params, batch_stats = encoders.init(jax.random.key(0), inputs)
+
+    def total(params):
+        variables = {"params": {"encoder": params}, "batch_stats": batch_stats}
+        found = targets.raw_vectors(encoders, variables, inputs)
+        return sum(x.sum() for x in found.values()), found
+
+    gradient, found = jax.grad(total, has_aux=True)(params)
+    assert not any(x.any() for x in jax.tree.leaves(gradient))
+    np.testing.assert_array_equal(found["a"], inputs["a"].reshape(3, -1))
+    z, _ = encoders.apply("b", params["b"], batch_stats["b"], inputs["b"], train=False)
+    np.testing.assert_allclose(found["b"], z, rtol=1e-6)
+    assert {x.dtype for x in found.values()} == {jnp.dtype("float32")}
+
+
+# ---- Sizes and calendar ------------------------------------------------------------------------
+
+
+def build(name, D=128, modalities=("audio", "text", "visual"), **switches):
+    encoders = Encoders({m: Mlp(D, 128) for m in modalities}, D)
+    block = {"name": name, "fidelity": "paper", **switches}
+    resolved = fields.ConfigDict(fields.resolve_switches(block))
+    optimizer = create_optimizer(fields.base_config().optimizer, 60)
+    return methods.create_method(resolved, encoders, optimizer, Task(4, 60, 100))
+
+
+def heads_of(method):
+    inputs = {"audio": 512, "text": 1024, "visual": 1024}
+    batch = {"inputs": {m: np.zeros((1, n), np.float32) for m, n in inputs.items()}}
+    return jax.eval_shape(method.init, jax.random.key(0), batch).params["head"]
+
+
+def perceptron_size(inputs, outputs):
+    return inputs * 128 + 128 + 128 * 128 + 128 + 128 * outputs + outputs
+
+
+def test_counts_of_the_heads_are_the_published_ones():
+    simple = sum(a * b + b for a, b in itertools.pairwise((384, 256, 128, 256, 384)))
+    decoders = {f"decoder_{m}": perceptron_size(384, n)
+                for m, n in (("audio", 512), ("text", 1024), ("visual", 1024))}  # fmt: skip
+    own = {**decoders, "classifier": perceptron_size(384, 4)}
+    cascade, student = 1_694_400, perceptron_size(320, 4)
+    expected = {
+        "ae": {**own, "autoencoder": simple},
+        "cra": {**own, "autoencoder": 822_016},
+        "mmin": {"teacher": perceptron_size(384, 4), "forward": cascade, "backward": cascade,
+                 "classifier": student},
+        "if_mmin": {"teacher": perceptron_size(768, 4), "invariant": 2 * (128 * 128 + 128),
+                    "forward": cascade, "classifier": student},
+    }  # fmt: skip
+    for name, counts in expected.items():
+        assert {k: size(head) for k, head in heads_of(build(name)).items()} == counts, name
+    # With GCNet's encoders, d_m -> 128 -> 128 -> 128, MMIN has 3,874,052 parameters.
+    student_heads = 2 * cascade + student
+    encoders = sum(perceptron_size(n, 128) for n in (512, 1024, 1024))
+    assert student_heads + encoders == 3_874_052
+
+
+def test_widths_can_be_given():
+    heads = heads_of(build("cra", layers=(256, 200, 128), blocks=3, head_layers=(7,)))
+    assert set(heads["autoencoder"]) == {
+        "transition",
+        *(f"{kind}_{k}" for kind in ("encoder", "decoder") for k in range(3)),
+    }
+    kernels = [layer["kernel"].shape for layer in heads["autoencoder"]["decoder_0"].values()]
+    assert kernels == [(128, 200), (200, 256), (256, 384)]
+    kernels = [layer["kernel"].shape for layer in heads["classifier"].values()]
+    assert kernels == [(384, 7), (7, 4)]
+    for given in ((0,), (2.5,), (True,), ("a",), (10**30,)):
+        with pytest.raises(UserError, match=r"method\.layers=.*whole numbers from 1 to"):
+            build("ae", layers=given)
+    for switch in ("dropout", "teacher_dropout"):
+        with pytest.raises(UserError, match=rf"method\.{switch} must be .* less than 1"):
+            build("mmin", **{switch: 1.0})
+
+
+def test_stages():
+    def calendar(name, **switches):
+        return [(s.name, s.epochs) for s in build(name, **switches).stages]
+
+    assert calendar("ae") == calendar("cra") == [("joint", 60)]
+    assert calendar("mmin") == [("teacher", 20), ("imagination", 60)]
+    assert calendar("if_mmin") == [("teacher", 30), ("imagination", 60)]
+    assert calendar("mmin", teacher_epochs=7)[0] == ("teacher", 7)
+
+
+# ---- Losses ------------------------------------------------------------------------------------
+
+MODALITIES = ("b", "a", "c")  # not in the order in which JAX sorts a dictionary
+PLAIN = {"method.dropout": 0.0, "encoder": LINEAR}
+TAUGHT = {**PLAIN, "method.teacher_dropout": 0.0}
+
+
+@pytest.fixture(scope="module")
+def masked():
+    """A batch of which the data lack some and masks hide more."""
+    dataset = dataset_of(NAMES[:3], 0.2)
+    batch = dataset.splits["train"].fetch(np.arange(BATCH))
+    order = [NAMES.index(m) for m in MODALITIES]
+    available = batch["present"][:, order]
+    hide = np.random.default_rng(1).random(available.shape) < 0.4
+    hidden = available & hide
+    assert hidden.any(0).all() and not available.all()
+    return {**batch, "present": available & ~hide, "available": available}
+
+
+def prepared(name, options):
+    dataset = dataset_of(NAMES[:3], 0.2)._replace(modalities=MODALITIES)
+    return Prepared(name, MODALITIES, dataset, **options)
+
+
+def float64(tree):
+    return jax.tree.map(lambda x: np.asarray(x, np.float64), tree)
+
+
+def features(encoder, batch, present):
+    """``[B, M, D]``: what linear encoders make of inputs, zero where not present."""
+    found = []
+    for i, m in enumerate(MODALITIES):
+        (layer,) = float64(encoder[m]).values()
+        found.append(linear(layer, batch["inputs"][m] * present[:, [i]].astype(np.float64)))
+    return np.stack(found, 1)
+
+
+def perceptron(layers, x):
+    layers = float64(layers)
+    for i in range(len(layers) - 1):
+        x = relu(linear(layers[str(i)], x))
+    return linear(layers[str(len(layers) - 1)], x)
+
+
+def cross_entropy(logits, label):
+    exponentials = np.exp(logits - logits.max(1, keepdims=True))
+    return -np.log(exponentials[np.arange(len(label)), label] / exponentials.sum(1))
+
+
+def check(update, state, batch, expected):
+    _, metrics = update(state, batch, StepInfo(0, 0, 6))
+    np.testing.assert_allclose(metrics["example_loss"], expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(metrics["loss"], expected.mean(), rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["ae", "cra"])
+def test_the_losses_of_reconstruction_by_hand(name, masked):
+    case = prepared(name, PLAIN)
+    ((_, (update,)),) = case.stages
+    heads, present = case.state.params["head"], masked["present"]
+    c = features(case.state.params["encoder"], masked, present).reshape(BATCH, -1)
+    network = {
+        "ae": autoencoders.simple_autoencoder,
+        "cra": autoencoders.residual_autoencoder,
+    }[name]
+    code = np.asarray(network(heads["autoencoder"], c)[0], np.float64)
+    expected = cross_entropy(perceptron(heads["classifier"], code), masked["label"])
+    weight = {"ae": 2.56, "cra": 5.12}[name]
+    for i, m in enumerate(MODALITIES):
+        error = np.square(perceptron(heads[f"decoder_{m}"], code) - masked["inputs"][m]).mean(1)
+        expected += weight * error * (masked["available"][:, i] & ~present[:, i])
+    check(update, case.state, masked, expected)
+
+
+def elementwise(errors, known):
+    """A mean over the elements of ``[B, M, D]`` of modalities that are known, shared out."""
+    return (errors.mean(2) * known).sum(1) * len(known) / known.sum()
+
+
+def test_the_losses_of_mmin_by_hand(masked):
+    case = prepared("mmin", TAUGHT)
+    (_, (teach,)), (_, (imagine,)) = case.stages
+    params, label = case.state.params, masked["label"]
+    heads, present, available = params["head"], masked["present"], masked["available"]
+    everything = features(params["encoder"], masked, available)
+    logits = perceptron(heads["teacher"], everything.reshape(BATCH, -1))
+    check(teach, case.state, masked, cross_entropy(logits, label))
+
+    teacher = jax.tree.map(lambda x: x + 0.3, params["encoder"])  # another than the student
+    method_state = {**case.state.method_state}
+    method_state["teacher"] = {**method_state["teacher"], "encoder": teacher}
+    state = case.state.replace(method_state=method_state)
+    t = features(teacher, masked, available & ~present)
+    h = features(params["encoder"], masked, present)
+    imagined, latent = autoencoders.residual_autoencoder(heads["forward"], h.reshape(BATCH, -1))
+    returned, _ = autoencoders.residual_autoencoder(heads["backward"], imagined)
+    expected = cross_entropy(perceptron(heads["classifier"], np.asarray(latent)), label)
+    expected += 4 * elementwise(np.square(t - np.asarray(imagined).reshape(h.shape)), available)
+    expected += 2 * elementwise(np.square(h - np.asarray(returned).reshape(h.shape)), available)
+    check(imagine, state, masked, expected)
+
+
+def invariant(layers, features):
+    flat = features.reshape(-1, features.shape[-1])
+    return np.asarray(autoencoders.leaky_layers(layers, flat)).reshape(features.shape)
+
+
+def test_the_losses_of_if_mmin_by_hand(masked):
+    case = prepared("if_mmin", TAUGHT)
+    (_, (teach,)), (_, (imagine,)) = case.stages
+    params, label = case.state.params, masked["label"]
+    heads, present, available = params["head"], masked["present"], masked["available"]
+    f = features(params["encoder"], masked, available)
+    H = invariant(heads["invariant"], f)
+    both = np.concatenate([f.reshape(BATCH, -1), H.reshape(BATCH, -1)], 1)
+    expected = cross_entropy(perceptron(heads["teacher"], both), label)
+    for m, n in itertools.combinations(range(3), 2):
+        x, y = H[available[:, m], m], H[available[:, n], n]
+        expected += np.asarray(losses.central_moment_discrepancy(x, y, 5)) / 3
+    check(teach, case.state, masked, expected)
+
+    changed = jax.tree.map(
+        lambda x: x + 0.3, (params["encoder"], {"invariant": heads["invariant"]})
+    )
+    teacher = {**case.state.method_state["teacher"], "encoder": changed[0], "head": changed[1]}
+    state = case.state.replace(method_state={**case.state.method_state, "teacher": teacher})
+    t = features(changed[0], masked, available & ~present)
+    H_whole = invariant(changed[1]["invariant"], features(changed[0], masked, available))
+    f = features(params["encoder"], masked, present)
+    H = invariant(heads["invariant"], f)
+    imagined, latent = autoencoders.invariant_autoencoder(
+        heads["forward"], f.reshape(BATCH, -1), H.reshape(BATCH, -1)
+    )
+    expected = cross_entropy(perceptron(heads["classifier"], np.asarray(latent)), label)
+    expected += elementwise(np.square(t - np.asarray(imagined).reshape(f.shape)), available)
+    expected += 100 * elementwise(np.square(H_whole - H), available)
+    check(imagine, state, masked, expected)
+
+
+# ---- Stages and predictions --------------------------------------------------------------------
+
+
+def same(a, b):
+    return all(map(np.array_equal, jax.tree.leaves(a), jax.tree.leaves(b)))
+
+
+@pytest.mark.parametrize(
+    ("name", "heads"), [("mmin", {"teacher"}), ("if_mmin", {"teacher", "invariant"})]
+)
+def test_the_teacher_sees_everything_hands_over_and_is_frozen(name, heads, masked):
+    case = prepared(name, {"encoder": LINEAR, "optimizer.name": "adam"})
+    (first, (teach,)), (second, (imagine,)) = case.stages
+    before = case.state
+    taught, _ = teach(before, masked, StepInfo(0, 0, 6))
+    moved = {k for k, v in taught.params["head"].items() if not same(v, before.params["head"][k])}
+    assert moved == heads
+    shown, _ = teach(before, {**masked, "present": masked["available"]}, StepInfo(0, 0, 6))
+    assert same(shown.params, taught.params), "masks hide nothing from the teacher"
+    assert first.on_epoch is None
+
+    begun = second.on_epoch(taught, 0, None)
+    teacher = begun.method_state["teacher"]
+    assert same(teacher["encoder"], taught.params["encoder"])
+    assert same(teacher["batch_stats"], taught.batch_stats)
+    assert set(teacher["head"]) == heads - {"teacher"}
+    assert same(teacher["head"], {k: taught.params["head"][k] for k in teacher["head"]})
+    assert same(begun.params, taught.params)
+    assert same(begun.opt_state, before.opt_state) and not same(begun.opt_state, taught.opt_state)
+    buffers = [x.unsafe_buffer_pointer() for x in jax.tree.leaves(begun)]
+    assert len(set(buffers)) == len(buffers), "the state could not be donated"
+    assert second.on_epoch(begun, 1, None) is begun
+
+    imagined, _ = imagine(begun, masked, StepInfo(0, 0, 6))
+    assert same(imagined.method_state, begun.method_state)
+    moved = {k for k, v in imagined.params["head"].items() if not same(v, begun.params["head"][k])}
+    assert moved == set(begun.params["head"]) - {"teacher"}
+    assert not any(
+        same(imagined.params["encoder"][m], begun.params["encoder"][m]) for m in MODALITIES
+    )
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_predictions_with_one_modality_are_those_with_all_others_absent(name, masked):
+    case = prepared(name, {})
+    batch = {k: v for k, v in masked.items() if k != "available"}
+    batch["present"] = np.ones_like(batch["present"])
+    predict = jax.jit(case.method.predict)
+    complete = predict(case.state.variables, batch)
+    for i in range(3):
+        alone = {**batch, "present": np.tile(np.arange(3) == i, (BATCH, 1))}
+        joint = predict(case.state.variables, alone).joint
+        np.testing.assert_allclose(complete.unimodal[i], joint, atol=1e-5)
+        assert np.abs(joint - complete.joint).max() > 1e-3
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_one_batch_can_be_learnt_by_heart(name, masked):
+    case = prepared(
+        name,
+        {"encoder": LINEAR, "optimizer.name": "adam", "optimizer.learning_rate": 0.01,
+         "optimizer.weight_decay": 0.0, "method.dropout": 0.0},
+    )  # fmt: skip
+    state = case.state
+    for stage, (update,) in case.stages:
+        if stage.on_epoch:
+            state = stage.on_epoch(state, 0, None)
+        first = None
+        for _ in range(150):
+            state, metrics = update(state, masked, StepInfo(0, 0, 1))
+            first = first or float(metrics["loss"])
+    assert float(metrics["accuracy"]) >= 15 / 16
+    assert float(metrics["loss"]) < 0.5 * first
