@@ -11,13 +11,14 @@ import numpy as np
 import pytest
 
 from mla_jax.parity import __main__ as parity
-from mla_jax.parity import compare, fixtures, ours, recursion, rows
+from mla_jax.parity import columns, compare, fixtures, ours, recursion, rows
 from mla_jax.parity.columns import COLUMNS, MLA
 from mla_jax.parity.ours.compiled import CompiledMethod
 
 FIXTURES = pathlib.Path(__file__).parent / "fixtures"
 OTHERS = [f"method_{name}" for name in fixtures.METHODS]
-IN_HASTE = [*OTHERS, "transformers"]
+MISSING = [f"missing_{name}" for name in columns.MISSING]
+IN_HASTE = [*OTHERS, *MISSING, "transformers"]
 NAMES = [*(f"toy_{mode}" for mode in MLA), "resnet18", "optimizers", *IN_HASTE]
 UNIMODAL, FUSED = "unimodal logits, evaluation", "fused logits"
 NO_QUANTITY = (rows.INITIAL, rows.TRAINED)
@@ -216,7 +217,7 @@ def test_a_wrong_path_names_the_missing_file_and_no_torch_is_said(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        ([], "--reference=PATH, --dimml=PATH, or both"),
+        ([], "one or several of --reference=PATH, --dimml=PATH, --gcnet=PATH"),
         (["--reference=x", "--modes=film"], "mode film is compared with a clone that --dimml=PATH"),
         (["--dimml=x", "--modes=qmf"], "mode qmf is compared with a clone that --reference=PATH"),
         (["--reference=x", "--modes=qfm"], "did you mean 'qmf'"),

@@ -2,6 +2,7 @@
 
     python -m mla_jax.parity --reference=MLA_CLONE --dimml=DIMML_CLONE --workdir=runs/parity
     python -m mla_jax.parity --reference=MLA_CLONE --modes=paper+qmf --float64
+    python -m mla_jax.parity --gcnet=GCNET_CLONE --mmin=MMIN_CLONE --if_mmin=IF_MMIN_CLONE
 
 It needs PyTorch (the extra ``parity``) and leaves the clones as they are.
 """
@@ -27,6 +28,7 @@ from mla_jax.parity.columns import BREAKS, COLUMNS, MLA, NOTES
 from mla_jax.parity.theirs import clones
 
 UNSETTLED = 3
+CLONES = clones.REPOSITORIES | clones.MISSING_REPOSITORIES
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -42,6 +44,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--dimml", default="", metavar="PATH", help="a clone of the DI-MML repository"
     )
+    for flag, repository in clones.MISSING_REPOSITORIES.items():
+        parser.add_argument(
+            f"--{flag}", default="", metavar="PATH", help=f"a clone of {repository.name}"
+        )
     parser.add_argument("--workdir", default="", metavar="DIR", help="write parity.json, parity.md")
     parser.add_argument(
         "--modes", default="",
@@ -65,8 +71,9 @@ def modes_of(chosen: argparse.Namespace) -> list[str]:
     Raises:
       UserError: no clone is given, an unknown column, or one without its clone or its break.
     """
-    if not chosen.reference and not chosen.dimml:
-        raise UserError("give a clone to compare with: --reference=PATH, --dimml=PATH, or both")
+    if not any(getattr(chosen, flag) for flag in CLONES):
+        flags = ", ".join(f"--{flag}=PATH" for flag in CLONES)
+        raise UserError(f"give clones to compare with, one or several of {flags}")
     if not chosen.modes:
         known = MLA if chosen.broken else COLUMNS
         return [name for name in known if getattr(chosen, COLUMNS[name].clone)]
@@ -96,7 +103,7 @@ def run(
     with cache, contextlib.ExitStack() as stack:
         loaded = {
             flag: stack.enter_context(clones.loaded(flag, path, double))
-            for flag in clones.REPOSITORIES
+            for flag in CLONES
             if (path := getattr(chosen, flag))
         }
         if chosen.write_fixtures:
@@ -140,6 +147,10 @@ def verdicts(
 ) -> dict[str, compare.Verdict]:
     """The cells of one column."""
     column = COLUMNS[mode]
+    if column.published:
+        found = theirs.run(loaded[column.clone], column, None, dtype)
+        own = ours.run(column, None, found, dtype)
+        return compare.compare(rows.quantities(found), own, chosen.float64)
     case = column.case(dtype, 1e-3 if chosen.broken == "epsilon" else 1e-5)
     few_ties = not chosen.float64
     found = theirs.run(loaded[column.clone], column, case, dtype, few_ties)

@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 
 from mla_jax.config import fields
 from mla_jax.convert.names import Tensors
-from mla_jax.parity import cases
+from mla_jax.parity import cases, missing
 from mla_jax.parity.cases import MODALITIES, Case
 
 TRIO = ("audio", "visual", "text")
@@ -47,8 +47,30 @@ DIMML_NOTE = (
     "DI-MML: in get_indices the device and the feature width 512, constants of its code, were "
     "those of the case; main_CFT.main ran whole for its calendar, without data and models"
 )
+ENCODER_NOTE = (
+    "AE, CRA, MMIN, IF-MMIN: dropout off; the published encoders, in Flax, were injected into our "
+    "methods; ours sees a masked batch and the whole one; each stage starts from the published "
+    "weights, and evaluation from those after training"
+)
+FRAME_NOTE = (
+    "MMIN, IF-MMIN: the text's convolutions had 8 channels and not 128, a default of their code"
+)
+FILL_NOTE = (
+    "CCA, DCCA, DCCAE: entries are filled with the published means, which are those of training, "
+    "validation and test examples together; ours would be those of the training examples"
+)
+SVM_NOTE = (
+    "the published SVM stops at a tolerance of 1e-4: its weights are compared at the minimum, by "
+    "the normal equations of the examples inside its margin, its predictions as they are"
+)
+DEEP_NOTE = (
+    "DCCA, DCCAE: codes and SVM of both sides are made from the published weights after training; "
+    "gradients of biases in front of a batch normalisation or a covariance are 0 but for rounding, "
+    "and left out"
+)
 MLA_NOTES = (DRIFT_NOTE, NAME_NOTE, PAPER_NOTE)
-NOTES = (*MLA_NOTES, TRANSFORMER_NOTE, TOY_NOTE, NOISE_NOTE, DIMML_NOTE)
+MISSING_NOTES = (ENCODER_NOTE, FRAME_NOTE, FILL_NOTE, DEEP_NOTE, SVM_NOTE)
+NOTES = (*MLA_NOTES, TRANSFORMER_NOTE, TOY_NOTE, NOISE_NOTE, DIMML_NOTE, *MISSING_NOTES)
 """In the order in which a report shows them."""
 
 BREAKS = ("epsilon", "zero_grad_drift", "projection_order")
@@ -74,6 +96,8 @@ class Column(NamedTuple):
     clone: str = "reference"
     """The flag of the command that gives the clone."""
     notes: tuple[str, ...] = ()
+    published: str = ""
+    """The name in ``theirs.missing.RUN``, where the method is one for missing modalities."""
 
     @property
     def command(self) -> Mapping[str, Any]:
@@ -197,4 +221,43 @@ DIMML = {
 }
 """``main_CFT.py``, ``main_CFT_stage2.py`` and the fusion modules of the DI-MML repository."""
 
-COLUMNS = MLA | TRANSFORMERS | JOINT | DIMML
+REDUCED = {"layers": (16, 12), "head_layers": (12, 10), "dropout": 0.0}
+IMAGINED = {**REDUCED, "layers": (16, 12, 6), "blocks": 3, "teacher_dropout": 0.0}
+PUBLISHED_BATCH = len(missing.UTTERANCES.present)
+"""By which a published sum over a batch is more than our mean."""
+
+
+def _missing(
+    title: str, kind: str, method: str, published: str, clone: str, switches: Mapping[str, Any]
+) -> Column:
+    notes = {"closed": (FILL_NOTE, SVM_NOTE), "correlation": (FILL_NOTE, SVM_NOTE, DEEP_NOTE)}
+    own = notes.get(kind, (ENCODER_NOTE,) + (() if clone == "gcnet" else (FRAME_NOTE,)))
+    return Column(
+        title, kind, method, switches=switches, modalities=(), clone=clone, notes=own,
+        published=published,
+    )  # fmt: skip
+
+
+PROJECTED = {"projections": missing.VIEWS.codes}
+MISSING = {
+    "gcnet_ae": _missing(
+        "AE", "reconstruction", "ae", "gcnet_ae", "gcnet",
+        {**REDUCED, "reconstruction_weight": 0.2 * PUBLISHED_BATCH},
+    ),
+    "gcnet_cra": _missing(
+        "CRA", "reconstruction", "cra", "gcnet_cra", "gcnet",
+        {**REDUCED, "blocks": 2, "reconstruction_weight": 0.8 * PUBLISHED_BATCH},
+    ),
+    "gcnet_mmin": _missing(
+        "MMIN, GCNet's", "imagination", "mmin", "gcnet_mmin", "gcnet",
+        {**IMAGINED, "initialization": "normal"},
+    ),
+    "mmin": _missing("MMIN", "imagination", "mmin", "mmin", "mmin", IMAGINED),
+    "if_mmin": _missing("IF-MMIN", "imagination", "if_mmin", "if_mmin", "if_mmin", IMAGINED),
+    "cca": _missing("CCA", "closed", "cca", "cca", "gcnet", PROJECTED),
+    "dcca": _missing("DCCA", "correlation", "dcca", "dcca", "gcnet", PROJECTED),
+    "dccae": _missing("DCCAE", "correlation", "dccae", "dccae", "gcnet", PROJECTED),
+}  # fmt: skip
+"""Methods for missing modalities, by GCNet's baselines and the repositories of MMIN and IF-MMIN."""
+
+COLUMNS = MLA | TRANSFORMERS | JOINT | DIMML | MISSING

@@ -1,8 +1,10 @@
 """Small files with the reference's numbers, replayed where neither it nor PyTorch is at hand.
 
     python -m mla_jax.parity --reference=PATH --dimml=PATH --write_fixtures=tests/fixtures
+    python -m mla_jax.parity --gcnet=PATH --mmin=PATH --if_mmin=PATH --write_fixtures=tests/fixtures
 
-Inputs and weights are by formula (``formula.py``), so a fixture holds outputs only.
+Inputs and weights are by formula (``formula.py``), so a fixture holds outputs only; those of
+methods for missing modalities hold what their cases start from too.
 """
 
 import pathlib
@@ -17,7 +19,7 @@ from mla_jax.convert.names import Tensors
 from mla_jax.functional.optimizers import StepInfo, create_optimizer
 from mla_jax.parity import cases, compare, formula, ours, rows, theirs
 from mla_jax.parity.cases import Case
-from mla_jax.parity.columns import COLUMNS, MLA
+from mla_jax.parity.columns import COLUMNS, MISSING, MLA, Column
 from mla_jax.parity.ours.compiled import CompiledMethod, learning_rates
 from mla_jax.parity.theirs import classifiers
 
@@ -50,7 +52,11 @@ METHODS = (
 )
 """The columns of other methods that are stored; what the rest adds is little, and takes time."""
 
-OF_COLUMNS = {f"method_{name}": name for name in METHODS} | {f"toy_{name}": name for name in MLA}
+OF_COLUMNS = {
+    **{f"method_{name}": name for name in METHODS},
+    **{f"toy_{name}": name for name in MLA},
+    **{f"missing_{name}": name for name in MISSING},
+}
 """``{file: column}``."""
 
 
@@ -66,8 +72,9 @@ def write(clones: Mapping[str, Any], path: pathlib.Path, say: Callable[[str], No
     for file, name in OF_COLUMNS.items():
         column = COLUMNS[name]
         if clone := clones.get(column.clone):
-            found = theirs.run(clone, column, column.toy(), np.float64)
-            found = {n: v for n, v in found.items() if not n.startswith(rows.INITIAL)}
+            found = theirs.run(clone, column, _case(column), np.float64)
+            if not column.published:
+                found = {n: v for n, v in found.items() if not n.startswith(rows.INITIAL)}
             _save(path / f"{file}.npz", found, say)
     if clone := clones.get("reference"):
         case, column = small_resnet_case(), COLUMNS["released"]
@@ -104,8 +111,12 @@ def replay(name: str, stored: Tensors) -> dict[str, compare.Verdict]:
         found |= {f"{name}/": ours_optimizer(name) for name in OPTIMIZERS}
     else:
         column = COLUMNS[OF_COLUMNS[name]]
-        found = ours.run(column, column.toy(), stored, np.float32)
+        found = ours.run(column, _case(column), stored, np.float32)
     return compare.compare(rows.quantities(stored), found)
+
+
+def _case(column: Column) -> Case | None:
+    return None if column.published else column.toy()
 
 
 def _replay_resnet() -> Tensors:

@@ -21,6 +21,9 @@ PATTERNS = ((1, 0, 0), (0, 1, 0), (0, 0, 1), (1, 1, 0), (1, 0, 1), (0, 1, 1), (1
 
 STEPS = 3
 
+CHANNELS = 8
+"""Of the text's convolutions; published: 128."""
+
 
 class Sizes(NamedTuple):
     """Of inputs, layers and batches."""

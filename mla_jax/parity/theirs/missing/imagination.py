@@ -22,6 +22,7 @@ A first stage has the same under the prefix ``teacher ``.  Dropout is off throug
 
 import argparse
 import contextlib
+import inspect
 import json
 import os
 import pathlib
@@ -34,7 +35,7 @@ import numpy as np
 
 from mla_jax.convert.names import Tensors
 from mla_jax.parity import missing
-from mla_jax.parity.missing import FRAMES, STEPS, UTTERANCES, Sizes
+from mla_jax.parity.missing import CHANNELS, FRAMES, STEPS, UTTERANCES, Sizes
 from mla_jax.parity.theirs.classifiers import wrapped
 from mla_jax.parity.theirs.clones import Clone, quiet
 from mla_jax.parity.theirs.published import unit_draws
@@ -94,7 +95,7 @@ def _two_stages(
     clone: Clone, name: str, teacher: str, module: Any, sizes: Sizes, dtype: Any
 ) -> Tensors:
     """The teacher on complete data, then what is initialised from it and imitates it."""
-    with _folder() as folder, _on_the_cpu(clone):
+    with _folder() as folder, _on_the_cpu(clone), _narrow(clone):
         build = _builder(clone, clone.teacher, clone.complete_data, teacher, sizes, folder)
         first = _deviations(clone, build)
         model, options = build()
@@ -292,6 +293,19 @@ def _own_class(module: Any) -> Any:
 def _on_the_cpu(clone: Clone) -> Iterator[None]:
     """The teacher stays where it is: the published loader moves it to a GPU."""
     with mock.patch.object(clone.base_model.BaseModel, "cuda", lambda model: None):
+        yield
+
+
+@contextlib.contextmanager
+def _narrow(clone: Clone) -> Iterator[None]:
+    """The text's convolutions have few channels: their number is a default that no option sets."""
+    if not hasattr(clone.teacher, "TextCNN"):
+        yield
+        return
+    build = clone.teacher.TextCNN.__init__
+    names = inspect.getfullargspec(build).args[-len(build.__defaults__) :]
+    defaults = {**dict(zip(names, build.__defaults__, strict=True)), "out_channels": CHANNELS}
+    with mock.patch.object(build, "__defaults__", tuple(defaults.values())):
         yield
 
 
