@@ -20,6 +20,9 @@ IMPOSSIBLE = (-1, math.nan, math.inf, -math.inf)
 MAY_BE_ZERO = {"ranking_weight", "duc_weight", "shared_weight", "norm_scale_std", "rate"}
 MAY_BE_ZERO |= {"alpha", "projection.alpha", "first_epoch", "last_epoch"}
 MAY_BE_ZERO |= {"split_epoch", "fusion_epochs"}  # 0: the published share
+MAY_BE_ZERO |= {"latent_dim", "width", "missing_epochs"}  # 0: that of the run
+MAY_BE_ZERO |= {"class_weight", "guide_weight", "decoder_weight", "tag_weight", "l2_weight"}
+MAY_BE_ZERO |= {"dropout"}
 
 
 def is_number(value):
