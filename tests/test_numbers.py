@@ -23,6 +23,8 @@ MAY_BE_ZERO |= {"split_epoch", "fusion_epochs", "teacher_epochs"}  # 0: the publ
 MAY_BE_ZERO |= {"reconstruction_weight", "imagination_weight", "cycle_weight"}
 MAY_BE_ZERO |= {"invariance_weight", "discrepancy_weight", "dropout", "teacher_dropout"}
 MAY_BE_ZERO |= {"projections"}  # 0: as many as published, if widths allow
+MAY_BE_ZERO |= {"latent_dim", "width", "missing_epochs"}  # 0: that of the run
+MAY_BE_ZERO |= {"class_weight", "guide_weight", "decoder_weight", "tag_weight", "l2_weight"}
 
 
 def is_number(value):

@@ -22,19 +22,23 @@ Params = dict[str, Any]
 
 def init_block(rng: jax.Array, width: int, law: str) -> Params:
     """The parameters of ``block``; ``law`` is one of ``heads.INITIALIZATIONS``."""
-    keys = jax.random.split(rng, 5)
-    matrices = {
-        name: init_head(key, width, width, law)["kernel"]
-        for name, key in zip(("query", "key", "value"), keys, strict=False)
-    }
+    attend, inner, outer = jax.random.split(rng, 3)
     norm = {"scale": jnp.ones((width,)), "shift": jnp.zeros((width,))}
     return {
-        **matrices,
-        "inner": init_head(keys[3], width, 4 * width, law),
-        "outer": init_head(keys[4], 4 * width, width, law),
+        "attend": init_matrices(jax.random.split(attend, 3), width, width, law),
+        "inner": init_head(inner, width, 4 * width, law),
+        "outer": init_head(outer, 4 * width, width, law),
         "norm_attention": dict(norm),
         "norm_perceptron": dict(norm),
     }
+
+
+def init_matrices(keys: jax.Array, rows: int, columns: int, law: str) -> jax.Array:
+    """A matrix without a bias for each of N keys: ``float32[N, rows, columns]``.
+
+    At once, because every draw that is compiled by itself takes a second of compiling.
+    """
+    return jax.vmap(lambda key: init_head(key, rows, columns, law)["kernel"])(keys)
 
 
 def check_width(width: int, heads: int) -> None:
@@ -58,8 +62,8 @@ def block(
     ``kept: float[B, heads, T, T]`` multiplies the attention weights: dropout's 0 or 1 / share kept.
     """
     check_axes(x=(x, "B T W"))
-    parts = [_matmul(x, params[name]) for name in ("query", "key", "value")]
-    query, key, value = (part.reshape(*x.shape[:2], heads, -1) for part in parts)
+    parts = jnp.einsum("btd,kde->kbte", x, params["attend"], precision=HIGHEST)
+    query, key, value = parts.reshape(3, *x.shape[:2], heads, -1)
     scores = jnp.einsum("bthd,bshd->bhts", query, key, precision=HIGHEST)
     weights = jax.nn.softmax(scores / jnp.sqrt(query.shape[-1]))
     if kept is not None:
@@ -79,17 +83,17 @@ def layer_norm(params: Params, x: jax.Array, epsilon: float) -> jax.Array:
 
 def init_pool(rng: jax.Array, width: int, law: str) -> Params:
     """The parameters of ``pool``."""
-    value, gate, score = jax.random.split(rng, 3)
+    square, score = jax.random.split(rng)
     return {
-        "value": init_head(value, width, width, law)["kernel"],
-        "gate": init_head(gate, width, width, law)["kernel"],
+        "value_and_gate": init_matrices(jax.random.split(square), width, width, law),
         "score": init_head(score, width, 1, law)["kernel"],
     }
 
 
 def pool(params: Params, x: jax.Array) -> jax.Array:
     """``sum_t softmax_t(r' (U x_t * sigmoid(G x_t))) x_t``: ``[B, T, W]`` -> ``[B, W]``."""
-    gated = _matmul(x, params["value"]) * jax.nn.sigmoid(_matmul(x, params["gate"]))
+    value, gate = params["value_and_gate"]
+    gated = _matmul(x, value) * jax.nn.sigmoid(_matmul(x, gate))
     weights = jax.nn.softmax(_matmul(gated, params["score"])[..., 0])
     return (weights[..., None] * x).sum(1)
 

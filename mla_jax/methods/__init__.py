@@ -1,14 +1,15 @@
 """The registry of training methods: a name, a module with ``FIDELITY``, ``CHOICES``, ``build``.
 
 ``CHOICES`` has the values of switches that are names, and ``LIMITS``, which a module may leave out,
-the smallest and the largest value of those that are numbers.  Three flags are False where a module
-does not set them:
+the smallest and the largest value of those that are numbers.  Flags that a module
+may set, the first three False and the last True where it does not:
 
 * ``TRAINS_ONE_MODALITY``: several modalities need a run each.
 * ``HANDLES_MISSING``: the method is about missing modalities, so ``absent=auto`` is ``skip`` under
   every fidelity.
 * ``SEES_HIDDEN``: in training the method also learns from the inputs that masks hide, which it
   finds in ``batch["whole"]``.
+* ``TRAINS_ENCODERS``: encoders learn; False where they stay as initialised or loaded.
 """
 
 from types import ModuleType

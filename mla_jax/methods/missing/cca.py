@@ -45,6 +45,7 @@ from mla_jax.methods.missing.targets import raw_vectors, raw_widths
 from mla_jax.state import Batch, Prediction, TrainState
 
 HANDLES_MISSING = True
+TRAINS_ENCODERS = False
 FIDELITY: dict[str, dict[str, Any]] = {
     "paper": {
         "projections": 0,

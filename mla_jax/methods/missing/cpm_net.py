@@ -11,8 +11,13 @@ Two phases a batch, five steps each: ``views`` minimises mean_n R_n over W, b wi
 optimiser; ``latents`` minimises sum_n R_n + lambda Lambda_n over the batch's own h_n with Adam,
 whose moments and number of steps are kept a row.  A batch of all N examples is the published
 algorithm; in a smaller one the latents of all others stand still in the class means.  The means
-count the examples that training has met.  A last stage, ``retune`` (section 2.3 of the paper),
-goes on with ``views`` alone, on the latents as they are.
+count the examples that training has met.
+
+With ``scaling=range`` a view is (x - mean) / (max - min) of all its numbers in the training set, as
+``util.py`` has it, without which the view of most numbers decides alone.  ``normalized`` divides
+the loss of W, b by ``view_steps (1 + mean |h|^2)``, so that SGD with momentum stays stable; Adam hardly
+notices, and the published form is without.  ``retune`` adds the last stage of the paper (section
+2.3): ``views`` alone, at the learning rate of the last epoch; both code bases skip it.
 
 At test time h starts from one vector, the same for everybody, and takes ``test_steps`` of Adam on
 R; its logits are o_c = <h, mean of the training latents of class c>.  A modality's own logits are
@@ -22,7 +27,7 @@ No encoder is trained: x_m is the raw vector of ``targets.py``, an input of at m
 else the encoder's features as initialised or loaded (``init_from``).  Any number of views.
 
 Source: ``util/model.py`` and ``test_hand.py`` of ``hanmenghan/CPM_Nets``, and GCNet's
-``baseline-cpmnet``.  Both skip retuning and sum R over the batch where equation 8 has the mean;
+``baseline-cpmnet``.  Both sum R over the batch where equation 8 has the mean;
 with their Adam this is the same.  They start each h of the test set at random.  The optimiser of
 W, b is the run's; published: ``optimizer.name=adam``, at 1e-2 (digits) or 1e-3 (GCNet).
 ``latent_dim`` 0 means feature_dim.  R and Lambda are weighed against each other as they are, so
@@ -178,7 +183,9 @@ def build(switches: Any, encoders: Encoders, optimizer: Optimizer, task: Task) -
         )
         return state, _metrics(losses[0], scores, batch)
 
-    def learn_views_further(state: TrainState, batch: Batch, info: StepInfo):
+    def learn_views_further(
+        state: TrainState, batch: Batch, info: StepInfo
+    ) -> tuple[TrainState, Metrics]:
         return learn_views(state, batch, info._replace(epoch=task.epochs - 1))
 
     def learn_latents(

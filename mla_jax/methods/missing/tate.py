@@ -27,14 +27,14 @@ nothing; zeros fill the tag up so that the heads divide the width.  ``width`` 0 
 ``released`` follows the code where it slips: every example has the last tag (``self.flag[i] == -1``
 compares a tensor with a number, which is False; quirk i), the guide sees the masked inputs (quirk
 iii), and the tag's and the classifier's terms, which do not grow with the batch as all others do,
-weigh 1/32.  Two slips are not repeated: its dropout stays on in tests (quirk ii), and LayerNorm's
-epsilon of 1e-8, at a vector of zeros, multiplies gradients by 10,000, which Adam forgives and SGD
-does not.  MOSI's code has ten times the L2 weight.
+weigh 1/32.  Its dropout stays on in tests (quirk ii), which is not repeated.
+LayerNorm's epsilon is 1e-8 there: at a vector of zeros it multiplies gradients by 10,000, which
+Adam forgives and SGD does not, hence ``norm_epsilon``.  MOSI's code has ten times the L2 weight.
 """
 
 import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -54,7 +54,7 @@ FIDELITY: dict[str, dict[str, Any]] = {
         "width": 0,
         "attention_heads": 4,
         "dropout": 0.2,
-        "norm_epsilon": 1e-5,
+        "norm_epsilon": 1e-2,
         "guide_weight": 0.1,
         "decoder_weight": 0.1,
         "tag_weight": 0.1,
@@ -132,8 +132,8 @@ def build(switches: Any, encoders: Encoders, optimizer: Optimizer, task: Task) -
             classifier = sum((leaf**2).sum() for leaf in jax.tree.leaves(heads["classifier"]))
             losses += switches.l2_weight / 2 * classifier
             if guided:
-                has, tokens = batch["whole"]["present"], found.encoded
-                apart = attention.symmetric_divergence(tokens, target)
+                has = batch["whole"]["present"][:, network.columns]
+                apart = attention.symmetric_divergence(found.encoded, target)
                 mean = jnp.where(has, apart, 0).sum(1) / jnp.maximum(has.sum(1), 1)
                 losses += switches.guide_weight * mean
             losses = shared_out(losses, valid)
@@ -218,8 +218,9 @@ class Network:
     def __init__(self, switches: Any, encoders: Encoders, task: Task):
         self.switches, self.encoders, self.task = switches, encoders, task
         self.names = sorted(encoders.modalities)
-        """In the order of pairs and tags."""
-        self.columns = [encoders.modalities.index(m) for m in self.names]
+        """In the order of steps, pairs and tags."""
+        self.pairs = [_pair(*pair) for pair in itertools.combinations(self.names, 2)]
+        self.columns = jnp.array([encoders.modalities.index(m) for m in self.names])
         heads, M = switches.attention_heads, len(self.names)
         self.width = switches.width or _multiple(encoders.feature_dim, heads)
         attention.check_width(self.width, heads)
@@ -230,27 +231,34 @@ class Network:
     def init(self, rng: jax.Array) -> dict[str, Any]:
         """The heads: one a modality, one a pair, and what is common."""
         law, D, W = self.task.head_init, self.encoders.feature_dim, self.step_width
-        key = self.encoders.key
-        heads: dict[str, Any] = {}
-        for m in self.encoders.modalities:
-            first, second = jax.random.split(key(rng, m))
-            heads[m] = {
-                "projection": init_head(first, D, self.width, law)["kernel"],
-                "block": attention.init_block(second, self.width, law),
-            }
-        for pair in itertools.combinations(self.names, 2):
-            name = "+".join(pair)
-            matrix = init_head(key(rng, name), self.width, self.pair_width, law)["kernel"]
-            heads[name] = {"projection": matrix}
-        keys = jax.random.split(jax.random.fold_in(rng, 1), 5)
+        keys = jax.random.split(jax.random.fold_in(rng, 1), 4)
+
+        def of_modality(key: jax.Array) -> dict[str, Any]:
+            first, second = jax.random.split(key)
+            matrix = init_head(first, D, self.width, law)["kernel"]
+            return {"projection": matrix, "block": attention.init_block(second, self.width, law)}
+
+        own = jax.vmap(of_modality)(self._keys(rng, self.names))
+        blocks = jax.vmap(lambda key: attention.init_block(key, W, law))(jax.random.split(keys[0]))
         return {
-            **heads,
-            "encoder": attention.init_block(keys[0], W, law),
-            "decoder": attention.init_block(keys[1], W, law),
-            "pool": attention.init_pool(keys[2], W, law),
-            "pooled": {"projection": init_head(keys[3], W, self.width, law)["kernel"]},
-            "classifier": init_head(keys[4], self.width, self.task.classes, law),
+            **_unstacked(own, self.names),
+            **self._init_pairs(rng),
+            **_unstacked(blocks, ["encoder", "decoder"]),
+            "pool": attention.init_pool(keys[1], W, law),
+            "pooled": {"projection": init_head(keys[2], W, self.width, law)["kernel"]},
+            "classifier": init_head(keys[3], self.width, self.task.classes, law),
         }
+
+    def _init_pairs(self, rng: jax.Array) -> dict[str, Any]:
+        """The common spaces; none with one modality."""
+        if not self.pairs:
+            return {}
+        keys, law = self._keys(rng, self.pairs), self.task.head_init
+        matrices = attention.init_matrices(keys, self.width, self.pair_width, law)
+        return _unstacked({"projection": matrices}, self.pairs)
+
+    def _keys(self, rng: jax.Array, names: Sequence[str]) -> jax.Array:
+        return jnp.stack([self.encoders.key(rng, name) for name in names])
 
     def __call__(
         self,
@@ -261,15 +269,18 @@ class Network:
     ) -> Pass:
         """``features``: zeros where ``present: bool[B, M]`` is False; ``kept``: see there."""
         of = (self.switches.attention_heads, self.switches.norm_epsilon)
-        tag = self.tags(present)
-        steps = []
-        for m in self.encoders.modalities:
-            x = jnp.matmul(features[m], heads[m]["projection"], precision=HIGHEST)[:, None]
-            e = attention.block(heads[m]["block"], x, *of, kept and kept[m])[:, 0]
-            matrices = [heads["+".join(sorted((m, k)))]["projection"] for k in self.names if k != m]
-            common = [jnp.matmul(e, matrix, precision=HIGHEST) for matrix in matrices] or [e]
-            steps.append(jnp.concatenate([*common, tag], 1))
-        x = jnp.stack(steps, 1)
+        own = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(heads[m] for m in self.names))
+        z = jnp.stack([features[m] for m in self.names])
+        x = jnp.matmul(z, own["projection"], precision=HIGHEST)[:, :, None]
+        blocks = jax.vmap(lambda params, x, kept: attention.block(params, x, *of, kept))
+        e = blocks(own["block"], x, kept and kept["own"])[:, :, 0]  # [M, B, d]
+        if self.pairs:
+            matrices = [
+                [heads[_pair(m, k)]["projection"] for k in self.names if k != m] for m in self.names
+            ]
+            e = jnp.einsum("mbd,mkdp->mbkp", e, jnp.array(matrices), precision=HIGHEST)
+        tag = jnp.broadcast_to(self.tags(present), (*e.shape[:2], self.step_width - self.common))
+        x = jnp.concatenate([e.reshape(*e.shape[:2], -1), tag], 2).swapaxes(0, 1)
         encoded = attention.block(heads["encoder"], x, *of, kept and kept["encoder"])
         pooled = attention.pool(heads["pool"], encoded)
         u = jnp.matmul(pooled, heads["pooled"]["projection"], precision=HIGHEST)
@@ -277,7 +288,7 @@ class Network:
 
     def tags(self, present: jax.Array) -> jax.Array:
         """``float32[B, step_width - common]`` of ``present: bool[B, M]``."""
-        missing = ~present[:, jnp.array(self.columns)]
+        missing = ~present[:, self.columns]
         bits = jnp.concatenate([~missing.any(1, keepdims=True), missing], 1)
         if self.switches.tags == "last":
             bits = jnp.broadcast_to(jnp.arange(bits.shape[1]) == bits.shape[1] - 1, bits.shape)
@@ -303,13 +314,22 @@ class Network:
         key = jax.random.fold_in(key, number)
 
         def draw(index: jax.Array) -> jax.Array:
-            shape = (2 * M + 1, heads, M)
+            shape = (heads, 2 * M + 1, M)
             return jax.random.bernoulli(jax.random.fold_in(key, index), 1 - rate, shape)
 
-        drawn = jax.vmap(draw)(batch["index"]) / (1 - rate)  # [B, rows of weights, heads, M]
-        own = {m: drawn[:, 2 * M, :, i][:, :, None, None] for i, m in enumerate(self.names)}
-        rows = {"encoder": drawn[:, :M], "decoder": drawn[:, M : 2 * M]}
-        return own | {name: part.swapaxes(1, 2) for name, part in rows.items()}
+        drawn = jax.vmap(draw)(batch["index"]) / (1 - rate)
+        own = drawn[:, :, 2 * M].transpose(2, 0, 1)[..., None, None]
+        return {"own": own, "encoder": drawn[:, :, :M], "decoder": drawn[:, :, M : 2 * M]}
+
+
+def _pair(one: str, other: str) -> str:
+    """The name of an unordered pair."""
+    return "+".join(sorted((one, other)))
+
+
+def _unstacked(tree: Any, names: Sequence[str]) -> dict[str, Any]:
+    """A tree for each name from one whose leaves have them along their first axis."""
+    return {name: jax.tree.map(lambda leaf, i=i: leaf[i], tree) for i, name in enumerate(names)}
 
 
 def _multiple(number: int, of: int) -> int:
