@@ -178,6 +178,20 @@ def test_the_fill_is_the_mean_of_the_observed_training_entries(name):
 
 
 @pytest.mark.parametrize("name", METHODS)
+def test_closed_forms_see_nothing_of_what_is_absent(name):
+    """Other numbers in the place of absent inputs, and NaN, leave the solution as it is."""
+    case = trained(name, missing=0.4)
+    split = case.split
+    holes = {
+        m: np.where(split.present[:, [i]], split.inputs[m], np.nan).astype(np.float32)
+        for i, m in enumerate("ab")
+    }
+    reduce = TrainingReduction(split._replace(inputs=holes), BATCH, case.program.placement)
+    found = case.method.stages[-1].on_epoch(case.state, 0, reduce)
+    jax.tree.map(np.testing.assert_array_equal, case.state.params, found.params)
+
+
+@pytest.mark.parametrize("name", METHODS)
 def test_a_missing_entry_is_predicted_as_its_mean(name):
     case = trained(name, missing=0.4)
     test = {**case.test, "present": np.ones((40, 2), bool)}

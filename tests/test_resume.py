@@ -100,9 +100,11 @@ def straight(tmp_path_factory):
 
 
 INSIDE, AT_THE_END = PER_EPOCH + 9, PER_EPOCH - 1
-CUTS = [(method, INSIDE) for method in methods.REGISTRY]
+CUTS = [(method, 9 if method == "cca" else INSIDE) for method in methods.REGISTRY]
 CUTS += [("mla", AT_THE_END), ("dimml", AT_THE_END), ("dimml", 3 * PER_EPOCH + 4)]
-"""DI-MML splits its dimensions after epoch 1 and is in its second stage after epoch 3."""
+CUTS += [("dcca", 3 * PER_EPOCH - 1), ("dcca", 3 * PER_EPOCH + 4)]
+"""CCA has one epoch.  DI-MML splits its dimensions after epoch 1 and is in its second stage after
+epoch 3; DCCA fits its SVM after epoch 3."""
 
 
 @pytest.mark.parametrize(("method", "batch"), CUTS)

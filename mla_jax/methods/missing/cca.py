@@ -62,6 +62,7 @@ LIMITS = {
     "regularization": (0, math.inf),
     "svm_cost": (0, math.inf),
 }
+DEPENDS_ON_EPOCHS = "cca is solved in one epoch, whatever their number"
 PUBLISHED_PROJECTIONS = 10
 
 
