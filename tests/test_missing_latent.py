@@ -39,7 +39,10 @@ def test_a_class_without_another_example_does_not_count():
 
 def test_the_quadratic_form_has_the_gradient_of_the_reconstruction():
     rng = np.random.default_rng(0)
-    draw = lambda *shape: jnp.asarray(rng.normal(size=shape), jnp.float32)
+
+    def draw(*shape):
+        return jnp.asarray(rng.normal(size=shape), jnp.float32)
+
     heads = [{"kernel": draw(K, f), "bias": draw(f)} for f in (4, 7)]
     views, h = [draw(N, 4), draw(N, 7)], draw(N, K)
     observed = jnp.asarray(rng.random((N, 2)) < 0.6)
@@ -89,7 +92,10 @@ def test_a_batch_of_all_examples_is_the_published_algorithm():
     x = [np.float64(batch["inputs"][m]) for m in "ab"]
     h = np.float64(state.method_state["latents"])
     heads = [jax.tree.map(np.float64, state.params["head"][m]) for m in "ab"]
-    none = lambda p: {"t": 0, "m": np.zeros_like(p), "v": np.zeros_like(p)}
+
+    def none(p):
+        return {"t": 0, "m": np.zeros_like(p), "v": np.zeros_like(p)}
+
     of_heads = [{k: none(head[k]) for k in head} for head in heads]
     of_h = none(h)
     for epoch in range(4):
@@ -139,7 +145,7 @@ def test_the_widths_of_tate(count):
 
 
 def test_heads_that_do_not_divide_the_width_are_refused():
-    with pytest.raises(UserError, match="method.attention_heads=4 must divide method.width=10"):
+    with pytest.raises(UserError, match=r"method\.attention_heads=4 must divide method\.width=10"):
         program_of("tate", **{"method.width": 10})
 
 

@@ -15,9 +15,9 @@ count the examples that training has met.
 
 With ``scaling=range`` a view is (x - mean) / (max - min) of all its numbers in the training set, as
 ``util.py`` has it, without which the view of most numbers decides alone.  ``normalized`` divides
-the loss of W, b by ``view_steps (1 + mean |h|^2)``, so that SGD with momentum stays stable; Adam hardly
-notices, and the published form is without.  ``retune`` adds the last stage of the paper (section
-2.3): ``views`` alone, at the learning rate of the last epoch; both code bases skip it.
+the loss of W, b by ``view_steps (1 + mean |h|^2)``, so that SGD with momentum stays stable; Adam
+hardly notices, and the published form is without.  ``retune`` adds the last stage of the paper
+(section 2.3): ``views`` alone, at the learning rate of the last epoch; both code bases skip it.
 
 At test time h starts from one vector, the same for everybody, and takes ``test_steps`` of Adam on
 R; its logits are o_c = <h, mean of the training latents of class c>.  A modality's own logits are
