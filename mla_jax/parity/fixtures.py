@@ -18,7 +18,7 @@ from ml_collections import ConfigDict
 from mla_jax.config import fields
 from mla_jax.convert.names import Tensors
 from mla_jax.functional.optimizers import StepInfo, create_optimizer
-from mla_jax.parity import cases, compare, formula, ours, rows, theirs
+from mla_jax.parity import cases, compare, formula, missing_view_rows, ours, rows, theirs
 from mla_jax.parity.cases import Case
 from mla_jax.parity.columns import COLUMNS, MISSING, MLA, Column
 from mla_jax.parity.ours.compiled import CompiledMethod, learning_rates
@@ -76,7 +76,8 @@ def write(clones: Mapping[str, Any], path: pathlib.Path, say: Callable[[str], No
         if clone := clones.get(column.clone):
             found = theirs.run(clone, column, _case(column), np.float64)
             if column.published:
-                found = packed(found)
+                steady = missing_view_rows.steady if column.kind == "correlation" else dict
+                found = packed(steady(found))
             else:
                 found = {n: v for n, v in found.items() if not n.startswith(rows.INITIAL)}
             _save(path / f"{file}.npz", found, say)
