@@ -2,6 +2,7 @@
 
 import math
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -9,7 +10,12 @@ from ml_collections import ConfigDict
 
 from mla_jax.config import fields
 from mla_jax.errors import UserError
-from mla_jax.functional.optimizers import StepInfo, create_optimizer, learning_rate_schedule
+from mla_jax.functional.optimizers import (
+    StepInfo,
+    clip_by_norm,
+    create_optimizer,
+    learning_rate_schedule,
+)
 
 STEPS = 60
 
@@ -159,3 +165,14 @@ def test_the_rate_is_read_from_the_clock_not_from_a_count_of_steps():
 def test_what_cannot_be(changes, words):
     with pytest.raises(UserError, match=words):
         create_optimizer(options(**changes), epochs=1)
+
+
+def test_gradients_are_clipped_as_pytorch_does():
+    """``torch.nn.utils.clip_grad_norm_``, which adds 1e-6 to the norm."""
+    gradients = {"kernel": jnp.array([[3.0, 0.0], [0.0, 4.0]]), "bias": jnp.array([12.0])}
+    for largest, scale in ((2.0, 2 / (13 + 1e-6)), (20.0, 1.0)):
+        clipped, _ = clip_by_norm(largest).update(gradients, ())
+        for name, value in gradients.items():
+            np.testing.assert_allclose(clipped[name], scale * value, rtol=3e-7)
+    nothing = jax.tree.map(jnp.zeros_like, gradients)
+    assert not any(leaf.any() for leaf in jax.tree.leaves(clip_by_norm(2.0).update(nothing, ())[0]))

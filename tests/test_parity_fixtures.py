@@ -27,7 +27,7 @@ NO_QUANTITY = (rows.INITIAL, rows.TRAINED)
 @functools.cache
 def stored(name):
     with np.load(FIXTURES / f"{name}.npz") as file:
-        return {key: file[key] for key in file.files}
+        return fixtures.unpacked({key: file[key] for key in file.files})
 
 
 @pytest.fixture

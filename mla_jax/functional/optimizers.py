@@ -82,7 +82,8 @@ def clip_by_norm(largest: float) -> optax.GradientTransformation:
 
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
         del params
-        scale = jnp.minimum(largest / (optax.global_norm(updates) + 1e-6), 1)
+        norm = jnp.sqrt(sum(jnp.square(u).sum() for u in jax.tree.leaves(updates)))
+        scale = jnp.minimum(largest / (norm + 1e-6), 1)
         return jax.tree.map(lambda u: u * scale.astype(u.dtype), updates), state
 
     return optax.GradientTransformation(optax.init_empty_state, update)

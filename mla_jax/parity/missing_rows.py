@@ -73,7 +73,17 @@ def _of_stage(found: Tensors, ending: str, own: Mapping[str, str]) -> Tensors:
         made[at] = found[f"loss/total, step {step}"]
     made |= gradients(named("gradient/"), ending)
     made |= rows.with_prefix(named("trained/"), f"parameters after {STEPS}{ending}/")
+    if is_linear(found["rates/"]):
+        made[f"learning rates{ending}/"] = found["rates/"]
     return made | evaluation(found["evaluation/logits"], ending)
+
+
+def is_linear(rates: np.ndarray) -> bool:
+    """Whether a rate is constant for a fifth of the epochs and then falls, as GCNet trains.
+
+    That is ``optimizer.schedule=linear``.  The other repositories fall after half of them.
+    """
+    return bool(5 * np.sum(rates == rates[0]) == len(rates))
 
 
 def gradients(tensors: Tensors, ending: str = "") -> Tensors:

@@ -62,11 +62,13 @@ def _of_training(found: Tensors) -> Tensors:
     slopes = missing_names.named(rows.without_prefix(found, "gradient/"), {})
     last = missing_names.named(rows.without_prefix(found, "trained/"), {})
     made |= sloping(gradients(slopes)) | rows.with_prefix(last, f"parameters after {STEPS}/")
+    statistics: Tensors = {}
     for name, value in rows.without_prefix(found, "statistics/").items():
         if "running" in name and not name.startswith("decoder"):
             own = missing_names.ours(name, {}, 1).removeprefix("encoder/")
-            made[f"batch statistics after {STEPS}/batch_stats/{own}"] = value
-    return made
+            statistics[f"batch_stats/{own}"] = value
+    made |= rows.with_prefix(statistics, f"batch statistics after {STEPS}/")
+    return made | rows.with_prefix(last | statistics, rows.TRAINED)
 
 
 def sloping(found: Tensors) -> Tensors:
@@ -77,6 +79,17 @@ def sloping(found: Tensors) -> Tensors:
     return {
         n: v for n, v in found.items() if not n.endswith("/bias") or "norm" in n or "output" in n
     }
+
+
+def steady(found: Tensors) -> Tensors:
+    """What float32 can hold of the rows: without what follows gradients that are rounding.
+
+    Adam makes steps of full size of them, unless the decay outweighs them, as it does in float64.
+    """
+    after = (f"parameters after {STEPS}", f"batch statistics after {STEPS}")
+    moved = {n: v for n, v in found.items() if n.startswith(after)}
+    kept = {n for n in sloping(moved) if not n.endswith("/mean")}
+    return {n: v for n, v in found.items() if n not in moved or n in kept}
 
 
 def _of_projections(found: Tensors) -> Tensors:

@@ -12,7 +12,7 @@ from flax import traverse_util
 from mla_jax.config import fields
 from mla_jax.convert.names import Tensors
 from mla_jax.encoders import Encoders
-from mla_jax.functional.optimizers import StepInfo, create_optimizer
+from mla_jax.functional.optimizers import StepInfo, create_optimizer, learning_rate_schedule
 from mla_jax.methods import Task, create_method
 from mla_jax.parity import missing_rows, rows
 from mla_jax.parity.cases import nested
@@ -43,6 +43,7 @@ class OneStage:
             weight_decay=float(settings["weight_decay"]),
             clip_norm=float(settings.get("clip", 0)),
         )
+        self.config = config
         optimizer = create_optimizer(config, task.epochs).after(recording("applied"))
         self.encoders, self.task = encoders, task
         self.switches = column.resolved()
@@ -79,6 +80,14 @@ class OneStage:
                 found |= missing_rows.gradients(gradients(state, "applied"), ending)
         flat = traverse_util.flatten_dict(state.params, sep="/")
         return state, found | rows.with_prefix(flat, f"parameters after {STEPS}{ending}/params/")
+
+    def learning_rates(self, found: Tensors, ending: str = "") -> Tensors:
+        """Of ``schedule=linear`` in each epoch, where the published is that one."""
+        if (row := f"learning rates{ending}/") not in found:
+            return {}
+        self.config.schedule, epochs = "linear", len(found[row])
+        rate = learning_rate_schedule(self.config, epochs)
+        return {row: np.array([rate(StepInfo(epoch, 0, 1)) for epoch in range(epochs)])}
 
     def evaluate(self, variables: Any, batch: Batch) -> jax.Array:
         """The joint logits of a trained model."""

@@ -39,7 +39,8 @@ def reconstruction(column: Column, found: Tensors, dtype: Any) -> Tensors:
     state = stage.state(start, batch)
     own = jax.jit(functools.partial(_reconstruction, stage.encoders, column.method))(state, batch)
     _, trained = stage.train(state, batch)
-    return own | trained | _evaluation(stage, found, batch, dtype)
+    own |= trained | stage.learning_rates(found)
+    return own | _evaluation(stage, found, batch, dtype)
 
 
 def imagination(column: Column, found: Tensors, dtype: Any) -> Tensors:
@@ -56,13 +57,14 @@ def imagination(column: Column, found: Tensors, dtype: Any) -> Tensors:
     params = _trained(stage, found, batch, dtype, ", teacher").params
     _, logits = forward(params, batch)
     own |= trained | missing_rows.evaluation(logits, ", teacher")
+    own |= stage.learning_rates(found, ", teacher")
 
     stage, start, batch = _stage(column, found, dtype, "student", 1)
     state = stage.state(start, batch)
     state = stage.stage.on_epoch(state, 0, None)
     own |= jax.jit(functools.partial(_student, stage.encoders, stage.switches))(state, batch)
     _, trained = stage.train(state, batch)
-    own |= trained | _evaluation(stage, found, batch, dtype)
+    own |= trained | stage.learning_rates(found) | _evaluation(stage, found, batch, dtype)
     return {name: value for name, value in own.items() if name in found}  # all that learns
 
 

@@ -47,8 +47,7 @@ def deep(column: Column, found: Tensors, dtype: Any) -> Tensors:
     own |= trained | rows.with_prefix(statistics, f"batch statistics after {STEPS}/")
     own = {name: value for name, value in own.items() if name in found}  # all that learns
 
-    last = rows.without_prefix(found, f"parameters after {STEPS}/")
-    last |= rows.without_prefix(found, f"batch statistics after {STEPS}/")
+    last = rows.without_prefix(found, rows.TRAINED)
     stage = OneStage(column, encoders, TASK, start, 1)
     whole = _batch(start, "train", filled=True)
     state = stage.state(in_precision(last, dtype), whole)
