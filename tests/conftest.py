@@ -152,6 +152,14 @@ def drawing(monkeypatch):
         monkeypatch.setattr(plots, name, function)
 
 
+@pytest.fixture
+def optimized():
+    """Machine code as users run it, for what computes for longer than it compiles."""
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", True)
+
+
 @pytest.fixture(scope="session")
 def commands():
     """``commands.run("mla_jax.main", options)``: a command of the package in its own process."""

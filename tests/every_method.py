@@ -2,8 +2,8 @@
 
 python -m tests.every_method OUTPUT.json PORT COUNT INDEX
 
-Several then train on data in which an example is NaN, in the folder beside OUTPUT.json; each of
-them prints how that ended.
+The processes then train on data in which an example is NaN, in the folder beside OUTPUT.json; each
+of them prints how that ended.
 """
 
 import json
@@ -29,12 +29,12 @@ BAD = 33  # in the share of process 1 of batch 3, the first of the second epoch
 LINEAR = {"name": "features", "projection": "linear"}  # compiles in no time
 
 
-def losses_of(name: str) -> list[float]:
-    """The losses of every phase of every stage over two short epochs."""
+def losses_of(name: str, devices=None) -> list[float]:
+    """The losses of every phase of every stage over two short epochs, on all devices or these."""
     modalities = ("a",) if name == "unimodal" else ("a", "b")
     dataset = build_dataset(modalities, train=44, missing=0.2)
     config = fields.resolve(build_config(modalities, name, encoder=LINEAR))
-    program = build_program(config, dataset)
+    program = build_program(config, dataset, devices)
     gathers = AssertionError("every array was sent to every process, to be compared")
     with mock.patch.object(multihost_utils, "assert_equal", side_effect=gathers):
         state = initial_state(program, dataset, seed=0)
@@ -73,11 +73,9 @@ def trained_on_nan(folder: pathlib.Path) -> str:
 
 if __name__ == "__main__":
     output, port, count, index = sys.argv[1], *map(int, sys.argv[2:])
-    if count > 1:
-        distributed.initialize("on", f"127.0.0.1:{port}", count, index)
+    distributed.initialize("on", f"127.0.0.1:{port}", count, index)
     found = {name: losses_of(name) for name in methods.REGISTRY}
     if distributed.is_main():
         with open(output, "w") as file:
             json.dump(found, file)
-    if count > 1:
-        print(trained_on_nan(pathlib.Path(output).with_name("nan")), flush=True)
+    print(trained_on_nan(pathlib.Path(output).with_name("nan")), flush=True)

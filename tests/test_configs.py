@@ -186,7 +186,7 @@ def test_wrong_arguments(words, sentence):
         files.load_config(f"{FOLDER / 'folder'}.py:{words}")
 
 
-def test_mla_keeps_the_weak_modality_that_joint_training_starves(tmp_path):
+def test_mla_keeps_the_weak_modality_that_joint_training_starves(tmp_path, optimized):
     """Synthetic Kinetics-Sounds in its small form, whole runs; 0.40 apart."""
     video = {}
     for method in ("concat", "mla"):

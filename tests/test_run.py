@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import mla_jax
-from mla_jax import methods, train
+from mla_jax import train
 from mla_jax.config import fields
 from mla_jax.datasets import arrays
 from mla_jax.errors import Interrupted, UserError
@@ -35,36 +35,6 @@ def runs(tmp_path_factory):
 
 
 # ---- Prediction ------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("method", methods.REGISTRY)
-def test_predictions_are_those_that_the_result_counts(method, runs):
-    run = open_run(runs(method))
-    test = digits_program(method)[1].splits["test"]
-    found, expected = run.predict(dict(test.inputs)), run.result["test"]
-    assert np.mean(found.classes == test.label) == expected["fused"]
-    for m in run.modalities:
-        assert np.mean(found.modalities[m].classes == test.label) == expected[m]
-    np.testing.assert_allclose(found.probabilities.sum(1), 1, rtol=1e-5)
-    np.testing.assert_array_equal(found.probabilities.argmax(1), found.classes)
-    again = run.evaluate("test")
-    assert {k: again[k] for k in expected} == expected
-    if found.weights is not None:  # the fused logits are what the weights make of the others
-        logits = [found.modalities[m].logits for m in run.modalities]
-        if found.weights.shape[1] == len(logits):
-            total = np.einsum("nm,mnc->nc", found.weights, np.stack(logits))
-            np.testing.assert_allclose(total, found.logits, rtol=1e-4, atol=1e-5)
-
-
-@pytest.mark.parametrize("method", sorted(set(methods.REGISTRY) - {"unimodal"}))
-@pytest.mark.parametrize("shown", ["audio", "text"])
-def test_a_modality_that_is_left_out_counts_as_missing(method, shown, runs):
-    run = open_run(runs(method))
-    test = digits_program(method)[1].splits["test"]
-    found, expected = run.predict({shown: test.inputs[shown]}), run.evaluate("test", [shown])
-    assert set(found.modalities) == {shown}
-    assert np.mean(found.classes == test.label) == expected["fused"]
-    assert np.mean(found.modalities[shown].classes == test.label) == expected[shown]
 
 
 def test_examples_may_lack_modalities_one_by_one(runs):
