@@ -178,7 +178,7 @@ def own_block(p, name):
     part = {k.removeprefix(f"block/{name}/"): v for k, v in p.items()}
     norms = {"norm_attention": "norm1", "norm_perceptron": "norm2"}
     return {
-        **{k: part[k] for k in ("query", "key", "value")},
+        "attend": np.stack([part[k] for k in ("query", "key", "value")]),
         **{k: {n: part[f"{k}/{n}"] for n in ("kernel", "bias")} for k in ("inner", "outer")},
         **{k: {"scale": part[f"{n}/scale"], "shift": part[f"{n}/bias"]} for k, n in norms.items()},
     }
@@ -192,7 +192,8 @@ def own_heads(p):
     pairs = {"a+b": "va", "a+c": "vt", "b+c": "ta"}
     heads |= {pair: {"projection": p[f"common/{n}"]} for pair, n in pairs.items()}
     heads |= {name: own_block(p, name) for name in ("encoder", "decoder")}
-    heads["pool"] = {n: p[f"pool/{n}"] for n in ("value", "gate", "score")}
+    both = np.stack([p["pool/value"], p["pool/gate"]])
+    heads["pool"] = {"value_and_gate": both, "score": p["pool/score"]}
     heads["pooled"] = {"projection": p["reduce"]}
     heads["classifier"] = {"kernel": p["head/kernel"], "bias": p["head/bias"][0]}
     return jax.tree.map(jnp.float32, heads)

@@ -229,3 +229,24 @@ def test_bad_arguments_get_one_sentence(arguments, sentence, capsys):
     assert parity.main(arguments) == 2
     said = capsys.readouterr().err
     assert sentence in said and said.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("switch", "wrong", "right"),
+    [
+        ({"reconstruction_weight": 2.7}, "loss, later batches", "logits"),
+        ({"head_layers": (12,)}, None, None),
+    ],
+)
+def test_a_switch_of_ae_set_wrong_is_noticed(switch, wrong, right):
+    column = COLUMNS["gcnet_ae"]
+    column = column._replace(switches={**column.switches, **switch})
+    fixture = stored("missing_gcnet_ae")
+    if wrong is None:
+        with pytest.raises(ValueError, match="our ae has no"):
+            ours.run(column, None, fixture, np.float32)
+        return
+    found = ours.run(column, None, fixture, np.float32)
+    verdicts = compare.compare(rows.quantities(fixture), found)
+    assert not verdicts[wrong].passed
+    assert verdicts[right].passed, "only what the switch concerns may differ"

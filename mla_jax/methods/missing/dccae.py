@@ -12,7 +12,7 @@ a Linear one.  It is used in training alone, so its batch normalisation keeps no
 
 Source: GCNet's baseline (``baseline-cca/dccae.py``); the idea is of Wang et al., ICML 2015.
 Filled entries are reconstructed too, as published; under ``pairs=present`` they are not.  The
-released code keeps the checkpoint of the lowest loss on the test set, judged one epoch late; ours
+released code keeps the checkpoint of the lowest validation loss, judged one epoch late; ours
 is the last.
 With one modality it is an autoencoder.
 """
