@@ -30,5 +30,6 @@ def get_config(argument: str | None = None):
     config.epochs = 15
     config.optimizer.decay_every = 0  # one decay, at 70 % of the epochs
     config.selection = "last"
+    config.evaluation.every_epochs = 5
     config.checkpoint.every_epochs = 5
     return recipes.finish(config, chosen)

@@ -78,7 +78,8 @@ def curves(lines: Sequence[Mapping[str, Any]], chosen: int):
         set_ticks(ax.xaxis, 8, integer=True)
         set_ticks(ax.yaxis, 6)
         ax.grid(alpha=0.3)
-        ax.legend()
+        if ax.lines[:-1]:  # more than the line of the chosen epoch: closed forms have no losses
+            ax.legend()
     return canvas
 
 
