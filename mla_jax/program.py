@@ -108,7 +108,13 @@ def initial_state(program: Program, dataset: Dataset, seed: int) -> TrainState:
     Each process computes it there; ``device_put`` would compare every array across processes.
     """
     sample = dataset.splits["train"].fetch(np.arange(1))
-    init = jax.jit(program.method.init, out_shardings=program.placement.replicated)
+    # It runs once: on a CPU, where compiling takes longest, the later optimisations do not pay.
+    options = {"xla_backend_optimization_level": 1} if jax.default_backend() == "cpu" else None
+    init = jax.jit(
+        program.method.init,
+        out_shardings=program.placement.replicated,
+        compiler_options=options,
+    )
     return init(jax.random.key(seed), sample)
 
 

@@ -6,10 +6,12 @@ One unbroken run of each method, made once, serves them all.
 import functools
 import signal
 
+import jax
 import numpy as np
 import pytest
 
 from mla_jax import methods
+from mla_jax.data.missing import MaskedSplit
 from mla_jax.errors import Interrupted
 from mla_jax.runs.metrics import RunningMeans
 from tests.conftest import digits_program
@@ -17,6 +19,7 @@ from tests.runs import (
     PER_EPOCH,
     assert_same_run,
     config_of,
+    final_state,
     lines_without_time,
     open_run,
     run,
@@ -124,6 +127,9 @@ def test_predictions_are_those_that_the_result_counts(method, opened):
     np.testing.assert_array_equal(found.probabilities.argmax(1), found.classes)
     again = run.evaluate("test")
     assert {k: again[k] for k in expected} == expected
+    masked = MaskedSplit(test, np.ones_like(test.present))
+    assert run.evaluate(masked) == again, "a mask that hides nothing changes nothing"
+    np.testing.assert_array_equal(run.predict(masked).logits, found.logits)
     if found.weights is not None:  # the fused logits are what the weights make of the others
         logits = [found.modalities[m].logits for m in run.modalities]
         if found.weights.shape[1] == len(logits):
@@ -140,3 +146,34 @@ def test_a_modality_that_is_left_out_counts_as_missing(method, shown, opened):
     assert set(found.modalities) == {shown}
     assert np.mean(found.classes == test.label) == expected["fused"]
     assert np.mean(found.modalities[shown].classes == test.label) == expected[shown]
+
+
+@pytest.mark.parametrize("method", sorted(set(methods.REGISTRY) - {"unimodal"}))
+def test_every_subset_is_evaluated_as_if_it_were_all(method, opened):
+    run = opened(method)
+    test = digits_program(method)[1].splits["test"]
+    found = run.subsets(test)
+    assert list(found) == ["audio", "text", "audio+text", "incomplete"]
+    for shown in ("audio", "text", "audio+text"):
+        expected = run.evaluate(test, shown)
+        assert found[shown]["accuracy"] == expected["fused"]
+        assert found[shown]["macro_f1"] == expected["macro_f1"]["fused"]
+        assert found[shown]["examples"] == test.examples
+    alone = [found["audio"]["accuracy"], found["text"]["accuracy"]]
+    assert found["incomplete"]["accuracy"] == pytest.approx(np.mean(alone), abs=1e-12)
+    assert found["incomplete"]["examples"] == 2 * test.examples
+
+
+@pytest.mark.parametrize("method", ["ae", "cca", "mla"])
+def test_masks_that_hide_nothing_change_nothing(method, straight, tmp_path):
+    """Also where the method gets to see what masks hide."""
+    config = config_of(method)
+    config.missing.rule = "rate"
+    result = run(config, tmp_path / "masked")
+    states = [final_state(path, config)[0] for path in (straight(method), tmp_path / "masked")]
+    jax.tree.map(np.testing.assert_array_equal, *states)
+    plain = open_run(straight(method)).result
+    assert {k: result[k] for k in ("validation", "test")} == {
+        k: plain[k] for k in ("validation", "test")
+    }
+    assert result["missing"]["true_rate"] == {"train": 0, "validation": 0, "test": 0}

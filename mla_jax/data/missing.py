@@ -291,10 +291,10 @@ def _read(path: str, dataset: Dataset) -> dict[str, np.ndarray]:
         with np.load(path, allow_pickle=False) as archive:
             found = {name: archive[name] for name in archive.files}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, AttributeError, TypeError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = getattr(error, "strerror", None) or str(error).partition("\n")[0]
         raise UserError(
-            f"missing.masks={path} cannot be read ({reason}): name an .npz file with a boolean "
-            "array [examples, modalities] for each split"
+            f"missing.masks={path} cannot be read ({reason or 'damaged'}): name an .npz file with "
+            "a boolean array [examples, modalities] for each split"
         ) from error
     names = [str(name) for name in np.ravel(found.get("modalities", dataset.modalities))]
     lacking = [m for m in dataset.modalities if m not in names]

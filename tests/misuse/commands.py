@@ -151,7 +151,7 @@ CASES = {
     "benchmark_examples": Case("benchmark input --recipe=text --examples=0", "--examples must be at least 1, and --seconds at least 0"),
     "benchmark_seconds": Case("benchmark input --recipe=text --seconds=-1", "--examples must be at least 1, and --seconds at least 0"),
     # ---- parity ---------------------------------------------------------------------------------
-    "parity_nothing": Case("parity", "give a clone to compare with: --reference=PATH,"),
+    "parity_nothing": Case("parity", "give clones to compare with, one or several of --reference"),
     "parity_no_clone": Case("parity --reference=nowhere", "nowhere/main.py not found: --reference should be a clone"),
     "parity_not_a_clone": Case("parity --reference=data", "data/main.py not found: --reference should be a clone of"),
     "parity_mode": Case("parity --reference=data --modes=papr", "unknown mode 'papr': did you mean 'paper'?"),

@@ -100,7 +100,7 @@ CASES = {
     "selection": field("selection=best", "unknown selection 'best': did you mean 'best_test'?"),
     "selection_on_test": field("selection=best_test", "selection=best_test chooses the epoch on the test set:"),
     "optimizer_name": field("optimizer.name=adm", "unknown optimizer.name 'adm': did you mean 'adam'?"),
-    "schedule": field("optimizer.schedule=linear", "unknown optimizer.schedule 'linear': known: constant,"),
+    "schedule": field("optimizer.schedule=linar", "unknown optimizer.schedule 'linar': did you mean 'linear'?"),
     "momentum_of_two": field("optimizer.momentum=2", "optimizer.momentum must be at least 0 and at most 1, not"),
     "learning_rate_word": field("optimizer.learning_rate=small", "flag --config.optimizer.learning_rate=small: it must be a"),
     "warmup_negative": field("optimizer.warmup_epochs=-1", "optimizer.warmup_epochs must be at least 0, not -1"),
