@@ -22,7 +22,8 @@ from mla_jax.prepare.__main__ import main as prepare
 from mla_jax.program import build_program
 
 FOLDER = pathlib.Path(__file__).parents[1] / "configs"
-NAMES = sorted(path.stem for path in FOLDER.glob("*.py") if path.stem != "digits")
+EMBEDDED = ("digits", "mfeat")
+NAMES = sorted(path.stem for path in FOLDER.glob("*.py") if path.stem not in EMBEDDED)
 OWN_DATA = ("arrays", "folder")
 THOROUGH = ("modelnet40", "iemocap")
 """Of two modalities and of three."""
@@ -99,11 +100,17 @@ def build(name: str, method: str, folder: pathlib.Path):
     count = 1 if method == "unimodal" else len(dataset.modalities)
     modalities = dataset.modalities[:count]
     words = (f"method={method}", f"modalities={'+'.join(modalities)}", "runlocal")
-    config = fields.resolve(load(name, folder, *words))
+    config = load(name, folder, *words)
+    fields.override(config, NEEDS_MORE.get(method, {}))
+    config = fields.resolve(config)
     dataset = dataset._replace(modalities=modalities)
     method = build_program(config, dataset, jax.devices()[:1]).method
     inputs = {m: batch["inputs"][m] for m in modalities}
     return method, {**batch, "inputs": inputs, "present": batch["present"][:, :count]}
+
+
+NEEDS_MORE = {"dcca": {"method.projections": 2}, "dccae": {"method.projections": 2}}
+"""Correlations of the usual ten codes need more than ``BATCH`` examples."""
 
 
 def trained(name: str, method: str) -> bool:
@@ -159,6 +166,29 @@ def test_the_real_form_is_traced_and_counted(name, own_data):
     state, fused = trace(program.method, {**batch, "draw": np.arange(BATCH, dtype=np.uint32)}, 1)
     assert fused.shape == (BATCH, dataset.classes)
     assert sum(leaf.size for leaf in jax.tree.leaves(state.params)) == PARAMETERS[name]
+
+
+def test_mfeat_has_six_modalities_and_no_small_form():
+    config = files.load_config(f"{FOLDER / 'mfeat'}.py:missing=0.5,modalities=zernike+pixel")
+    assert config.modalities == ("zernike", "pixel")
+    assert config.missing.to_dict() | {"rule": "rate", "train": 0.5, "test": 0.5} == (
+        config.missing.to_dict()
+    )
+    config = fields.resolve(files.load_config(f"{FOLDER / 'mfeat'}.py"))
+    dataset = load_dataset(config.dataset, config.modalities)
+    method = build_program(config, dataset, jax.devices()[:1]).method
+    state, fused = trace(method, dataset.splits["train"].fetch(np.arange(BATCH)))
+    assert fused.shape == (BATCH, 10) and len(config.modalities) == 6
+    assert sum(leaf.size for leaf in jax.tree.leaves(state.params)) == 67_530
+    counts = {name: np.bincount(split.label).tolist() for name, split in dataset.splits.items()}
+    assert counts == {"train": [120] * 10, "validation": [40] * 10, "test": [40] * 10}
+    train = dataset.splits["train"].inputs
+    for m in config.modalities:
+        deviation = train[m].std(0)
+        np.testing.assert_allclose(train[m].mean(0), 0, atol=1e-4)
+        np.testing.assert_allclose(deviation[deviation > 0], 1, rtol=1e-3)
+    with pytest.raises(UserError, match=r"embedded data is small already"):
+        files.load_config(f"{FOLDER / 'mfeat'}.py:runlocal")
 
 
 def test_digits_takes_the_shared_arguments_that_apply_to_it():

@@ -156,7 +156,8 @@ def test_absent_examples_take_no_part_in_batch_statistics(name):
     zeros = np.where(present.reshape(-1, *[1] * (x.ndim - 1)), x, 0)
     (masked, new), (kept, expected) = apply(zeros, present), apply(x[present], None)
     np.testing.assert_allclose(masked[present], kept, rtol=1e-4, atol=1e-5)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), new, expected)
+    # A running mean near 0 is what is left of sums of order 1.
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 1e-5, 1e-8), new, expected)
     counted, new = apply(zeros, np.zeros(6, bool))
     assert np.isfinite(counted).all()  # and not a product of square roots of epsilon
     jax.tree.map(np.testing.assert_array_equal, new, stats["m"])

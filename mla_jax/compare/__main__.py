@@ -153,8 +153,8 @@ if __name__ == "__main__":
         "methods",
         None,
         "methods, and variants as NAME:field=value+field=value; 'all': every method that is not "
-        "about missing modalities; 'table2': those of the MLA paper's Table 2 (default: "
-        f"{','.join(METHODS)}; table2 with --missing)",
+        "about missing modalities; 'table2': those of the MLA paper's Table 2, the default with "
+        f"--missing (default: {','.join(METHODS)})",
     )
     flags.DEFINE_list(
         "missing", [], "rates of missing modalities, as 0,0.3,0.5; see config.missing"
