@@ -137,7 +137,7 @@ def infer(
 
     ``observed: bool[B, V]``; no example depends on another.
     """
-    latents = jnp.broadcast_to(start, (len(observed), len(start)))
+    latents = jnp.broadcast_to(start, (observed.shape[0], len(start)))
 
     def step(_: int, carry: tuple) -> tuple:
         latents, moments = carry

@@ -78,7 +78,7 @@ def correlation_method(
                 z[m] = where_shown(seen[i], z[m], masked_mean(z[m], seen[i]))
             c[m] = code(m, params, z[m])
             vectors = x[m] if kinds[m] == INPUT else jax.lax.stop_gradient(z[m])
-            raw[m] = vectors.reshape(len(vectors), -1)
+            raw[m] = vectors.reshape(vectors.shape[0], -1)
         loss = jnp.zeros(())
         for a, b in pairs:
             loss += correlation_loss(c[a], c[b], counted[a] & counted[b], switches.regularization)

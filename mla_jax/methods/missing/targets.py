@@ -61,6 +61,6 @@ def raw_vectors(
             x, _ = encoders.apply(
                 modality, params, variables["batch_stats"][modality], x, train=False
             )
-        x = x.reshape(len(x), -1)
+        x = x.reshape(x.shape[0], -1)
         found[modality] = jax.lax.stop_gradient(x.astype(jnp.promote_types(x.dtype, jnp.float32)))
     return found
