@@ -235,5 +235,8 @@ def test_folders():
 def test_all_may_stand_among_variants():
     entries = ["mla", "all", "mla:fusion=fixed", "concat", "mla:fusion=fixed"]
     labels = [variant.label for variant in variants.parse_variants(entries)]
-    others = [name for name in methods.REGISTRY if name != "mla"]
-    assert labels == ["mla", *others, "mla:fusion=fixed"]
+    everywhere = [name for name in methods.REGISTRY if not methods.handles_missing(name)]
+    others = [name for name in everywhere if name != "mla"]
+    assert labels == ["mla", *others, "mla:fusion=fixed"] and len(others) == 12
+    table2 = [variant.method for variant in variants.parse_variants(["table2", "mla"])]
+    assert len(table2) == 12 and set(methods.REGISTRY) - set(everywhere) < set(table2)

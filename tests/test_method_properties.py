@@ -49,8 +49,8 @@ def dataset_of(modalities, missing=0.0):
 class Prepared:
     """A method on synthetic data: its jitted phases, a fresh state and the data set."""
 
-    def __init__(self, name, modalities, dataset, linear=False, **options):
-        encoder = LINEAR if linear else None
+    def __init__(self, name, modalities, dataset, linear=False, encoder=None, **options):
+        encoder = LINEAR if linear else encoder
         config = fields.resolve(build_config(modalities, name, encoder=encoder, **options))
         self.program = build_program(config, dataset, jax.devices()[:1])
         self.method, self.dataset = self.program.method, dataset
