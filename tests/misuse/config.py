@@ -53,7 +53,7 @@ CASES = {
     "endless": Case(FILE, "mine.py, line 2 fails (RecursionError: maximum recursion", files={"mine.py": "def get_config(argument=None):\n    return get_config()\n"}),
     # ---- Missing modalities --------------------------------------------------------------------
     "missing_rule": field("missing.rule=rat", "unknown missing.rule 'rat': did you mean 'rate'?"),
-    "missing_fill": field("missing.fill=mean", "unknown missing.fill 'mean': known: zero, train_mean"),
+    "missing_fill": field("missing.fill=mean", "unknown missing.fill 'mean': known: train_mean, zero"),
     "missing_rate_without_rule": field("missing.test=0.5", "missing.train=0 and missing.test=0.5 need a rule: set"),
     "missing_rate_above_1": field("missing.rule=rate --config.missing.test=1.5", "missing.test must be at least 0 and at most 1, not 1.5"),
     "missing_rate_word": field("missing.rule=rate --config.missing.train=half", "missing.train"),
