@@ -16,4 +16,5 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # shellcheck source=launch/environment.sh
 source launch/environment.sh
 prepare_environment test
-exec "$PYTHON" -m pytest tests -n auto --maxprocesses=4 --dist=loadfile "$@"
+exec "$PYTHON" -m pytest tests -n auto --maxprocesses=4 --dist=loadfile \
+    --no-loadscope-reorder "$@"

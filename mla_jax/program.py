@@ -109,7 +109,9 @@ def initial_state(program: Program, dataset: Dataset, seed: int) -> TrainState:
     """
     sample = dataset.splits["train"].fetch(np.arange(1))
     # It runs once: on a CPU, where compiling takes longest, the later optimisations do not pay.
-    options = {"xla_backend_optimization_level": 1} if jax.default_backend() == "cpu" else None
+    unoptimised = jax.config.values["jax_disable_most_optimizations"]
+    hurry = jax.default_backend() == "cpu" and not unoptimised
+    options = {"xla_backend_optimization_level": 1} if hurry else None
     init = jax.jit(
         program.method.init,
         out_shardings=program.placement.replicated,

@@ -14,7 +14,8 @@ from mla_jax.config import fields
 from mla_jax.errors import UserError
 from mla_jax.evaluate import TrainingReduction
 from mla_jax.functional.optimizers import StepInfo
-from mla_jax.program import build_program, initial_state
+from mla_jax.program import build_program
+from tests import conftest
 from tests.conftest import BATCH, CLASSES, FEATURE_DIM, FEATURES, build_config, build_dataset
 from tests.test_correlation import signed, transcribed
 
@@ -32,7 +33,7 @@ class Case:
         config = fields.resolve(build_config(modalities, name, batch_size=size, **options))
         self.program = build_program(config, self.dataset, jax.devices()[:1])
         self.method, self.split = self.program.method, self.dataset.splits["train"]
-        self.state, self.size = initial_state(self.program, self.dataset, seed=0), size
+        self.state, self.size = conftest.fresh_state(self.program, self.dataset), size
         self.reduce = TrainingReduction(self.split, size, self.program.placement)
         self.predict = jax.jit(self.method.predict)
         if epochs:
@@ -210,8 +211,9 @@ def test_a_missing_entry_is_predicted_as_its_mean(name):
 @pytest.mark.parametrize("name", METHODS)
 @pytest.mark.parametrize("pairs", ["filled", "present"])
 def test_synthetic_classes_are_learnt(name, pairs):
-    case = trained(name, missing=0.2, epochs=6, **{"method.pairs": pairs})
-    joint, alone = case.logits({**case.test, "present": np.ones((40, 2), bool)})
+    dataset = build_dataset(test=400, missing=0.2)
+    case = Case(name, dataset=dataset, epochs=6, **{"method.pairs": pairs})
+    joint, alone = case.logits({**case.test, "present": np.ones((400, 2), bool)})
     label = case.test["label"]
     assert (joint.argmax(1) == label).mean() > 0.75
     assert (alone[0].argmax(1) == label).mean() > 0.5

@@ -9,8 +9,8 @@ from mla_jax.config import fields
 from mla_jax.errors import UserError
 from mla_jax.functional import attention, latents
 from mla_jax.functional.optimizers import StepInfo
-from mla_jax.program import build_program, initial_state
-from tests.conftest import build_config, build_dataset
+from mla_jax.program import build_program
+from tests.conftest import build_config, build_dataset, fresh_state
 
 LINEAR = {"name": "features", "projection": "linear"}
 N, K, C = 16, 5, 3
@@ -55,7 +55,7 @@ def program_of(method, modalities=("a", "b"), dataset=None, **options):
     dataset = dataset or build_dataset(modalities, train=N)
     config = fields.resolve(build_config(modalities, method, encoder=LINEAR, **options))
     program = build_program(config, dataset, jax.devices()[:1])
-    return program, initial_state(program, dataset, seed=0), dataset
+    return program, fresh_state(program, dataset), dataset
 
 
 def numpy_adam(parameter, gradient, moments, rate):

@@ -6,7 +6,6 @@ import pathlib
 import subprocess
 import sys
 
-import jax
 import numpy as np
 import pytest
 
@@ -18,8 +17,8 @@ from mla_jax.parity.ours.compiled import CompiledMethod
 FIXTURES = pathlib.Path(__file__).parent / "fixtures"
 OTHERS = [f"method_{name}" for name in fixtures.METHODS]
 MISSING = [f"missing_{name}" for name in columns.MISSING]
-IN_HASTE = [*OTHERS, *MISSING, "transformers"]
-NAMES = [*(f"toy_{mode}" for mode in MLA), "resnet18", "optimizers", *IN_HASTE]
+NAMES = [*(f"toy_{mode}" for mode in MLA), "resnet18", "optimizers", *OTHERS, *MISSING]
+NAMES.append("transformers")
 UNIMODAL, FUSED = "unimodal logits, evaluation", "fused logits"
 NO_QUANTITY = (rows.INITIAL, rows.TRAINED)
 
@@ -30,25 +29,8 @@ def stored(name):
         return fixtures.unpacked({key: file[key] for key in file.files})
 
 
-@pytest.fixture
-def compiled_in_haste():
-    """Most programs of the other methods run once or thrice: compiling is what takes time."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
-@pytest.mark.parametrize("name", [name for name in NAMES if name not in IN_HASTE])
+@pytest.mark.parametrize("name", NAMES)
 def test_replay(name):
-    check_replay(name)
-
-
-@pytest.mark.parametrize("name", IN_HASTE)
-def test_replay_of_a_method(name, compiled_in_haste):
-    check_replay(name)
-
-
-def check_replay(name):
     verdicts = fixtures.replay(name, stored(name))
     quantities = [key for key in stored(name) if not key.startswith(NO_QUANTITY)]
     assert {key.partition("/")[0] for key in quantities} == set(verdicts)
@@ -74,7 +56,7 @@ def test_every_fixture_is_replayed_and_small():
         ),
     ],
 )
-def test_a_switch_of_a_method_set_wrong_is_noticed(name, switches, wrong, right, compiled_in_haste):
+def test_a_switch_of_a_method_set_wrong_is_noticed(name, switches, wrong, right):
     """Of evaluation, which is soon compiled; for the others see the tests of their parts."""
     fixture = stored(f"method_{name}")
     compiled = CompiledMethod(COLUMNS[name], COLUMNS[name].toy(), **switches)

@@ -12,6 +12,8 @@ def get_config(argument=None):
     config.dataset.path = chosen.path
     config.modalities = chosen.modalities
     config.method = fields.method_block(chosen.method, chosen.fidelity)
+    if "blocks" in config.method:
+        config.method.blocks = 2  # the five of MMIN compile for long
     config.encoders = {
         "image": {"name": "mlp", "hidden": 16},
         "audio": {"name": "mlp", "hidden": 16},

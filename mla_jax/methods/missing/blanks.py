@@ -65,7 +65,8 @@ def predict_from_features(
 ) -> Callable[[dict[str, Any], Batch], Prediction]:
     """``Method.predict``: the joint logits, and those of each modality when all others are absent.
 
-    ``classify``: ``(heads, {modality: [N, D]}) -> float32[N, C]``; it runs once, on all of these.
+    ``classify``: ``(heads, {modality: [N, D]}) -> float32[N, C]``.  It makes the joint logits apart
+    from the others, so that XLA drops these where nobody asks for them (``Evaluator.subsets``).
     """
     modalities = encoders.modalities
 
@@ -74,11 +75,11 @@ def predict_from_features(
         z, _ = encoders.features(params["encoder"], batch_stats, batch, train=False)
         blanks = blank_features(encoders, params["encoder"], batch_stats, batch["inputs"])
         present = batch["present"]
+        joint = classify(params["head"], fill_in(z, present, blanks))
         only = [present & (jnp.arange(len(modalities)) == i) for i in range(len(modalities))]
-        looks = [fill_in(z, seen, blanks) for seen in (*only, present)]
+        looks = [fill_in(z, seen, blanks) for seen in only]
         stacked = {m: jnp.concatenate([look[m] for look in looks]) for m in modalities}
-        logits = classify(params["head"], stacked)
-        *unimodal, joint = jnp.split(logits, len(looks))
-        return Prediction(jnp.stack(unimodal), joint=joint)
+        unimodal = classify(params["head"], stacked).reshape(len(modalities), *joint.shape)
+        return Prediction(unimodal, joint=joint)
 
     return predict
