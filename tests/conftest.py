@@ -18,6 +18,7 @@ from mla_jax.program import Program, build_program
 from mla_jax.runs import plots
 from mla_jax.state import TrainState
 from tests.commands import Commands
+from tests.configs.tiny import SMALL
 
 jax.config.update("jax_num_cpu_devices", 8)
 # Machine code in haste, here and in the processes that tests start: compiling is half the suite.
@@ -87,8 +88,8 @@ def build_config(modalities=("a", "b"), method="mla", fidelity="paper", encoder=
     config.modalities = tuple(modalities)
     config.encoders = {m: dict(encoder or {"name": "mlp", "hidden": 8}) for m in modalities}
     config.method = fields.method_block(method, fidelity)
-    if "blocks" in config.method:
-        config.method.blocks = 2  # the five of MMIN compile for long
+    for field in set(SMALL) & set(config.method):
+        config.method[field] = SMALL[field]
     config.feature_dim = FEATURE_DIM
     config.batch_size = BATCH
     config.epochs = 2

@@ -240,3 +240,10 @@ def test_all_may_stand_among_variants():
     assert labels == ["mla", *others, "mla:fusion=fixed"] and len(others) == 12
     table2 = [variant.method for variant in variants.parse_variants(["table2", "mla"])]
     assert len(table2) == 12 and set(methods.REGISTRY) - set(everywhere) < set(table2)
+
+
+def test_the_caption_has_the_epochs_of_the_configuration(compare, tmp_path):
+    """CCA, which is solved in one epoch, comes first."""
+    options = ["--methods=cca", "--seeds=0", "--config.epochs=3"]
+    done = compare(tmp_path / "runs", "--config.modalities=('audio','text')", *options)
+    assert done.returncode == 0 and "950 examples), 3 epochs" in done.stdout, done.stderr

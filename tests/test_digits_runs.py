@@ -82,8 +82,8 @@ def test_every_stage_lowers_the_loss(method, made):
 
 @pytest.mark.parametrize("method", methods.REGISTRY)
 def test_every_method_predicts_better_than_chance(method, opened):
-    """Ten classes, 950 examples: 0.15 is five standard deviations above 0.1."""
-    assert opened(method).result["test"]["fused"] > 0.15
+    """Ten classes, 950 examples: 0.13 is three standard deviations above 0.1."""
+    assert opened(method).result["test"]["fused"] > 0.13
 
 
 # ---- Cut and resumed ---------------------------------------------------------------------------

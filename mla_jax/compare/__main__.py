@@ -56,13 +56,14 @@ def main() -> None:
     if F.missing:
         return compare_missing(variants, seeds, sweep.parse_rates(F.missing), workdir)
     plan = {v.label: parts_of(v) for v in variants}  # mistakes come out before the first run
+    epochs = next(iter(plan.values()))[0].config.epochs
     check_folders([part for parts in plan.values() for part in parts], seeds, workdir)
     results = [(v, train_row(plan.pop(v.label), seeds, workdir)) for v in variants]
     if distributed.is_main():
         found = {
             **origin(seeds),
             "rows": table.rows(results),
-            "about": table.about(results[0][1][0][0]),
+            "about": table.about(results[0][1][0][0], epochs),
         }
         with space_watched(workdir):
             print("\n" + table.write(workdir, found))
@@ -85,7 +86,7 @@ def compare_missing(
             "missing": result["missing"],
             "trained_once": sweep.trained_once(),
             "rows": rows,
-            "about": table.about(result),
+            "about": table.about(result, first.config.epochs),
         }
         with space_watched(workdir):
             print("\n" + sweep_table.write(workdir, found))

@@ -71,10 +71,12 @@ def bootstrap_interval(values: Sequence[float], share: float = 0.95) -> tuple[fl
     return float(low), float(high)
 
 
-def about(result: Mapping[str, Any]) -> dict[str, Any]:
-    """What all runs of a comparison share."""
+def about(result: Mapping[str, Any], epochs: int) -> dict[str, Any]:
+    """What all runs of a comparison share; ``epochs`` is the configuration's.
+
+    A method may have fewer, as CCA has one, or more.
+    """
     shared = ("dataset", "protocol", "selection", "versions", "device", "commit")
-    epochs = max(result["train"]["stages"].values())  # those of the configuration
     examples = {"examples": result["test"]["examples"], "epochs": epochs}
     return {key: result[key] for key in shared} | examples
 
