@@ -73,16 +73,18 @@ class Prepared:
         """The state after two batches of every stage."""
         state = self.state
         for (_, updates), step in itertools.product(self.stages, range(2)):
-            state = one_batch(updates, state, self.batch(step), StepInfo(0, step, 6))
+            state, _ = one_batch(updates, state, self.batch(step), StepInfo(0, step, 6))
         return state
 
 
 def one_batch(updates, state, batch, info):
-    """The state after all phases on one batch."""
+    """All phases on one batch: the new state and the mean loss."""
+    losses = []
     for update in updates:
         state, metrics = update(state, batch, info)
-        assert np.isfinite(metrics["loss"])
-    return state
+        losses.append(float(metrics["loss"]))
+    assert np.isfinite(losses).all()
+    return state, float(np.mean(losses))
 
 
 @functools.cache
@@ -185,7 +187,7 @@ def test_training_ignores_what_is_absent(name):
         new = case.state
         for step, (_, updates) in itertools.product(range(2), case.stages):
             batch = absent_batch(case.dataset, garbage, BATCH)
-            new = one_batch(updates, new, batch, StepInfo(0, step, 6))
+            new, _ = one_batch(updates, new, batch, StepInfo(0, step, 6))
         states.append(new)
     for other in states[1:]:
         jax.tree.map(np.testing.assert_array_equal, states[0], other)
