@@ -45,8 +45,8 @@ def straight(tmp_path_factory):
 def test_a_signal_to_a_run_with_workers(number, status, commands, tmp_path):
     """SIGTERM goes to all processes of the run, SIGKILL to the trainer alone; no worker is left.
 
-    What is compared runs in processes of its own: the program that this one has was compiled by
-    another test, and differs by a rounding where that test had other settings.
+    What is compared runs in processes of its own: in one that has run many other tests, the same
+    program was found to differ by a rounding.
     """
     arguments = ["method=mla,modalities=audio+text", str(tmp_path / "cut"), "57", number, "2"]
     done = commands.run("tests.killed_run", arguments)
