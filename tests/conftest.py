@@ -18,7 +18,6 @@ from mla_jax.program import Program, build_program
 from mla_jax.runs import plots
 from mla_jax.state import TrainState
 from tests.commands import Commands
-from tests.configs.tiny import SMALL
 
 jax.config.update("jax_num_cpu_devices", 8)
 # Machine code in haste, here and in the processes that tests start: compiling is half the suite.
@@ -88,8 +87,8 @@ def build_config(modalities=("a", "b"), method="mla", fidelity="paper", encoder=
     config.modalities = tuple(modalities)
     config.encoders = {m: dict(encoder or {"name": "mlp", "hidden": 8}) for m in modalities}
     config.method = fields.method_block(method, fidelity)
-    for field in set(SMALL) & set(config.method):
-        config.method[field] = SMALL[field]
+    if "blocks" in config.method:
+        config.method.blocks = 2  # the five of MMIN compile for long
     config.feature_dim = FEATURE_DIM
     config.batch_size = BATCH
     config.epochs = 2
@@ -114,13 +113,7 @@ def digits_program(method: str) -> tuple[Program, Dataset]:
 def fresh_state(program: Program, dataset: Dataset, seed: int = 0) -> TrainState:
     """``initial_state`` one operation at a time: those compiled for one method serve the next."""
     state = program.method.init(jax.random.key(seed), dataset.splits["train"].fetch(np.arange(1)))
-
-    def everywhere(leaf):
-        leaf = np.asarray(leaf)
-        sharding = program.placement.replicated
-        return jax.make_array_from_callback(leaf.shape, sharding, lambda index: leaf[index])
-
-    return jax.tree.map(everywhere, state)
+    return jax.device_put(state, program.placement.replicated)
 
 
 DRAWING = {name: getattr(plots, name) for name in ("curves", "confusion", "save")}

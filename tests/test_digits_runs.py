@@ -31,6 +31,10 @@ KILLED_METHODS = ("dimml", "mla", "ogm_ge", "qmf")
 """Those whose method state is more than nothing: a projection, masks, a history, a key."""
 
 
+GOES_ON = [("tate", "missing")]
+"""A method's stage whose first losses are those of a network that is trained already."""
+
+
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     """``made(method)``: the directory of an unbroken run, and ``(epoch, loss)`` of every update."""
@@ -64,8 +68,8 @@ def opened(straight):
 
 @pytest.mark.parametrize("method", methods.REGISTRY)
 def test_every_stage_lowers_the_loss(method, made):
-    """From the first fifth of its first epoch to the last fifth of one of them: DI-MML's loss has
-    more terms from the second epoch on, and TATE's second stage starts from a trained network."""
+    """From the first fifth of its first epoch to the last; where a stage goes on from a trained
+    network, to the last fifth of one of its epochs."""
     first = 1
     for stage in digits_program(method)[0].method.stages:
         epochs = range(first, first := first + stage.epochs)
@@ -77,7 +81,8 @@ def test_every_stage_lowers_the_loss(method, made):
         epochs = np.reshape(losses, (stage.epochs, -1))
         fifth = epochs.shape[1] // 5
         assert np.isfinite(losses).all()
-        assert epochs[:, -fifth:].mean(1).min() < epochs[0, :fifth].mean()
+        falls = epochs if (method, stage.name) in GOES_ON else epochs[:1]
+        assert falls[:, -fifth:].mean(1).min() < epochs[0, :fifth].mean()
 
 
 @pytest.mark.parametrize("method", methods.REGISTRY)

@@ -38,8 +38,6 @@ def layers(state):
 def test_heads_start_from_the_law_of_the_configuration(name, law):
     """Xavier normal with zero bias, or PyTorch's uniform of both."""
     own = {"method.heads": law} if name == "dimml" else {}  # for all heads but the fused one
-    published = set(methods.get(name).FIDELITY["paper"]) & {"layers", "head_layers"}
-    own |= {f"method.{field}": () for field in published}  # widths that tell a law
     found = layers(start(name, head_init=law, **own))
     assert found or name == "cca", "CCA has nothing to train"
     for kernel, bias in found:

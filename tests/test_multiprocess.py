@@ -200,7 +200,7 @@ def every_method(tmp_path_factory):
 @pytest.mark.parametrize("name", methods.REGISTRY)
 def test_two_processes_compute_what_one_does(name, every_method):
     one = losses_of(name, jax.devices()[:1])
-    assert len(one) >= 4
+    assert len(one) >= 6
     np.testing.assert_allclose(every_method[0][name], one, rtol=1e-5)
 
 
