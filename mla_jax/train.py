@@ -25,6 +25,7 @@ from mla_jax.data.example_checks import remarks
 from mla_jax.datasets import Dataset, load_dataset
 from mla_jax.errors import Interrupted, space_watched
 from mla_jax.evaluate import TrainingReduction
+from mla_jax.evaluate.shapley import shapley_values
 from mla_jax.functional.optimizers import StepInfo
 from mla_jax.methods.base import Stage
 from mla_jax.program import (
@@ -40,6 +41,7 @@ from mla_jax.runs.progress import ProgressBar
 from mla_jax.runs.run import Run
 from mla_jax.runs.workdir import Workdir
 from mla_jax.state import TrainState
+from mla_jax.telemetry import EVENT, Telemetry
 
 IN_FLIGHT = 2
 """Batches at most that wait for the devices: a signal is heard after the first of them."""
@@ -106,7 +108,7 @@ def train(
             missing.save(run.path / missing.MASKS, dataset)
         done, state = fit(run, program, state, dataset)
         run.keep(program, done, state)
-        facts = missing_facts(run, dataset)
+        facts = missing_facts(run, dataset) | contribution_facts(run, dataset)
         if distributed.is_main():
             result = result_of(run, program.method.stages, parameters) | facts
             counts = run.selector.chosen["test"]["confusion"]
@@ -143,6 +145,7 @@ def fit(run: Run, program: Program, state: TrainState, dataset: Dataset) -> tupl
         order = (train_split, config.batch_size, config.seed, start, *distributed.process())
         loader = pipeline.Loader(**config.loader)
         batches = pipeline.training_batches(*order, loader, config.drop_last)
+        measure = Telemetry(program, dataset, **config.telemetry)
         reduce_training = TrainingReduction(train_split, config.batch_size, program.placement)
         with contextlib.closing(batches), ProgressBar(total, start, say) as bar:
             for number in range(start, total):
@@ -159,6 +162,12 @@ def fit(run: Run, program: Program, state: TrainState, dataset: Dataset) -> tupl
                     local = next(batches)
                     batch = program.placement.shard(local)
                     info = StepInfo(*map(np.int32, (stage_epoch, index, per_epoch)))
+                if stage.phases and measure.due(number):
+                    with run.seconds("telemetry" if measure.has_compiled(stage) else "compile"):
+                        found = measure(stage, state, batch, info)
+                    at = {"step": done, "epoch": epoch + 1, "stage": stage.name}
+                    run.record({"event": EVENT, **at, EVENT: found})
+                with run.seconds("train"):
                     for i, phase in enumerate(stage.phases):
                         state, metrics = dispatch(i, state, batch, info)
                         means.add(done, epoch + 1, phase.name, metrics, local["index"])
@@ -239,6 +248,20 @@ def missing_facts(run: Run, dataset: Dataset) -> dict[str, Any]:
     return facts
 
 
+def contribution_facts(run: Run, dataset: Dataset) -> dict[str, Any]:
+    """What each modality adds to the test accuracy, for a run with telemetry; else empty.
+
+    Shapley values, which sum to the accuracy with all modalities less that of always saying the
+    commonest class.
+    """
+    if not run.config.telemetry.every_steps or len(dataset.modalities) > missing.MOST_PATTERNS:
+        return {}
+    test = dataset.splits["test"]
+    accuracies = {name: found["accuracy"] for name, found in run.subsets(test).items()}
+    commonest = np.bincount(test.label).max() / test.examples
+    return {"contributions": shapley_values(dataset.modalities, accuracies, commonest)}
+
+
 def without_counts(figures: dict[str, Any]) -> dict[str, Any]:
     """The figures of one split less the confusion counts, which go to ``confusion.json``."""
     return {key: value for key, value in figures.items() if key != "confusion"}
@@ -271,6 +294,7 @@ def result_of(run: Run, stages: Sequence[Stage], parameters: int) -> dict[str, A
             "compile_seconds": round(spent["compile"], 3),
             "evaluate_seconds": round(spent["evaluate"], 3),
             "checkpoint_seconds": round(spent["checkpoint"], 3),
+            "telemetry_seconds": round(spent["telemetry"], 3),
         },
         "versions": {
             "mla_jax": mla_jax.__version__,

@@ -29,7 +29,7 @@ OPEN_GROUPS = {"encoders", "method"}
 
 NOT_COMPARED = (
     "check_loss_every", "checkpoint", "dataset.data_dir", "loader", "log_every_steps",
-    "missing.masks",
+    "missing.masks", "telemetry",
 )  # fmt: skip
 """Fields that a resumed run may change, because no result depends on them."""
 
@@ -89,6 +89,9 @@ def base_config() -> ConfigDict:
             "protocol": "strict",  # strict: never select on test.  paper: best test epoch
             "selection": "auto",  # auto, validation, last, best_test
             "evaluation": ConfigDict({"batch_size": 64, "every_epochs": 1}),
+            # What a run measures of its imbalance: mla_jax/telemetry.py.  every_steps: batches from
+            # one measurement to the next, 0: none; examples: of the probe batch.
+            "telemetry": ConfigDict({"every_steps": 0, "examples": 256}),
             "checkpoint": ConfigDict({"every_epochs": 1, "every_steps": 0, "keep": 2}),
             # The number of processes that load batches (0: this process does), and for each
             # of them the number of threads and of batches held ready.  The batches do not depend

@@ -32,6 +32,8 @@ LIMITS = {
     "epochs": (1, MOST_EPOCHS),
     "evaluation.batch_size": (1, LARGEST),
     "evaluation.every_epochs": (1, LARGEST),
+    "telemetry.every_steps": (0, LARGEST),
+    "telemetry.examples": (1, LARGEST),
     "checkpoint.every_epochs": (0, LARGEST),
     "checkpoint.every_steps": (0, LARGEST),
     "checkpoint.keep": (1, LARGEST),

@@ -13,11 +13,14 @@ HEARTBEAT = 30.0
 """Seconds without a line after which one is printed where there is no terminal."""
 
 
+KINDS = ("setup", "compile", "train", "evaluate", "checkpoint", "telemetry")
+
+
 class Stopwatch:
     """Seconds spent by kind of work, carried over by checkpoints: ``with watch("train"): ...``."""
 
     def __init__(self) -> None:
-        self.spent = dict.fromkeys(("setup", "compile", "train", "evaluate", "checkpoint"), 0.0)
+        self.spent = dict.fromkeys(KINDS, 0.0)
 
     def continue_from(self, spent: dict[str, float]) -> None:
         """Adds what an earlier part of the run has spent."""

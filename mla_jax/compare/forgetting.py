@@ -1,0 +1,140 @@
+"""What the shared head forgets: from the telemetry of runs, with intervals over the seeds.
+
+MLA's claim (section 3.2): the head's step for one modality undoes what it learnt for the one
+before, and the projection prevents that.  ``telemetry`` measures it, step by step; this module
+adds it up.  A run of a joint method or without projection has the steps it took and no
+counterfactual.
+"""
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from mla_jax.runs import plots, report
+from mla_jax.telemetry import EVENT
+
+STEPS = {
+    "taken": "the step that was taken",
+    "unprojected": "the same step without the projection",
+    "same_length": "that, scaled to the length of the step that was taken",
+}
+COLOURS = {"taken": "C0", "unprojected": "C3", "same_length": "C1"}
+UNIT = 1e-3
+"""Nats: the tables are in thousandths."""
+
+Lines = Sequence[Mapping[str, Any]]
+"""The lines of a run's ``metrics.jsonl``."""
+
+
+def measurements(lines: Lines) -> list[Mapping[str, Any]]:
+    """The telemetry of a run in which the head takes a step per modality; in their order."""
+    return [line for line in lines if line.get("event") == EVENT]
+
+
+def pairs(lines: Lines) -> list[tuple[str, str]]:
+    """The ordered pairs (m, k) of different modalities: the head's step for m, the loss of k.
+
+    Empty where the phases are not modalities, as in joint training.
+    """
+    found = measurements(lines)
+    if not found:
+        return []
+    modalities = list(found[0][EVENT]["loss"])
+    phases = found[0][EVENT]["head_step"]
+    return [(m, k) for m, k in itertools.permutations(modalities, 2) if m in phases]
+
+
+def changes(lines: Lines, step: str, m: str, k: str) -> np.ndarray:
+    """``float[measurements]``: the change of k's loss, in nats, by the head's step for m."""
+    return np.array([line[EVENT]["head_step"][m][step][k] for line in measurements(lines)])
+
+
+def interval(values: Sequence[float], share: float = 0.95) -> tuple[float, float]:
+    """Student's interval of the mean over independent seeds; NaN for a single one.
+
+    A percentile bootstrap over a handful of seeds is too narrow.
+    """
+    if len(values) < 2:
+        return math.nan, math.nan
+    error = np.std(values, ddof=1) / math.sqrt(len(values))
+    low, high = stats.t.interval(share, len(values) - 1, np.mean(values), max(error, 1e-300))
+    return float(low), float(high)
+
+
+def summarize(runs: Sequence[Lines]) -> dict[str, Any]:
+    """The figures of one row, whose runs differ in the seed alone.
+
+    For each ordered pair and each kind of step: the mean change per step of every seed, the mean
+    over the seeds and its interval; and what the projection prevents, seed by seed: the change by
+    the unprojected step of the same length less that by the step taken.
+
+    ``{"image>audio": {"taken": {"seeds", "mean", "interval"}, ..., "prevented": {...}}}``, in nats
+    per step of the head.
+    """
+    found = {}
+    for m, k in pairs(runs[0]):
+        kinds = measurements(runs[0])[0][EVENT]["head_step"][m]
+        seeds = {step: [float(changes(r, step, m, k).mean()) for r in runs] for step in kinds}
+        if "same_length" in seeds:
+            both = zip(seeds["same_length"], seeds["taken"], strict=True)
+            seeds["prevented"] = [plain - taken for plain, taken in both]
+        found[f"{m}>{k}"] = {
+            name: {"seeds": values, "mean": float(np.mean(values)), "interval": interval(values)}
+            for name, values in seeds.items()
+        }
+    return found
+
+
+def table(rows: Mapping[str, Mapping[str, Any]]) -> str:
+    """Markdown: a line per row and ordered pair; thousandths of a nat per step of the head."""
+    header = ["row", "step for", "loss of", *STEPS, "prevented"]
+    body = [
+        [label, *pair.split(">"), *(cell(kinds.get(name)) for name in (*STEPS, "prevented"))]
+        for label, found in rows.items()
+        for pair, kinds in found.items()
+    ]
+    return report.markdown_table(header, body)
+
+
+def cell(figure: Mapping[str, Any] | None) -> str:
+    """``6.31 [5.02, 7.60]``, in thousandths of a nat."""
+    if figure is None:
+        return "–"
+    low, high = (value / UNIT for value in figure["interval"])
+    mean = f"{figure['mean'] / UNIT:.3f}"
+    return mean if math.isnan(low) else f"{mean} [{low:.3f}, {high:.3f}]"
+
+
+def plot(runs: Sequence[Lines]):
+    """Forgetting by epoch, a panel per ordered pair: mean over the seeds, and their range."""
+    shown = pairs(runs[0])
+    canvas, axes = plots.figure(4 * len(shown), 3.4, len(shown), left=0.8, gap=0.8)
+    for ax, (m, k) in zip(axes, shown, strict=True):
+        for step, colour in COLOURS.items():
+            if step not in measurements(runs[0])[0][EVENT]["head_step"][m]:
+                continue
+            epochs, values = by_epoch(runs, step, m, k)
+            ax.plot(epochs, values.mean(0) / UNIT, color=colour, marker=".", label=STEPS[step])
+            ax.fill_between(
+                epochs, values.min(0) / UNIT, values.max(0) / UNIT, color=colour, alpha=0.15
+            )
+        ax.axhline(0, color="0.6", lw=1)
+        ax.set(title=f"head's step for {m}: loss of {k}", xlabel="epoch")
+        ax.set_yscale("symlog", linthresh=0.01)
+        plots.set_ticks(ax.xaxis, 8, integer=True)
+        ax.grid(alpha=0.3)
+    axes[0].set_ylabel("change per step, 0.001 nats")
+    axes[0].legend(fontsize=6)
+    return canvas
+
+
+def by_epoch(runs: Sequence[Lines], step: str, m: str, k: str) -> tuple[np.ndarray, np.ndarray]:
+    """The epochs, and ``float[seeds, epochs]``: mean change in nats over each epoch's steps."""
+    epochs = np.array([line["epoch"] for line in measurements(runs[0])])
+    names = np.unique(epochs)
+    values = np.stack([changes(run, step, m, k) for run in runs])
+    return names, np.stack([values[:, epochs == epoch].mean(1) for epoch in names], 1)
