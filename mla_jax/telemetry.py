@@ -13,11 +13,18 @@ and after:
 
     head_step[m][k] = L_k(encoders, head after the step for m) - L_k(encoders, head before it)
 
-Positive off the diagonal is forgetting: the head's step for m has made k worse.  Where the head's
-gradient is projected, two counterfactuals of the very same step are beside it:
-``unprojected``, P taken as the identity, and ``same_length``, the unprojected step scaled to the
-length of the projected one.  A P that shrinks is also a smaller learning rate; only the second
-tells what the direction does.  All three share the momentum that the run has gathered so far.
+Positive off the diagonal is forgetting: the head's step for m has made k worse.  There are four
+such steps, of which the run takes the first alone:
+
+* ``taken``: the step of the run.  With momentum it holds, nine parts in ten, the gradients of the
+  steps before, those of the other modalities among them.
+* ``gradient``: the step that an optimiser without a past would take: this batch's own gradient.
+* ``unprojected``: the same with P taken as the identity.
+* ``same_length``: that, scaled to the length of ``gradient``.  A P that shrinks is also a smaller
+  learning rate; only this step tells what its direction does.
+
+The last two need a projection.  With Adam, whose first step has a length of its own, the last three
+do not say what a gradient does: measure with SGD.
 """
 
 import functools
@@ -164,13 +171,18 @@ def measure(
             variables = {**state.variables, "params": {**state.params, "head": head}}
             return dict(zip(names, losses(variables) - before, strict=True))
 
-        steps = {"taken": moved["head"]}
+        def step_from(start: TrainState, phase: Phase = phase) -> Any:
+            """The head's step from a state that differs in its optimiser only."""
+            after, _ = phase.update(start, batch, info)
+            return jax.tree.map(jnp.subtract, after.params["head"], start.params["head"])
+
+        fresh = without_past(state)
+        steps = {"taken": moved["head"], "gradient": step_from(fresh)}
         if P:
-            plain, _ = phase.update(without_projection(state), batch, info)
-            step = jax.tree.map(jnp.subtract, plain.params["head"], state.params["head"])
-            ratio = optax.tree.norm(moved["head"]) / jnp.maximum(optax.global_norm(step), 1e-30)
-            steps["unprojected"] = step
-            steps["same_length"] = jax.tree.map(lambda leaf, r=ratio: leaf * r, step)
+            steps["unprojected"] = plain = step_from(without_projection(fresh))
+            length = optax.tree.norm(steps["gradient"])
+            ratio = length / jnp.maximum(optax.tree.norm(plain), 1e-30)
+            steps["same_length"] = jax.tree.map(lambda leaf, r=ratio: leaf * r, plain)
         found["head_step"][phase.name] = {
             name: {"length": optax.tree.norm(step), **change(step)} for name, step in steps.items()
         }
@@ -237,6 +249,16 @@ def without_projection(state: TrainState) -> TrainState:
         is_leaf=is_projection,
     )
     return state.replace(opt_state=opt_state)
+
+
+def without_past(state: TrainState) -> TrainState:
+    """``state`` whose heads' optimisers remember no earlier gradient; every P stays."""
+    head = jax.tree.map(
+        lambda node: node if is_projection(node) else jnp.zeros_like(node),
+        state.opt_state["head"],
+        is_leaf=is_projection,
+    )
+    return state.replace(opt_state={**state.opt_state, "head": head})
 
 
 def spectrum(P: jax.Array) -> dict[str, jax.Array]:

@@ -81,29 +81,32 @@ def test_head_steps_are_those_of_the_phases():
 
 
 def test_the_counterfactual_is_a_run_without_projection():
-    """From one state, momentum included, the step is that of ``projection.enabled=false``."""
+    """From one state the step is that of ``projection.enabled=false``."""
     _, _, state, batch, probe, found = mla_in_its_third_batch()
     plain, *_ = prepared("mla", **{"method.projection.enabled": False})
     head = state.opt_state["head"]["shared"]
     unprojected = state.replace(opt_state={**state.opt_state, "head": {"shared": head[1]}})
     told = measured(plain, unprojected, batch, probe)["head_step"]["a"]
-    assert set(told) == {"taken"}
-    for name, value in told["taken"].items():
+    assert set(told) == {"taken", "gradient"}
+    for name, value in told["gradient"].items():
         np.testing.assert_allclose(found["head_step"]["a"]["unprojected"][name], value, rtol=1e-4)
-    assert abs(found["head_step"]["a"]["taken"]["length"] - told["taken"]["length"]) > 1e-5
+    assert found["head_step"]["a"]["gradient"]["length"] < told["gradient"]["length"]
 
 
 def test_the_same_length_is_the_same_length():
     *_, found = mla_in_its_third_batch()
     for steps in found["head_step"].values():
-        np.testing.assert_allclose(steps["same_length"]["length"], steps["taken"]["length"], 1e-4)
-        assert steps["same_length"]["b"] != steps["taken"]["b"]
+        lengths = [steps[name]["length"] for name in ("same_length", "gradient", "taken")]
+        assert lengths[0] == pytest.approx(lengths[1], rel=1e-4)
+        assert lengths[1] < 0.9 * lengths[2]  # which has momentum
+        assert steps["same_length"]["b"] != steps["gradient"]["b"]
 
 
 def test_without_a_step_yet_the_projection_changes_nothing():
     method, state, batch, probe = prepared("mla")
     steps = measured(method, state, batch, probe)["head_step"]["a"]  # P is still the identity
-    assert steps["taken"] == pytest.approx(steps["unprojected"], rel=1e-4, abs=1e-7)
+    for name in ("gradient", "unprojected", "same_length"):  # and there is no momentum
+        assert steps["taken"] == pytest.approx(steps[name], rel=1e-4, abs=1e-7)
 
 
 def test_norms_and_cosines():
@@ -191,7 +194,8 @@ def line(epoch, a_on_b, unprojected, same_length):
     def step(value):
         return {"length": 1.0, "a": -1.0, "b": value}
 
-    steps = {"taken": a_on_b, "unprojected": unprojected, "same_length": same_length}
+    steps = {"gradient": a_on_b, "unprojected": unprojected, "same_length": same_length}
+    steps["taken"] = 7.0
     step_of = {name: step(value) for name, value in steps.items()}
     found = {"loss": {"a": 1.0, "b": 1.0}, "head_step": {"a": step_of, "b": step_of}}
     return {"event": "telemetry", "step": epoch, "epoch": epoch, "telemetry": found}
@@ -201,13 +205,13 @@ def test_forgetting_is_added_up():
     runs = [[line(1, 1e-3, 5e-3, 3e-3), line(2, 3e-3, 7e-3, 5e-3), {"epoch": 2, "step": 9}]]
     runs.append([line(1, 0.0, 0.0, 0.0), line(2, 0.0, 0.0, 2e-3)])
     found = forgetting.summarize(runs)["a>b"]
-    assert found["taken"]["seeds"] == pytest.approx([2e-3, 0.0])
+    assert found["gradient"]["seeds"] == pytest.approx([2e-3, 0.0])
     assert found["prevented"]["seeds"] == pytest.approx([2e-3, 1e-3])
     # Student's t with one degree of freedom: 12.706 standard errors, here 0.5e-3.
     assert found["prevented"]["interval"] == pytest.approx((-4.853e-3, 7.853e-3), abs=1e-6)
     text = forgetting.table({"mla": forgetting.summarize(runs)})
-    assert "| mla | a | b | 1.000 [-11.706, 13.706] |" in text
-    epochs, values = forgetting.by_epoch(runs, "taken", "a", "b")
+    assert "| 1.000 [-11.706, 13.706] |" in text
+    epochs, values = forgetting.by_epoch(runs, "gradient", "a", "b")
     assert epochs.tolist() == [1, 2]
     np.testing.assert_allclose(values, [[1e-3, 3e-3], [0, 0]])
     assert len(forgetting.plot(runs).axes) == 2

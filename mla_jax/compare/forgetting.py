@@ -19,10 +19,11 @@ from mla_jax.telemetry import EVENT
 
 STEPS = {
     "taken": "the step that was taken",
-    "unprojected": "the same step without the projection",
-    "same_length": "that, scaled to the length of the step that was taken",
+    "gradient": "this batch's gradient alone, projected where the run does",
+    "unprojected": "the same gradient without the projection",
+    "same_length": "that, scaled to the length of the projected one",
 }
-COLOURS = {"taken": "C0", "unprojected": "C3", "same_length": "C1"}
+COLOURS = {"taken": "0.5", "gradient": "C0", "unprojected": "C3", "same_length": "C1"}
 UNIT = 1e-3
 """Nats: the tables are in thousandths."""
 
@@ -70,7 +71,7 @@ def summarize(runs: Sequence[Lines]) -> dict[str, Any]:
 
     For each ordered pair and each kind of step: the mean change per step of every seed, the mean
     over the seeds and its interval; and what the projection prevents, seed by seed: the change by
-    the unprojected step of the same length less that by the step taken.
+    the unprojected gradient of the same length less that by the projected one.
 
     ``{"image>audio": {"taken": {"seeds", "mean", "interval"}, ..., "prevented": {...}}}``, in nats
     per step of the head.
@@ -80,8 +81,8 @@ def summarize(runs: Sequence[Lines]) -> dict[str, Any]:
         kinds = measurements(runs[0])[0][EVENT]["head_step"][m]
         seeds = {step: [float(changes(r, step, m, k).mean()) for r in runs] for step in kinds}
         if "same_length" in seeds:
-            both = zip(seeds["same_length"], seeds["taken"], strict=True)
-            seeds["prevented"] = [plain - taken for plain, taken in both]
+            both = zip(seeds["same_length"], seeds["gradient"], strict=True)
+            seeds["prevented"] = [plain - projected for plain, projected in both]
         found[f"{m}>{k}"] = {
             name: {"seeds": values, "mean": float(np.mean(values)), "interval": interval(values)}
             for name, values in seeds.items()
