@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from mla_jax.compare import page_runs, sweep_table, table
-from mla_jax.compare.page_runs import Detail, RunFolder
+from mla_jax.compare.page_runs import Detail, Run, RunFolder
 from mla_jax.runs.nulls import with_nulls
 
 FILE = "comparison.html"
@@ -60,20 +60,25 @@ def write(
         "differences": differences_html(labels, page_runs.differences(configs)),
         "facts": facts_html(comparison),
     }
+    template = TEMPLATE.read_text(encoding="utf-8")
     for detail in DETAILS:
-        classes: list[list[str]] = []
-        shown = [[page_runs.shown(run, path, detail, classes) for run in runs] for runs in found]
-        data = {
-            "rows": [
-                {"label": table.label(row), "runs": r} for row, r in zip(rows, shown, strict=True)
-            ],
-            "classes": classes,
-            "matrices": detail.figures,
-        }
-        page = fill(TEMPLATE.read_text(encoding="utf-8"), {**parts, "data": script_json(data)})
+        data = runs_data(path, list(map(table.label, rows)), found, detail)
+        page = fill(template, {**parts, "data": script_json(data)})
         if len(page.encode()) <= LARGEST:
             break
     (path / FILE).write_text(page, encoding="utf-8")
+
+
+def runs_data(
+    path: pathlib.Path, labels: Sequence[str], runs: Sequence[Sequence[Run]], detail: Detail
+) -> dict[str, Any]:
+    """What the page's script reads: the runs of every row, and the class names they refer to."""
+    classes: list[list[str]] = []
+    rows = [
+        {"label": label, "runs": [page_runs.shown(run, path, detail, classes) for run in row]}
+        for label, row in zip(labels, runs, strict=True)
+    ]
+    return {"rows": rows, "classes": classes, "matrices": detail.figures}
 
 
 def ordered_rows(comparison: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:

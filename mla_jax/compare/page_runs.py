@@ -140,44 +140,47 @@ def shown(run: Run, workdir: pathlib.Path, detail: Detail, classes: list[list[st
       classes: the lists of class names so far, which every run refers to by number.
     """
     seed, part, path = run.folder
-    step = -(-len(run.lines) // detail.points) or 1
-    kept = run.lines[::-1][::step][::-1]  # with the last
-    scores = {}
-    for split in ("validation", "test"):
-        scored = [line for line in run.lines if isinstance(line.get(split), dict)]
-        stride = -(-len(scored) // detail.points) or 1
-        step = max(step, stride)
-        scored = scored[::-1][::stride][::-1]
-        told = (line[split].get("macro_f1") for line in scored)
-        names = dict.fromkeys(name for found in told if isinstance(found, dict) for name in found)
-        if names:
-            scores[split] = _series(scored, {name: (split, name) for name in names})
-    phases = dict.fromkeys(
-        name.removesuffix("/loss")
-        for line in kept
-        if isinstance(line.get("train"), dict)
-        for name in line["train"]
-        if name.endswith("/loss")
-    )
-    losses = _series(kept, {name: ("train", f"{name}/loss") for name in phases}) if phases else None
     figures = list(run.confusion)[: detail.figures]
     size = len(run.confusion[figures[0]]) if figures else 0
     names = run.class_names if len(run.class_names) == size else list(map(str, range(size)))
     if names not in classes:
         classes.append(names)
+    folder = path.relative_to(workdir) if path.is_relative_to(workdir) else path
     return {
         "seed": seed,
         "part": part,
-        "folder": path.relative_to(workdir).as_posix()
-        if path.is_relative_to(workdir)
-        else str(path),
+        "folder": folder.as_posix(),
         "chosen": run.chosen,
-        "every": step,
-        "loss": losses,
-        "accuracy": scores,
+        "every": _stride(run.lines, detail.points),
+        **_curves(run.lines, detail.points),
         "confusion": {name: _sparse(run.confusion[name]) for name in figures},
         "classes": classes.index(names),
     }
+
+
+def _stride(lines: Sequence[Any], points: int) -> int:
+    return -(-len(lines) // points) or 1
+
+
+def _thin(lines: Sequence[Any], points: int) -> Sequence[Any]:
+    """At most so many of the lines, evenly apart, with the last."""
+    return lines[::-1][:: _stride(lines, points)][::-1]
+
+
+def _curves(lines: Sequence[Mapping[str, Any]], points: int) -> dict[str, Any]:
+    """The losses, None where there are none, and the accuracies of each split that has some."""
+    lost = [line for line in lines if isinstance(line.get("train"), dict)]
+    names = dict.fromkeys(n for line in lost for n in line["train"] if n.endswith("/loss"))
+    phases = {name.removesuffix("/loss"): ("train", name) for name in names}
+    found = {"loss": _series(_thin(lost, points), phases) if phases else None, "accuracy": {}}
+    for split in ("validation", "test"):
+        scored = [line for line in lines if isinstance(line.get(split), dict)]
+        named = (line[split].get("macro_f1") for line in scored)
+        names = dict.fromkeys(n for figures in named if isinstance(figures, dict) for n in figures)
+        if names:
+            places = {name: (split, name) for name in names}
+            found["accuracy"][split] = _series(_thin(scored, points), places)
+    return found
 
 
 def _series(
