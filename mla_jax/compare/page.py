@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 
 from mla_jax.compare import page_runs, sweep_table, table
 from mla_jax.compare.page_runs import Detail, Run, RunFolder
-from mla_jax.runs.nulls import with_nulls
 
 FILE = "comparison.html"
 TEMPLATE = pathlib.Path(__file__).with_name("page.html")
@@ -118,7 +117,7 @@ def fill(template: str, parts: Mapping[str, str]) -> str:
 
 def script_json(content: Any) -> str:
     """JSON that may stand in a ``<script>``: nothing in it ends the element or begins another."""
-    text = json.dumps(with_nulls(content), separators=(",", ":"), allow_nan=False)
+    text = json.dumps(content, separators=(",", ":"), allow_nan=False)
     for letter in "<>&":
         text = text.replace(letter, f"\\u{ord(letter):04x}")
     return text

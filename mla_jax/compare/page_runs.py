@@ -201,16 +201,15 @@ def _series(
 def _sparse(counts: np.ndarray) -> dict[str, Any]:
     """``[label, predicted, examples, ...]`` of what is not zero, or of the frequent mistakes."""
     if len(counts) <= MOST_CLASSES:
-        return {"cells": _flat(counts, np.argwhere(counts))}
+        return {"cells": _flat(counts, *np.nonzero(counts))}
     wrong = counts * (1 - np.eye(len(counts), dtype=int))
     order = np.argsort(-wrong, axis=None, kind="stable")[:MOST_MISTAKES]
-    places = [p for p in np.stack(np.unravel_index(order, wrong.shape), 1) if wrong[tuple(p)]]
-    totals = [int(counts[label].sum()) for label, _ in places]
-    return {"mistakes": _flat(wrong, places), "totals": totals}
+    labels, predicted = np.unravel_index(order[wrong.flat[order] > 0], wrong.shape)
+    return {"mistakes": _flat(wrong, labels, predicted), "totals": counts[labels].sum(1).tolist()}
 
 
-def _flat(counts: np.ndarray, places: Sequence[Sequence[int]]) -> list[int]:
-    return [int(n) for i, j in places for n in (i, j, counts[i, j])]
+def _flat(counts: np.ndarray, labels: np.ndarray, predicted: np.ndarray) -> list[int]:
+    return np.stack([labels, predicted, counts[labels, predicted]], 1).ravel().tolist()
 
 
 def differences(configs: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, dict[str, str]]:
