@@ -5,7 +5,8 @@ usage() {
 usage: launch/quickstart.sh [OPTION of mla_jax.compare ...]
 
 Makes .venv, installs mla_jax, and compares unimodal training, concatenation, late fusion and MLA
-on the embedded digits, three seeds each.  Writes runs/quickstart/comparison.md, .png and .json.
+on the embedded digits, three seeds each.  Writes runs/quickstart/comparison.md, .png, .json
+and .html.
 Run it again to see the table again; runs that are finished are not repeated.
 
 environment: PYTHON_BASE   the Python to make .venv from (default: python3; 3.11 or newer)

@@ -11,6 +11,7 @@ import pytest
 from mla_jax import methods
 from mla_jax.compare import table, variants
 from mla_jax.errors import UserError
+from tests.comparisons import embedded, labels, undocumented
 
 
 @pytest.fixture(scope="module")
@@ -128,6 +129,24 @@ def test_table_and_plot(compared, rows):
     for label in ("unimodal", "concat", "mla (first_drop)", SAME, f"{OTHER} (first_drop)"):
         assert markdown.count(f"| {label} |") == 1
     assert (workdir / "comparison.png").read_bytes().startswith(b"\x89PNG")
+    varying = {"fused", "audio", "text"}
+    varying |= {key for row in rows.values() for key in (*row["switches"], *row["stages"])}
+    assert not undocumented(found, varying)
+
+
+def test_the_page_has_every_row_and_run(compared, rows):
+    workdir, _, out = compared
+    assert "comparison.html" in out
+    text = (workdir / "comparison.html").read_text()
+    assert labels(text) == list(map(table.label, rows.values())) and "data:image/png" in text
+    data = embedded(text)
+    runs = [run for row in data["rows"] for run in row["runs"]]
+    assert len(runs) == len(list(workdir.rglob("result.json")))
+    for run in runs:
+        assert (workdir / run["folder"] / "metrics.jsonl").is_file()
+        assert run["loss"]["x"] == [1, 2] and run["confusion"] and run["chosen"] in (1, 2)
+    assert data["classes"] == [read(workdir, "mla", "data.json")["class_names"]]
+    assert "method.zero_grad_drift" in text.partition("Configuration differences")[2]
 
 
 def test_bootstrap_interval():

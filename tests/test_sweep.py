@@ -7,6 +7,7 @@ import pytest
 
 from mla_jax.compare import published, sweep_table
 from mla_jax.runs.run import open_run
+from tests.comparisons import embedded, labels, undocumented
 
 OPTIONS = ["--config=tests/configs/tiny.py", "--config.modalities=('audio','text')"]
 OPTIONS += ["--config.epochs=1", "--seeds=0,1"]
@@ -49,6 +50,22 @@ def test_every_rate_has_its_runs(compared):
     assert "late_fusion-missing0.5 seed 1: test fused" in said
 
 
+def test_the_page_has_every_rate_and_run(compared):
+    workdir, said = compared
+    found = json.loads((workdir / "comparison.json").read_text())
+    stages = {key for row in found["rows"] for key in row["stages"]}
+    varying = {"fused", "audio", "text", "audio+text", "incomplete", "0", "0.5", *stages}
+    assert "comparison.html" in said and not undocumented(found, varying)
+    text = (workdir / "comparison.html").read_text()
+    for part in ("<h2>Accuracy</h2>", "Macro-F1", "true rate", "data:image/png", "rule rate"):
+        assert part in text
+    rows = embedded(text)["rows"]
+    assert [row["label"] for row in rows] == labels(text)
+    runs = [run for row in rows for run in row["runs"]]
+    assert len(runs) == 8 and {run["part"] for run in runs} == {"rate 0", "rate 0.5"}
+    assert all(run["loss"]["x"] == [1] and run["confusion"] for run in runs)
+
+
 def test_all_methods_and_seeds_have_the_same_masks(compared):
     workdir, _ = compared
     folders = [
@@ -79,6 +96,12 @@ def test_rows_trained_once_are_evaluated_at_every_rate(commands, compared, tmp_p
     found = json.loads((tmp_path / "once" / "comparison.json").read_text())
     (row,) = found["rows"]
     assert found["trained_once"] and row["runs"] == 2
+    (shown,) = embedded((tmp_path / "once" / "comparison.html").read_text())["rows"]
+    assert [(r["seed"], r["part"]) for r in shown["runs"]] == [
+        (0, "trained at rate 0"),
+        (1, "trained at rate 0"),
+    ]
+    assert all(run["confusion"] for run in shown["runs"])
     both = json.loads((compared[0] / "comparison.json").read_text())
     (trained_at_each,) = (r for r in both["rows"] if r["method"] == "late_fusion")
     # Trained on complete data and tested on it: the same runs in both.

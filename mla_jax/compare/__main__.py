@@ -10,8 +10,9 @@ for every method that is not about missing modalities.  Each entry is a row unde
 
 Every row gets the same data, encoders, optimiser, epochs and protocol.  DI-MML has a second stage,
 which the caption names.  ``unimodal`` trains each modality alone: that is the ceiling for the
-modality's accuracy in the other rows.  Writes comparison.md, comparison.png and comparison.json
-into --workdir, and each run beside them; runs that are finished are not repeated.
+modality's accuracy in the other rows.  Writes comparison.md, comparison.png, comparison.json and
+comparison.html, a page for any browser, into --workdir, and each run beside them; runs that are
+finished are not repeated.
 
 Under missing modalities, method by rate:
 
@@ -32,7 +33,7 @@ from typing import Any
 from absl import flags
 
 from mla_jax import distributed, train
-from mla_jax.compare import sweep, sweep_table, table
+from mla_jax.compare import page, sweep, sweep_table, table
 from mla_jax.compare.variants import Part, Variant, parse_variants, parts_of
 from mla_jax.config import command_line, fields
 from mla_jax.errors import UserError, space_watched
@@ -67,7 +68,8 @@ def main() -> None:
         }
         with space_watched(workdir):
             print("\n" + table.write(workdir, found))
-        print(f"\n{workdir}: comparison.md, comparison.png, comparison.json")
+            page.write(workdir, found)
+        print(f"\n{workdir}: {', '.join(table.FILES)}")
 
 
 def compare_missing(
@@ -90,7 +92,8 @@ def compare_missing(
         }
         with space_watched(workdir):
             print("\n" + sweep_table.write(workdir, found))
-        print(f"\n{workdir}: comparison.md, comparison.png, comparison.json")
+            page.write(workdir, found)
+        print(f"\n{workdir}: {', '.join(table.FILES)}")
 
 
 def origin(seeds: list[int]) -> dict[str, Any]:

@@ -18,15 +18,11 @@ MOST_COLUMNS = 7
 
 def write(path: pathlib.Path, comparison: Mapping[str, Any]) -> str:
     """Writes the table, the plot and the numbers; returns the table as it goes to the terminal."""
-    rows = sorted(comparison["rows"], key=lambda row: -_mean_over_rates(row))
+    rows = best_first(comparison["rows"])
     facts = comparison["about"]
     rates = list(rows[0]["rates"])
-    header = ["method", *rates, "seconds", "parameters"]
-    true = ["true rate", *(f"{rows[0]['rates'][r]['true_rate']:.3f}" for r in rates), "", ""]
-    body = {
-        figure: [[table.label(row), *_cells(row, rates, figure), *_costs(row)] for row in rows]
-        for figure in FIGURES
-    }
+    header, true = columns(rows)
+    body = {figure: [cells(row, rates, figure) for row in rows] for figure in FIGURES}
     text = [f"# Missing modalities on {facts['dataset']}", caption(comparison)]
     for figure, title in FIGURES.items():
         text += [f"## {title}", report.markdown_table(header, [true, *body[figure]])]
@@ -42,16 +38,27 @@ def write(path: pathlib.Path, comparison: Mapping[str, Any]) -> str:
     return "\n".join([*table.aligned(header, [true, *body["accuracy"]]), "", caption(comparison)])
 
 
-def _mean_over_rates(row: Mapping[str, Any]) -> float:
-    return float(np.mean([cell["accuracy"]["fused"] for cell in row["rates"].values()]))
+def best_first(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The rows by their fused accuracy, the mean over all rates."""
+
+    def mean_over_rates(row: Mapping[str, Any]) -> float:
+        return float(np.mean([cell["accuracy"]["fused"] for cell in row["rates"].values()]))
+
+    return sorted(rows, key=lambda row: -mean_over_rates(row))
 
 
-def _cells(row: Mapping[str, Any], rates: Sequence[str], figure: str) -> list[str]:
-    return [table.mean_std(row["rates"][rate][figure]["fused"]) for rate in rates]
+def columns(rows: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[str]]:
+    """The names of the columns, in the order of ``cells``, and the line of the true rates."""
+    rates = rows[0]["rates"]
+    true = ["true rate", *(f"{cell['true_rate']:.3f}" for cell in rates.values()), "", ""]
+    return ["method", *rates, "seconds", "parameters"], true
 
 
-def _costs(row: Mapping[str, Any]) -> list[str]:
-    return [table.mean_std(row["seconds"], ".1f"), f"{row['parameters']:,}"]
+def cells(row: Mapping[str, Any], rates: Sequence[str], figure: str) -> list[str]:
+    """The cells of one row of the table of a figure, one of ``FIGURES``."""
+    by_rate = [table.mean_std(row["rates"][rate][figure]["fused"]) for rate in rates]
+    costs = [table.mean_std(row["seconds"], ".1f"), f"{row['parameters']:,}"]
+    return [table.label(row), *by_rate, *costs]
 
 
 def caption(comparison: Mapping[str, Any]) -> str:

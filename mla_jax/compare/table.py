@@ -16,7 +16,7 @@ Runs = Sequence[Sequence[Mapping[str, Any]]]
 """The ``result.json`` of a row's runs, ``[seed][part]``; there is one part, or one per modality
 where the method trains one modality at a time (``methods.trains_one_modality``)."""
 
-FILES = ("comparison.md", "comparison.json", "comparison.png")
+FILES = ("comparison.md", "comparison.json", "comparison.png", "comparison.html")
 RESAMPLES = 10_000
 
 
@@ -103,8 +103,7 @@ def write(path: pathlib.Path, comparison: Mapping[str, Any]) -> str:
     """Writes the table, the plot and the numbers; returns the table as it goes to the terminal."""
     rows, about = comparison["rows"], caption(comparison)
     figures = figures_of(rows)
-    costs = ("seconds", "examples/s", "parameters", "compiling")
-    header = ["method", *figures, "95 % fused", *costs]
+    header = columns(figures)
     body = [cells(row, figures) for row in rows]
     text = [f"# Methods on {comparison['about']['dataset']}", about]
     text += [report.markdown_table(header, body), "![](comparison.png)", origin(comparison)]
@@ -115,6 +114,12 @@ def write(path: pathlib.Path, comparison: Mapping[str, Any]) -> str:
     plots.save(plot(rows, figures), path / "comparison.png")
     written = f"written: {path / 'comparison.md'}, comparison.png, comparison.json"
     return "\n".join([*aligned(header, body), "", about, written])
+
+
+def columns(figures: Sequence[str]) -> list[str]:
+    """The names of the columns, in the order of ``cells``."""
+    costs = ("seconds", "examples/s", "parameters", "compiling")
+    return ["method", *figures, "95 % fused", *costs]
 
 
 def cells(row: Mapping[str, Any], figures: Sequence[str]) -> list[str]:

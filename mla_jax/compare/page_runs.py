@@ -1,0 +1,243 @@
+"""What the page of a comparison shows of each run, read from the run's folder.
+
+A folder may have lost any of its files, or hold a damaged one: the page then lacks what the file
+would have told, and everything else stands.
+"""
+
+import json
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from mla_jax import methods
+from mla_jax.compare.variants import Variant
+from mla_jax.config import fields
+from mla_jax.errors import UserError
+from mla_jax.runs import metrics
+
+MOST_CLASSES = 50
+"""With more classes than this, a confusion matrix is given by its most frequent mistakes."""
+MOST_MISTAKES = 30
+
+
+class RunFolder(NamedTuple):
+    """A run of a row."""
+
+    seed: int
+    part: str
+    """What tells the runs of one seed apart: a modality, a rate, or nothing."""
+    path: pathlib.Path
+
+
+class Detail(NamedTuple):
+    """How much the page holds of a run."""
+
+    points: int
+    """At most so many along a curve."""
+    figures: int
+    """So many confusion matrices: that of ``fused`` is the first."""
+
+
+def run_folders(workdir: pathlib.Path, comparison: Mapping[str, Any]) -> dict[str, list[RunFolder]]:
+    """By the label of a row, the folders of its runs beside ``comparison.json``."""
+    return {
+        row["label"]: [
+            RunFolder(seed, part, workdir / folder / f"seed{seed}")
+            for part, folder in _parts(row, comparison).items()
+            for seed in comparison["seeds"]
+        ]
+        for row in comparison["rows"]
+    }
+
+
+def _parts(row: Mapping[str, Any], comparison: Mapping[str, Any]) -> dict[str, str]:
+    switches = {  # JSON has lists for tuples
+        field: tuple(value) if isinstance(value, list) else value
+        for field, value in row["switches"].items()
+    }
+    folder = Variant(row["label"], row["method"], switches).folder
+    if "missing" in comparison and comparison["trained_once"]:
+        rate = f"{comparison['missing']['train']:g}"
+        return {f"trained at rate {rate}": f"{folder}-trained{rate}"}
+    if "missing" in comparison:
+        return {f"rate {rate}": f"{folder}-missing{rate}" for rate in row["rates"]}
+    if methods.trains_one_modality(row["method"]):
+        return {modality: f"{folder}-{modality}" for modality in row["test"]}
+    return {"": folder}
+
+
+class Run(NamedTuple):
+    """What the files of a run hold; empty where they are missing or damaged."""
+
+    folder: RunFolder
+    lines: list[Mapping[str, Any]]
+    """Those of metrics.jsonl, one per epoch."""
+    confusion: dict[str, np.ndarray]
+    """``{"fused" or modality: int[C, C]}``, label by row."""
+    class_names: list[str]
+    config: dict[str, Any]
+    """Flat, without the seed."""
+    chosen: int
+    """The epoch of the result; 0 where nothing tells it."""
+
+
+def read_run(folder: RunFolder, alone: bool) -> Run:
+    """Reads the files of a run; ``alone``: it has one modality, which is its fused figure too."""
+    try:
+        lines = metrics.read_lines(folder.path / "metrics.jsonl")
+    except UserError:
+        lines = []
+    lines = [line for line in lines if "event" not in line and isinstance(line.get("epoch"), int)]
+    confusion = {}
+    for name, counts in _read_json(folder.path / "confusion.json").items():
+        counts = _square(counts)
+        if counts is not None and not (alone and name == "fused"):
+            confusion[name] = counts
+    names = _read_json(folder.path / "data.json").get("class_names")
+    config = _read_json(folder.path / "config.json").get("config")
+    config = fields.flatten(config) if isinstance(config, dict) else {}
+    selection = _read_json(folder.path / "result.json").get("selection")
+    chosen = selection.get("epoch") if isinstance(selection, dict) else None
+    return Run(
+        folder,
+        [_without_fused(line) for line in lines] if alone else lines,
+        confusion,
+        list(map(str, names)) if isinstance(names, list) else [],
+        {field: value for field, value in config.items() if field != "seed"},
+        chosen if isinstance(chosen, int) else 0,
+    )
+
+
+def _read_json(path: pathlib.Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _square(counts: Any) -> np.ndarray | None:
+    try:
+        found = np.asarray(counts, int)
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return found if found.ndim == 2 and len(set(found.shape)) == 1 else None
+
+
+def _without_fused(tree: Any) -> Any:
+    if not isinstance(tree, dict):
+        return tree
+    return {key: _without_fused(value) for key, value in tree.items() if key != "fused"}
+
+
+def shown(run: Run, workdir: pathlib.Path, detail: Detail, classes: list[list[str]]) -> dict:
+    """A run as the page's script reads it: numbers of four digits, matrices by what is not zero.
+
+    Args:
+      workdir: that of the page; folders are named from there.
+      classes: the lists of class names so far, which every run refers to by number.
+    """
+    seed, part, path = run.folder
+    figures = list(run.confusion)[: detail.figures]
+    size = len(run.confusion[figures[0]]) if figures else 0
+    names = run.class_names if len(run.class_names) == size else list(map(str, range(size)))
+    if names not in classes:
+        classes.append(names)
+    folder = path.relative_to(workdir) if path.is_relative_to(workdir) else path
+    return {
+        "seed": seed,
+        "part": part,
+        "folder": folder.as_posix(),
+        "chosen": run.chosen,
+        "every": _stride(run.lines, detail.points),
+        **_curves(run.lines, detail.points),
+        "confusion": {name: _sparse(run.confusion[name]) for name in figures},
+        "classes": classes.index(names),
+    }
+
+
+def _stride(lines: Sequence[Any], points: int) -> int:
+    return -(-len(lines) // points) or 1
+
+
+def _thin(lines: Sequence[Any], points: int) -> Sequence[Any]:
+    """At most so many of the lines, evenly apart, with the last."""
+    return lines[::-1][:: _stride(lines, points)][::-1]
+
+
+def _curves(lines: Sequence[Mapping[str, Any]], points: int) -> dict[str, Any]:
+    """The losses, None where there are none, and the accuracies of each split that has some."""
+    lost = [line for line in lines if isinstance(line.get("train"), dict)]
+    names = dict.fromkeys(n for line in lost for n in line["train"] if n.endswith("/loss"))
+    phases = {name.removesuffix("/loss"): ("train", name) for name in names}
+    found = {"loss": _series(_thin(lost, points), phases) if phases else None, "accuracy": {}}
+    for split in ("validation", "test"):
+        scored = [line for line in lines if isinstance(line.get(split), dict)]
+        named = (line[split].get("macro_f1") for line in scored)
+        names = dict.fromkeys(n for figures in named if isinstance(figures, dict) for n in figures)
+        if names:
+            places = {name: (split, name) for name in names}
+            found["accuracy"][split] = _series(_thin(scored, points), places)
+    return found
+
+
+def _series(
+    lines: Sequence[Mapping[str, Any]], places: Mapping[str, tuple[str, str]]
+) -> dict[str, Any]:
+    """``{"x": epochs, "y": {name: numbers or None}}``; ``places``: of a name, ``(split, key)``."""
+
+    def number(line: Mapping[str, Any], split: str, key: str) -> float | None:
+        group = line.get(split)
+        value = group.get(key) if isinstance(group, dict) else None
+        told = isinstance(value, int | float) and np.isfinite(value)
+        return float(f"{value:.4g}") if told else None
+
+    y = {name: [number(line, *place) for line in lines] for name, place in places.items()}
+    return {"x": [line["epoch"] for line in lines], "y": y}
+
+
+def _sparse(counts: np.ndarray) -> dict[str, Any]:
+    """``[label, predicted, examples, ...]`` of what is not zero, or of the frequent mistakes."""
+    if len(counts) <= MOST_CLASSES:
+        return {"cells": _flat(counts, *np.nonzero(counts))}
+    wrong = counts * (1 - np.eye(len(counts), dtype=int))
+    order = np.argsort(-wrong, axis=None, kind="stable")[:MOST_MISTAKES]
+    labels, predicted = np.unravel_index(order[wrong.flat[order] > 0], wrong.shape)
+    return {"mistakes": _flat(wrong, labels, predicted), "totals": counts[labels].sum(1).tolist()}
+
+
+def _flat(counts: np.ndarray, labels: np.ndarray, predicted: np.ndarray) -> list[int]:
+    return np.stack([labels, predicted, counts[labels, predicted]], 1).ravel().tolist()
+
+
+def differences(configs: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, dict[str, str]]:
+    """The fields in which rows differ: ``{field: {label: value as text}}``.
+
+    A row without the field has no text.  The values of a row whose runs differ stand side by side.
+
+    Args:
+      configs: by row, the flat configurations of its runs; rows without any are left out.
+    """
+    texts: dict[str, dict[str, str]] = {}
+    told = {label: [c for c in found if c] for label, found in configs.items()}
+    told = {label: found for label, found in told.items() if found}
+    for field in dict.fromkeys(f for found in told.values() for config in found for f in config):
+        by_row = {}
+        for label, found in told.items():
+            values = dict.fromkeys(_text(config[field]) for config in found if field in config)
+            if values:
+                by_row[label] = " | ".join(values)
+        if len(by_row) < len(told) or len(set(by_row.values())) > 1:
+            texts[field] = by_row
+    places = {"method.name": -2, "method.fidelity": -1}
+    return dict(sorted(texts.items(), key=lambda item: (places.get(item[0], 0), item[0])))
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, str):
+        return value or '""'
+    if isinstance(value, list):
+        return ", ".join(map(_text, value)) or "[]"
+    return json.dumps(value)
