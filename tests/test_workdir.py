@@ -143,7 +143,7 @@ def test_a_comparison_takes_and_writes_null(nothing, tmp_path):
     test = {**RESULT["test"], "audio": nothing}
     result = folder_of(RESULT | {"test": test}, tmp_path).result()
     assert "audio              nan    1.0000" in report.result_table(result)
-    rows = table.rows([(Variant("mla", "mla", {}), [[result], [result]])])
+    rows = [table.summarize_row(Variant("mla", "mla", {}), [[result], [result]])]
     found = {"rows": rows, "about": table.about(result, 2), "seeds": [0, 1]}
     found["about"]["versions"] |= {"jax": "", "python": ""}
     text = table.write(tmp_path, found | {"command": "", "date": ""})

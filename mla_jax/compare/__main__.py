@@ -3,16 +3,32 @@
     python -m mla_jax.compare --config=configs/digits.py --methods=all --seeds=0,1,2
     python -m mla_jax.compare --config=configs/digits.py \\
         --methods=mla,mla:fidelity=released,mla:projection.enabled=false+fusion=fixed
+    python -m mla_jax.compare --config=configs/digits.py --methods=concat,mla \\
+        --vary=optimizer.learning_rate=0.02,0.05 --vary=method.fusion=entropy,fixed
+    python -m mla_jax.compare --config=configs/digits.py --study=table3
+    python -m mla_jax.compare --runs=runs/a,runs/b
 
 An entry of --methods is a method, NAME, or a variant of one, NAME:field=value+field=value.  The
 fields are the switches of that method (those of --config.method.*) and its fidelity.  `all` stands
 for every method that is not about missing modalities.  Each entry is a row under its own label.
 
+--vary=FIELD=a,b makes a row at each value of a field of the configuration, and several --vary one
+at each combination; method.x varies the methods that have a switch x.  Values of a tuple have
+slashes between, as in 0.5/0.5.  Rows that differ only at test time, as by the fusion of MLA, are
+one training where the last epoch is reported: the finished run is evaluated under each rule.
+
 Every row gets the same data, encoders, optimiser, epochs and protocol.  DI-MML has a second stage,
 which the caption names.  ``unimodal`` trains each modality alone: that is the ceiling for the
-modality's accuracy in the other rows.  Writes comparison.md, comparison.png, comparison.json and
-comparison.html, a page for any browser, into --workdir, and each run beside them; runs that are
-finished are not repeated.
+modality's accuracy in the other rows.  Writes comparison.md, .png, .tex, .json and comparison.html,
+a page for any browser, into --workdir, and each run beside them; runs that are finished are not
+repeated.
+
+--study=NAME is a table of a paper: its rows in its order, with the published figures beside ours
+where the data set has some.  table1, table2 and table3 are those of the MLA paper; fidelity has the
+forms of MLA and each of their switches; dimml has DI-MML and its parts.
+
+--runs=DIR,DIR puts finished runs into one table and trains nothing.  A folder may be a run, hold
+runs as seed0, seed1, or be that of a comparison.
 
 Under missing modalities, method by rate:
 
@@ -32,12 +48,14 @@ from typing import Any
 
 from absl import flags
 
-from mla_jax import distributed, train
-from mla_jax.compare import page, sweep, sweep_table, table
+from mla_jax import distributed
+from mla_jax.compare import layout, page, runs, sweep, sweep_table, table, training
+from mla_jax.compare.studies import STUDIES
+from mla_jax.compare.training import Progress
 from mla_jax.compare.variants import Part, Variant, parse_variants, parts_of
+from mla_jax.compare.vary import grid
 from mla_jax.config import command_line, fields
-from mla_jax.errors import UserError, space_watched
-from mla_jax.runs import report
+from mla_jax.errors import UserError, check_choice, space_watched
 from mla_jax.runs.workdir import ELSEWHERE_EMPTY, Workdir, foreign
 
 METHODS = ("unimodal", "concat", "late_fusion", "mla")
@@ -48,28 +66,102 @@ ENDING = "-compare"
 def main() -> None:
     """The comparison of the command line."""
     F = flags.FLAGS
-    workdir = Workdir(command_line.workdir(ENDING)).path
-    default = ["table2"] if F.missing else METHODS
-    variants, seeds = (
-        parse_variants(default if F.methods is None else F.methods),
-        parse_seeds(F.seeds),
-    )
-    if F.missing:
-        return compare_missing(variants, seeds, sweep.parse_rates(F.missing), workdir)
+    if F["runs"].present:
+        return compare_runs(F.runs)
+    study = chosen_study()
+    workdir = Workdir(command_line.workdir(f"-{F.study}" if study else ENDING)).path
+    rates, seeds, vary = F.missing, F.seeds, F.vary or []
+    entries = F.methods
+    if study:
+        entries, rates, vary = list(study.entries), study.missing, [*study.vary, *vary]
+        seeds = F.seeds if F["seeds"].present else study.seeds
+    elif entries is None:
+        entries = ["table2"] if rates else METHODS
+    variants, seeds = grid(parse_variants(entries), vary), parse_seeds(seeds)
+    if rates:
+        for field in variants[0].fields:
+            if field.startswith("missing."):
+                raise UserError(f"--missing and --vary={field} both say what is missing: use one")
+        return compare_missing(variants, seeds, sweep.parse_rates(rates), workdir)
     plan = {v.label: parts_of(v) for v in variants}  # mistakes come out before the first run
-    epochs = next(iter(plan.values()))[0].config.epochs
-    check_folders([part for parts in plan.values() for part in parts], seeds, workdir)
-    results = [(v, train_row(plan.pop(v.label), seeds, workdir)) for v in variants]
-    if distributed.is_main():
-        found = {
-            **origin(seeds),
-            "rows": table.rows(results),
-            "about": table.about(results[0][1][0][0], epochs),
-        }
-        with space_watched(workdir):
-            print("\n" + table.write(workdir, found))
-            page.write(workdir, found)
-        print(f"\n{workdir}: {', '.join(table.FILES)}")
+    parts = [part for row in plan.values() for part in row]
+    check_folders(parts, seeds, workdir)
+    sources = training.trained_folders(parts)
+    progress = Progress(
+        [workdir / p.folder / f"seed{s}" for p in parts for s in seeds
+         if sources[p.folder] == p.folder],
+        [workdir / p.folder / f"seed{s}" for p in parts for s in seeds
+         if sources[p.folder] != p.folder],
+    )  # fmt: skip
+    del parts
+    rows, first = [], None
+    for variant in variants:  # the programs of a row end with it
+        row = plan.pop(variant.label)
+        results = training.train_row(row, seeds, workdir, sources, progress)
+        folders = [[workdir / p.folder / f"seed{seed}" for p in row] for seed in seeds]
+        rows.append(training.row_of(variant, results, folders))
+        first = first or table.about(results[0][0], command_line_epochs())
+    write(table, workdir, rows if study else table.ranked(rows), seeds, first)
+
+
+def compare_runs(folders: Sequence[str]) -> None:
+    """The comparison of finished runs."""
+    F = flags.FLAGS
+    for name in ("config", "study", "methods", "vary", "missing", "seeds", "data_dir"):
+        if F[name].present:
+            raise UserError(f"--runs trains nothing, so --{name} means nothing to it: leave it out")
+    rows, found = runs.rows_of(folders)
+    workdir = Workdir(F.workdir or f"runs/runs{ENDING}").path
+    check_folders([], [], workdir)
+    workdir.mkdir(parents=True, exist_ok=True)
+    seeds = sorted({seed for row in rows for seed in row["seeds"]})
+    about = table.about(found[0].result, found[0].config["epochs"])
+    write(table, workdir, table.ranked(rows), seeds, about)
+
+
+def chosen_study():
+    """The study of ``--study``, or None.
+
+    Raises:
+      UserError: there is none of that name, or another option says what it says.
+    """
+    F = flags.FLAGS
+    if F.study is None:
+        return None
+    check_choice("study", F.study, STUDIES)
+    for name in ("methods", "missing"):
+        if F[name].present:
+            raise UserError(f"--study={F.study} has its own --{name}: leave out one of the two")
+    return STUDIES[F.study]
+
+
+def command_line_epochs() -> int:
+    """The epochs of the configuration."""
+    return flags.FLAGS.config.epochs
+
+
+def write(
+    writer: Any,
+    workdir: pathlib.Path,
+    rows: list[dict[str, Any]],
+    seeds: list[int],
+    about: dict[str, Any],
+    **more: Any,
+) -> None:
+    """Writes a comparison and says it; ``writer`` is ``table`` or ``sweep_table``."""
+    if not distributed.is_main():
+        return
+    found = {**origin(seeds), **more, "rows": rows, "about": about}
+    if name := flags.FLAGS.study:
+        found["study"] = layout.of_study(name, STUDIES[name], rows, about["dataset"])
+    if writer is table:
+        training.name_runs(rows, workdir)
+    with space_watched(workdir):
+        print("\n" + writer.write(workdir, found))
+        page.write(workdir, found)
+    for check in found.get("study", {}).get("checks", ()):
+        print(layout.verdict(check))
+    print(f"\n{workdir}: {', '.join(table.FILES)}")
 
 
 def compare_missing(
@@ -77,23 +169,19 @@ def compare_missing(
 ) -> None:
     """The comparison of the command line at every rate of missing modalities."""
     plan = {v.label: sweep.parts_at(v, rates) for v in variants}
-    check_folders([part for parts in plan.values() for part in parts.values()], seeds, workdir)
-    rows, first = [], next(iter(plan[variants[0].label].values()))
+    parts = [part for row in plan.values() for part in row.values()]
+    check_folders(parts, seeds, workdir)
+    progress = Progress(workdir / p.folder / f"seed{seed}" for p in parts for seed in seeds)
+    first = parts[0].folder
+    del parts
+    rows = []
     for variant in variants:  # the programs of a row end with it
-        rows.append(sweep.train_row(variant, plan.pop(variant.label), rates, seeds, workdir))
-    if distributed.is_main():
-        result = Workdir(workdir / first.folder / f"seed{seeds[0]}").result()
-        found = {
-            **origin(seeds),
-            "missing": result["missing"],
-            "trained_once": sweep.trained_once(),
-            "rows": rows,
-            "about": table.about(result, first.config.epochs),
-        }
-        with space_watched(workdir):
-            print("\n" + sweep_table.write(workdir, found))
-            page.write(workdir, found)
-        print(f"\n{workdir}: {', '.join(table.FILES)}")
+        at_rates = plan.pop(variant.label)
+        rows.append(sweep.train_row(variant, at_rates, rates, seeds, workdir, progress))
+    result = Workdir(workdir / first / f"seed{seeds[0]}").result()
+    about = table.about(result, command_line_epochs())
+    facts = {"missing": result["missing"], "trained_once": sweep.trained_once()}
+    write(sweep_table, workdir, rows, seeds, about, **facts)
 
 
 def origin(seeds: list[int]) -> dict[str, Any]:
@@ -133,24 +221,6 @@ def check_folders(parts: Sequence[Part], seeds: Sequence[int], workdir: pathlib.
             Workdir(workdir / part.folder / f"seed{seed}").check(identity)
 
 
-def train_row(
-    parts: Sequence[Part], seeds: Sequence[int], workdir: pathlib.Path
-) -> list[list[dict]]:
-    """Trains what is not finished yet; the results of one row, ``[seed][part]``."""
-    results: list[list[dict]] = [[] for _ in seeds]
-    for folder, config, program, _ in parts:
-        for found, seed in zip(results, seeds, strict=True):
-            config.seed = seed
-            path = workdir / folder / f"seed{seed}"
-            result = train.train(config, path, program, say=lambda line: None).result
-            found.append(result)
-            if distributed.is_main():
-                figures = report.accuracies(result["test"])
-                spent = table.seconds(result)
-                print(f"{folder} seed {seed}: test {figures}; {spent:.1f} s", flush=True)
-    return results
-
-
 if __name__ == "__main__":
     command_line.define_flags()
     flags.DEFINE_list(
@@ -160,8 +230,13 @@ if __name__ == "__main__":
         "about missing modalities; 'table2': those of the MLA paper's Table 2, the default with "
         f"--missing (default: {','.join(METHODS)})",
     )
+    flags.DEFINE_multi_string(
+        "vary", None, "FIELD=a,b,c: a row at each value of a field of the configuration; repeatable"
+    )
+    flags.DEFINE_string("study", None, f"a table of a paper: {', '.join(STUDIES)}")
+    flags.DEFINE_list("runs", None, "folders of finished runs, for one table; trains nothing")
     flags.DEFINE_list(
         "missing", [], "rates of missing modalities, as 0,0.3,0.5; see config.missing"
     )
     flags.DEFINE_list("seeds", ["0", "1", "2"], "every row has one run per seed")
-    command_line.run_command(main, ENDING)
+    command_line.run_command(main, ENDING, lambda: not flags.FLAGS["runs"].present)

@@ -83,7 +83,8 @@ def runs_data(
 def ordered_rows(comparison: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
     """The rows as comparison.md has them."""
     rows = comparison["rows"]
-    return sweep_table.best_first(rows) if "missing" in comparison else rows
+    ranked = "missing" in comparison and "study" not in comparison
+    return sweep_table.best_first(rows) if ranked else rows
 
 
 class Table(NamedTuple):

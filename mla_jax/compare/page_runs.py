@@ -41,15 +41,28 @@ class Detail(NamedTuple):
 
 
 def run_folders(workdir: pathlib.Path, comparison: Mapping[str, Any]) -> dict[str, list[RunFolder]]:
-    """By the label of a row, the folders of its runs beside ``comparison.json``."""
-    return {
-        row["label"]: [
+    """By the label of a row, the folders of its runs."""
+    return {row["label"]: _folders(workdir, row, comparison) for row in comparison["rows"]}
+
+
+def _folders(
+    workdir: pathlib.Path, row: Mapping[str, Any], comparison: Mapping[str, Any]
+) -> list[RunFolder]:
+    if "runs" not in row:
+        return [
             RunFolder(seed, part, workdir / folder / f"seed{seed}")
             for part, folder in _parts(row, comparison).items()
             for seed in comparison["seeds"]
         ]
-        for row in comparison["rows"]
-    }
+    alone = methods.trains_one_modality(row["method"])
+    found = []
+    for path in (workdir / run for run in row["runs"]):
+        config = _read_json(path / "config.json").get("config") or {}
+        digits = path.name.removeprefix("seed")
+        seed = config.get("seed", int(digits) if digits.isdecimal() else 0)
+        part = "+".join(config.get("modalities", (path.parent.name,))) if alone else ""
+        found.append(RunFolder(seed, part, path))
+    return found
 
 
 def _parts(row: Mapping[str, Any], comparison: Mapping[str, Any]) -> dict[str, str]:

@@ -10,6 +10,7 @@ from typing import Any
 import jax
 
 from mla_jax import distributed, train
+from mla_jax.compare.training import Progress
 from mla_jax.compare.variants import Part, Variant, config_of
 from mla_jax.config import command_line, fields
 from mla_jax.data.missing import MOST_PATTERNS, mask_split, missing_share
@@ -17,7 +18,6 @@ from mla_jax.datasets import load_dataset
 from mla_jax.errors import UserError
 from mla_jax.methods import trains_one_modality
 from mla_jax.program import build_program, masked
-from mla_jax.runs import report
 from mla_jax.runs.nulls import number
 from mla_jax.runs.run import Run
 
@@ -89,6 +89,7 @@ def train_row(
     rates: Sequence[float],
     seeds: Sequence[int],
     workdir: Any,
+    progress: Progress,
 ) -> dict[str, Any]:
     """Trains what is not finished yet; one row of the comparison."""
     results: list[Mapping[str, Any]] = []
@@ -104,10 +105,9 @@ def train_row(
             else:
                 for other, figures in _at_rates(run, rates).items():
                     by_rate[other].append(figures)
+            line = progress.line(path, run.result)
             if distributed.is_main():
-                told = report.accuracies(run.result["test"])
-                spent = run.result["train"]["seconds"] + run.result["train"]["evaluate_seconds"]
-                print(f"{part.folder} seed {seed}: test {told}; {spent:.1f} s", flush=True)
+                print(line, flush=True)
     return _summary(variant, by_rate, results)
 
 
@@ -160,6 +160,7 @@ def _summary(
         "label": variant.label,
         "method": variant.method,
         "switches": variant.switches,
+        "fields": dict(variant.fields),
         "fidelity": first["fidelity"],
         "rates": {f"{rate:g}": over_seeds(figures) for rate, figures in by_rate.items()},
         "runs": len(results),

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from mla_jax.compare import published, table
+from mla_jax.compare import latex, layout, published, table
 from mla_jax.runs import plots, report
 from mla_jax.runs.nulls import with_nulls
 
@@ -18,7 +18,9 @@ MOST_COLUMNS = 7
 
 def write(path: pathlib.Path, comparison: Mapping[str, Any]) -> str:
     """Writes the table, the plot and the numbers; returns the table as it goes to the terminal."""
-    rows = best_first(comparison["rows"])
+    rows = comparison["rows"]
+    if "study" not in comparison:
+        rows = best_first(rows)
     facts = comparison["about"]
     rates = list(rows[0]["rates"])
     header, true = columns(rows)
@@ -35,6 +37,9 @@ def write(path: pathlib.Path, comparison: Mapping[str, Any]) -> str:
         json.dumps(with_nulls(comparison), indent=1) + "\n", encoding="utf-8"
     )
     plots.save(plot(rows, rates), path / "comparison.png")
+    printed = layout.for_paper(header, [true, *body["accuracy"]], header[-2:])
+    printed = latex.document_table(*printed, caption(comparison))
+    (path / "comparison.tex").write_text(printed, encoding="utf-8")
     return "\n".join([*table.aligned(header, [true, *body["accuracy"]]), "", caption(comparison)])
 
 
@@ -79,7 +84,7 @@ def caption(comparison: Mapping[str, Any]) -> str:
         stages = ", ".join(f"{name} {epochs}" for name, epochs in row["stages"].items())
         if len(row["stages"]) > 1:
             text += f" Epochs of `{row['label']}`: {stages}."
-    return text
+    return " ".join([text, *layout.remarks(comparison)])
 
 
 def _subset_tables(rows: Sequence[Mapping[str, Any]], rates: Sequence[str]) -> list[str]:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from mla_jax import methods
+from mla_jax.compare import latex, layout
 from mla_jax.compare.variants import Variant
 from mla_jax.runs import plots, report
 from mla_jax.runs.nulls import number, with_nulls
@@ -16,14 +17,21 @@ Runs = Sequence[Sequence[Mapping[str, Any]]]
 """The ``result.json`` of a row's runs, ``[seed][part]``; there is one part, or one per modality
 where the method trains one modality at a time (``methods.trains_one_modality``)."""
 
-FILES = ("comparison.md", "comparison.json", "comparison.png", "comparison.html")
+FILES = (
+    "comparison.md",
+    "comparison.json",
+    "comparison.png",
+    "comparison.tex",
+    "comparison.html",
+)
 RESAMPLES = 10_000
+COSTS = ("seconds", "examples/s", "parameters", "compiling")
+"""The columns of what a run costs."""
 
 
-def rows(results: Sequence[tuple[Variant, Runs]]) -> list[dict[str, Any]]:
+def ranked(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """The rows: first those without a fused accuracy (the ceiling), then the best fused first."""
-    found = [summarize_row(variant, runs) for variant, runs in results]
-    return sorted(found, key=lambda row: -row["mean"].get("fused", np.inf))
+    return sorted(rows, key=lambda row: -row["mean"].get("fused", np.inf))
 
 
 def summarize_row(variant: Variant, runs: Runs) -> dict[str, Any]:
@@ -40,6 +48,7 @@ def summarize_row(variant: Variant, runs: Runs) -> dict[str, Any]:
         "label": variant.label,
         "method": variant.method,
         "switches": variant.switches,
+        "fields": dict(variant.fields),
         "alone": alone,
         "fidelity": runs[0][0]["fidelity"],
         "test": values,
@@ -105,21 +114,23 @@ def write(path: pathlib.Path, comparison: Mapping[str, Any]) -> str:
     figures = figures_of(rows)
     header = columns(figures)
     body = [cells(row, figures) for row in rows]
-    text = [f"# Methods on {comparison['about']['dataset']}", about]
-    text += [report.markdown_table(header, body), "![](comparison.png)", origin(comparison)]
+    header, body = layout.with_published(header, body, rows, figures)
+    text = [layout.title(comparison), about, report.markdown_table(header, body)]
+    text += [*layout.sections(comparison, figures), "![](comparison.png)", origin(comparison)]
     (path / "comparison.md").write_text("\n\n".join(text) + "\n", encoding="utf-8")
     (path / "comparison.json").write_text(
         json.dumps(with_nulls(comparison), indent=1) + "\n", encoding="utf-8"
     )
     plots.save(plot(rows, figures), path / "comparison.png")
-    written = f"written: {path / 'comparison.md'}, comparison.png, comparison.json"
+    printed = latex.document_table(*layout.for_paper(header, body, COSTS), about)
+    (path / "comparison.tex").write_text(printed, encoding="utf-8")
+    written = f"written: {path / 'comparison.md'}, .png, .json, .tex"
     return "\n".join([*aligned(header, body), "", about, written])
 
 
 def columns(figures: Sequence[str]) -> list[str]:
     """The names of the columns, in the order of ``cells``."""
-    costs = ("seconds", "examples/s", "parameters", "compiling")
-    return ["method", *figures, "95 % fused", *costs]
+    return ["method", *figures, "95 % fused", *COSTS]
 
 
 def cells(row: Mapping[str, Any], figures: Sequence[str]) -> list[str]:
@@ -151,7 +162,7 @@ def caption(comparison: Mapping[str, Any]) -> str:
     for row in comparison["rows"]:
         for stage, epochs in list(row["stages"].items())[1:]:
             text += f" `{row['label']}` trains {epochs} more in its stage '{stage}'."
-    return text
+    return " ".join([text, *layout.remarks(comparison)])
 
 
 def origin(comparison: Mapping[str, Any]) -> str:

@@ -2,7 +2,8 @@
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from absl import flags
@@ -14,6 +15,7 @@ from mla_jax.config import command_line, fields, files
 from mla_jax.datasets import load_dataset
 from mla_jax.errors import UserError, check_choice
 from mla_jax.program import Program, build_program, masked
+from mla_jax.runs.selection import Selector
 
 FORM = "NAME:field=value+field=value"
 TAKES = {int: "an integer", float: "a number", tuple: "values with slashes between, as in 0.5/0.5"}
@@ -29,6 +31,9 @@ class Variant(NamedTuple):
     method: str
     switches: dict[str, Any]
     """``{"fidelity": "released", "projection.enabled": False}``; empty for a plain method."""
+    fields: Mapping[str, Any] = MappingProxyType({})
+    """Fields of the configuration that are not the method's: ``{"optimizer.learning_rate": 0.1}``
+    where ``--vary`` has them."""
 
     @property
     def folder(self) -> str:
@@ -36,12 +41,17 @@ class Variant(NamedTuple):
 
         Equal variants have one folder, however they were typed.  The hash keeps all others apart.
         """
-        if not self.switches:
+        if not self.switches and not self.fields:
             return self.method
-        settings = "+".join(f"{field}={value}" for field, value in sorted(self.switches.items()))
-        text = f"{self.method}:{settings}"
+        text = f"{self.method}:{_settings(self.switches)}"
+        if self.fields:
+            text += f",{_settings(self.fields)}"
         readable = re.sub("[^A-Za-z0-9._]+", "-", text)[:LONGEST].strip("-.")
         return f"{readable}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+
+
+def _settings(values: Mapping[str, Any]) -> str:
+    return "+".join(f"{field}={value}" for field, value in sorted(values.items()))
 
 
 class Part(NamedTuple):
@@ -52,6 +62,8 @@ class Part(NamedTuple):
     program: Program
     fingerprint: str
     """That of the data set."""
+    selection: str = ""
+    """The rule that chooses the epoch (``runs/selection.py``)."""
 
 
 def parse_variants(entries: Sequence[str]) -> list[Variant]:
@@ -99,12 +111,12 @@ def parse_variant(entry: str) -> Variant:
         check_choice(f"switch of method '{name}'", field, defaults)
         if field in switches:
             raise UserError(f"--methods has '{entry}', which sets '{field}' twice: set it once")
-        switches[field] = parse_value(field, text, defaults[field])
+        switches[field] = parse_value(f"method.{field}", text, defaults[field])
     return Variant(entry, name, switches)
 
 
 def parse_value(field: str, text: str, default: Any) -> Any:
-    """``text`` in the type of the switch's default; a tuple is written ``0.5/0.5``.
+    """``text`` in the type of the field's default; a tuple is written ``0.5/0.5``.
 
     An empty default does not tell what it holds: its elements are numbers.
 
@@ -113,7 +125,7 @@ def parse_value(field: str, text: str, default: Any) -> Any:
     """
     kind = type(default)
     if kind is bool:
-        check_choice(f"value of method.{field}", text.lower(), ("true", "false"))
+        check_choice(f"value of {field}", text.lower(), ("true", "false"))
         return text.lower() == "true"
     try:
         if kind is tuple:
@@ -121,7 +133,7 @@ def parse_value(field: str, text: str, default: Any) -> Any:
             return tuple(map(element, text.split("/") if text else ()))
         return kind(text)
     except ValueError as error:
-        raise UserError(f"method.{field} takes {TAKES[kind]}, not '{text}'") from error
+        raise UserError(f"{field} takes {TAKES[kind]}, not '{text}'") from error
 
 
 def parts_of(variant: Variant) -> list[Part]:
@@ -138,7 +150,9 @@ def parts_of(variant: Variant) -> list[Part]:
     for folder, config in configs.items():
         resolved = fields.resolve(config)
         dataset = masked(resolved, load_dataset(resolved.dataset, resolved.modalities))
-        parts.append(Part(folder, config, build_program(resolved, dataset), dataset.fingerprint))
+        rule = Selector(resolved, dataset.spec()).rule
+        program = build_program(resolved, dataset)
+        parts.append(Part(folder, config, program, dataset.fingerprint, rule))
     return parts
 
 
@@ -161,5 +175,6 @@ def config_of(variant: Variant, **arguments: str) -> ConfigDict:
     if fidelity in methods.get(variant.method).FIDELITY:
         overrides["method.fidelity"] = fidelity
     overrides |= {f"method.{field}": value for field, value in variant.switches.items()}
+    overrides |= {f: value for f, value in variant.fields.items() if f not in arguments}
     overrides.setdefault("checkpoint.every_epochs", 0)  # short runs: only their end is kept
     return files.load_config(filename, overrides, chosen)

@@ -81,10 +81,15 @@ def define_flags() -> None:
     )
 
 
-def run_command(main: Callable[[], None], ending: str = "") -> None:
+def run_command(
+    main: Callable[[], None], ending: str = "", needs_config: Callable[[], bool] = lambda: True
+) -> None:
     """Parses the flags, starts JAX, runs ``main`` and ends the process.
 
-    ``ending``: that of the default ``workdir``.
+    Args:
+      main: the command.
+      ending: that of the default ``workdir``.
+      needs_config: whether these flags need ``--config`` beside them.
     """
 
     def start(argv: Sequence[str]) -> None:
@@ -113,12 +118,13 @@ def run_command(main: Callable[[], None], ending: str = "") -> None:
             raise SystemExit(0)
         try:
             arguments = flags.FLAGS(argv)
-            if flags.FLAGS.config is None:
+            if flags.FLAGS.config is None and needs_config():
                 raise UserError(NO_CONFIG)
             for name in NOT_EMPTY:
                 if flags.FLAGS[name].value == "":
                     raise UserError(f"--{name}= is empty: give it a value, or leave it out")
-            fields.override(flags.FLAGS.config, data_dir_override())
+            if flags.FLAGS.config is not None:
+                fields.override(flags.FLAGS.config, data_dir_override())
             return arguments
         except (flags.Error, AttributeError, LookupError, TypeError, ValueError) as error:
             explain_config_flags(argv)

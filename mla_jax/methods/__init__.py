@@ -1,7 +1,9 @@
 """The registry of training methods: a name, a module with ``FIDELITY``, ``CHOICES``, ``build``.
 
 ``CHOICES`` has the values of switches that are names, and ``LIMITS``, which a module may leave out,
-the smallest and the largest value of those that are numbers.  Flags that a module
+the smallest and the largest value of those that are numbers.  ``TEST_TIME``, which it may leave
+out, names the switches that act on ``fuse`` and ``weigh`` alone: they change neither training nor
+the unimodal logits, so a finished run is evaluated under others.  Flags that a module
 may set, the first three False and the last True where it does not:
 
 * ``TRAINS_ONE_MODALITY``: several modalities need a run each.
@@ -99,6 +101,11 @@ def trains_one_modality(name: str) -> bool:
 def handles_missing(name: str) -> bool:
     """Whether a method is about missing modalities: it always learns which they are."""
     return getattr(get(name), "HANDLES_MISSING", False)
+
+
+def test_time(name: str) -> tuple[str, ...]:
+    """The switches of a method that act at test time only, as ``fusion``."""
+    return getattr(get(name), "TEST_TIME", ())
 
 
 def sees_hidden(name: str) -> bool:

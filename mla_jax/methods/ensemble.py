@@ -28,6 +28,7 @@ from mla_jax.state import Batch, Metrics, Prediction, TrainState
 
 FIDELITY: dict[str, dict[str, Any]] = {"paper": {"average": "logits"}, "released": {}}
 CHOICES = {"average": ("logits", "probabilities")}
+TEST_TIME = ("average",)
 
 
 def build(switches: Any, encoders: Encoders, optimizer: Optimizer, task: Task) -> Method:

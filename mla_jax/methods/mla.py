@@ -89,6 +89,7 @@ RULES: dict[str, fusion.Weights] = {
     "batch_entropy": fusion.batch_entropy_weights,
 }
 LIMITS = {"projection.alpha": (0, math.inf)}
+TEST_TIME = ("fusion", "fusion_weights")
 CHOICES = {
     "projection.denominator": DENOMINATORS,
     "projection.normalize": NORMALIZATIONS,

@@ -1,0 +1,220 @@
+"""``--runs=DIR,DIR``: any finished runs in one table; nothing is trained."""
+
+import json
+import os
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from mla_jax import methods
+from mla_jax.compare.training import row_of
+from mla_jax.compare.variants import Variant
+from mla_jax.config import fields
+from mla_jax.errors import UserError
+from mla_jax.runs.workdir import Workdir
+
+SAME = ("dataset", "protocol", "split", "selection rule", "number of test examples")
+"""What all runs of one table share."""
+BY_FIDELITY = ("drop_last", "absent", "head_init")
+"""Fields that the fidelity decides where nobody sets them; a label does not repeat them."""
+
+
+class Finished(NamedTuple):
+    """A finished run."""
+
+    path: pathlib.Path
+    config: dict[str, Any]
+    """Flat, less the fields on which no result depends."""
+    result: dict[str, Any]
+
+    @property
+    def method(self) -> str:
+        return self.config["method.name"]
+
+    @property
+    def alone(self) -> bool:
+        """Whether it is one modality of a row (``methods.trains_one_modality``)."""
+        return self.method in methods.REGISTRY and methods.trains_one_modality(self.method)
+
+    @property
+    def key(self) -> str:
+        """Equal for the runs of one row."""
+        ignored = ("seed", "modalities") if self.alone else ("seed",)
+        return json.dumps({k: v for k, v in self.config.items() if k not in ignored})
+
+
+def rows_of(folders: Sequence[str]) -> tuple[list[dict[str, Any]], list[Finished]]:
+    """The rows that ``--runs`` makes, in the order of the folders, and the runs.
+
+    Runs of equal configurations but for the seed are one row.
+
+    Raises:
+      UserError: a folder without a finished run, or runs that cannot stand in one table.
+    """
+    runs = [read(path) for folder in folders for path in expanded(folder)]
+    if not runs:
+        raise UserError("--runs names none: give folders of finished runs, as in runs/a,runs/b")
+    for run in runs[1:]:
+        check_comparable(runs[0], run)
+    groups: dict[str, list[Finished]] = {}
+    for run in runs:
+        groups.setdefault(run.key, []).append(run)
+    members = list(groups.values())
+    rows = []
+    for variant, group in zip(labelled(members), members, strict=True):
+        seeds, parts = by_seed(group)
+        results = [[run.result for run in of_seed] for of_seed in parts]
+        row = row_of(variant, results, [[run.path for run in of_seed] for of_seed in parts])
+        rows.append(row | {"seeds": seeds})
+    return rows, runs
+
+
+def expanded(folder: str) -> list[pathlib.Path]:
+    """The runs below a folder: itself, its ``seed*``, or those of the comparison in it.
+
+    Raises:
+      UserError: there is none.
+    """
+    path = pathlib.Path(folder)
+    for pattern in ("config.json", "seed*/config.json", "*/seed*/config.json"):
+        found = {file.parent for file in path.glob(pattern)} if folder else set()
+        if found:
+            return sorted(found, key=lambda p: (str(p.parent), _number(p.name), p.name))
+    raise UserError(
+        f"--runs names '{folder}', which holds no run (no config.json): name the --workdir of a "
+        "training"
+    )
+
+
+def _number(name: str) -> int:
+    digits = name.removeprefix("seed")
+    return int(digits) if digits.isdecimal() else -1
+
+
+def read(path: pathlib.Path) -> Finished:
+    """The finished run in a folder; ``UserError`` if it is not finished, or damaged."""
+    workdir = Workdir(path)
+    identity, result = workdir.identity(), workdir.result()
+    if identity is None or result is None:
+        raise UserError(
+            f"--runs names {path}, which is not finished (no result.json): train it to its end, or "
+            "leave it out"
+        )
+    flat = fields.flatten(identity["config"])
+    config = {k: v for k, v in sorted(flat.items()) if not k.startswith(fields.NOT_COMPARED)}
+    return Finished(path, config, result)
+
+
+def check_comparable(a: Finished, b: Finished) -> None:
+    """Raises ``UserError`` if two runs cannot stand in one table."""
+
+    def facts(run: Finished) -> tuple[Any, ...]:
+        result = run.result
+        split = run.config["dataset.split"]
+        rule, examples = result["selection"]["rule"], result["test"]["examples"]
+        return result["dataset"], result["protocol"], split, rule, examples
+
+    for what, one, other in zip(SAME, facts(a), facts(b), strict=True):
+        if one != other:
+            raise UserError(
+                f"--runs names {a.path} and {b.path}, whose {what} differs ({one} and {other}): "
+                "compare them in tables of their own"
+            )
+
+
+def by_seed(group: Sequence[Finished]) -> tuple[list[int], list[list[Finished]]]:
+    """The seeds of a row, sorted, and its runs ``[seed][part]``.
+
+    Raises:
+      UserError: two runs are the same, or a seed lacks a modality that another has.
+    """
+    found: dict[int, dict[str, Finished]] = {}
+    parts = list(dict.fromkeys("+".join(run.config["modalities"]) for run in group))
+    for run in group:
+        part, of_seed = "+".join(run.config["modalities"]), found.setdefault(run.config["seed"], {})
+        if part in of_seed:
+            raise UserError(
+                f"--runs names {of_seed[part].path} and {run.path}, which are the same training "
+                f"with the same seed ({run.config['seed']}): leave one out"
+            )
+        of_seed[part] = run
+    for seed, of_seed in found.items():
+        if lacking := [part for part in parts if part not in of_seed]:
+            raise UserError(
+                f"--runs has '{group[0].method}' of seed {seed} without {lacking[0]}, which "
+                "another seed has: add that run, or leave the seed out"
+            )
+    seeds = sorted(found)
+    return seeds, [[found[seed][part] for part in parts] for seed in seeds]
+
+
+def labelled(groups: Sequence[Sequence[Finished]]) -> list[Variant]:
+    """A row's label, switches and fields: those of the comparison that made it, else its own."""
+    recorded = [recorded_row(group[0].path) for group in groups]
+    varying = differing_fields([group[0] for group in groups])
+    found = []
+    for row, group in zip(recorded, groups, strict=True):
+        config, method = group[0].config, group[0].method
+        if row:
+            found.append(Variant(row["label"], method, row["switches"], row.get("fields", {})))
+            continue
+        switches = own_switches(config)
+        setting = "+".join(f"{k}={written(v)}" for k, v in switches.items())
+        own = {f: config[f] for f in varying if f in config}
+        tail = "".join(f", {field}={written(value)}" for field, value in own.items())
+        label = method + (f":{setting}" if setting else "") + tail
+        found.append(Variant(label, method, switches, own))
+    labels = [variant.label for variant in found]
+    return [
+        variant._replace(label=f"{variant.label} ({group[0].path})")
+        if labels.count(variant.label) > 1
+        else variant
+        for variant, group in zip(found, groups, strict=True)
+    ]
+
+
+def recorded_row(path: pathlib.Path) -> Mapping[str, Any] | None:
+    """The row of ``comparison.json`` that a run belongs to, if it lies where one put it."""
+    folder = path.absolute().parent.parent
+    try:
+        content = json.loads((folder / "comparison.json").read_text(encoding="utf-8"))
+        for row in content["rows"]:
+            if os.path.relpath(path.absolute(), folder) in row["runs"]:
+                return {key: row[key] for key in ("label", "switches", "fields")}
+    except (OSError, ValueError, KeyError, TypeError):  # none, or of another version
+        pass
+    return None
+
+
+def own_switches(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The switches of a run that are not those of its fidelity."""
+    name, fidelity = config["method.name"], config["method.fidelity"]
+    if name not in methods.REGISTRY or fidelity not in methods.get(name).FIDELITY:
+        return {}
+    preset = fields.flatten(fields.resolve_switches({"name": name, "fidelity": fidelity}))
+    preset = json.loads(json.dumps(preset))  # tuples become lists, as they did in config.json
+    return {k: config[f"method.{k}"] for k in preset if config[f"method.{k}"] != preset[k]}
+
+
+def differing_fields(runs: Sequence[Finished]) -> list[str]:
+    """The fields in which runs differ, less the seed, the method's and those it decides."""
+    ignored = {"seed", *BY_FIDELITY}
+    names = sorted({name for run in runs for name in run.config})
+    return [
+        name
+        for name in names
+        if name not in ignored
+        and not name.startswith("method.")
+        and len({json.dumps(run.config.get(name)) for run in runs if not _decides(run, name)}) > 1
+    ]
+
+
+def _decides(run: Finished, name: str) -> bool:
+    return name == "modalities" and run.alone
+
+
+def written(value: Any) -> str:
+    """A value as ``--methods`` takes it."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return "/".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
