@@ -21,7 +21,8 @@ def columns(entries: tuple[str, ...], **figures: tuple[float, ...]) -> dict[str,
 class Study:
     """One file of ``mla_jax/compare/studies``; its docstring says what it is and what is left out.
 
-    The rows keep the order of ``entries``.
+    The rows keep the order of ``entries``.  A published figure has its table and its rows beside
+    it, in a comment.
     """
 
     title: str
@@ -33,6 +34,8 @@ class Study:
     """``{data set: {entry: figures}}``; a data set that has none is compared without them."""
     notes: Mapping[str, str] = field(default_factory=dict)
     """What a reader must know: by data set, and for all of them under an empty name."""
+    entries_are_columns: bool = False
+    """Whether the paper's columns are the entries, and its rows the modalities."""
     seeds: tuple[str, ...] = ("0", "1", "2")
     vary: tuple[str, ...] = ()
     """As ``--vary`` takes them."""
