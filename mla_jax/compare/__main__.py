@@ -25,7 +25,8 @@ repeated.
 
 --study=NAME is a table of a paper: its rows in its order, with the published figures beside ours
 where the data set has some.  table1, table2 and table3 are those of the MLA paper; fidelity has the
-forms of MLA and each of their switches; dimml has DI-MML and its parts.
+forms of MLA and each of their switches; dimml has DI-MML and its parts; forgetting measures what
+the shared head forgets, with and without the projection.
 
 --runs=DIR,DIR puts finished runs into one table and trains nothing.  A folder may be a run, hold
 runs as seed0, seed1, or be that of a comparison.
@@ -49,7 +50,7 @@ from typing import Any
 from absl import flags
 
 from mla_jax import distributed
-from mla_jax.compare import layout, page, runs, sweep, sweep_table, table, training
+from mla_jax.compare import forgetting, layout, page, runs, sweep, sweep_table, table, training
 from mla_jax.compare.studies import STUDIES
 from mla_jax.compare.training import Progress
 from mla_jax.compare.variants import Part, Variant, parse_variants, parts_of
@@ -78,6 +79,8 @@ def main() -> None:
     elif entries is None:
         entries = ["table2"] if rates else METHODS
     variants, seeds = grid(parse_variants(entries), vary), parse_seeds(seeds)
+    if study:
+        variants = [v._replace(defaults=study.settings) for v in variants]
     if rates:
         for field in variants[0].fields:
             if field.startswith("missing."):
@@ -156,6 +159,8 @@ def write(
         found["study"] = layout.of_study(name, STUDIES[name], rows, about["dataset"])
     if writer is table:
         training.name_runs(rows, workdir)
+    if found.get("study") and STUDIES[flags.FLAGS.study].forgetting:
+        found["study"]["forgetting"] = forgetting.of_rows(rows, workdir)
     with space_watched(workdir):
         print("\n" + writer.write(workdir, found))
         page.write(workdir, found)

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from mla_jax.compare import forgetting
 from mla_jax.compare.studies.study import Study
 from mla_jax.runs import report
 
@@ -27,6 +28,7 @@ def of_study(name: str, study: Study, rows: list[dict[str, Any]], dataset: str) 
     return {
         "name": name,
         "title": study.title,
+        "entries_are_columns": study.entries_are_columns,
         "source": study.source if published else "",
         "notes": notes,
         "checks": [check_same_unimodal(rows, group) for group in study.same_unimodal],
@@ -88,25 +90,41 @@ def with_published(
 
 def sections(comparison: Mapping[str, Any], figures: Sequence[str]) -> list[str]:
     """What follows the table of a study, as Markdown: its layout, its checks and its notes."""
-    study, rows = comparison.get("study"), comparison["rows"]
+    study = comparison.get("study")
     if not study:
         return []
+    table = report.markdown_table(*as_published(comparison, figures))
+    text = ["## As the paper has it", _told(study), table]
+    text += [verdict(check) for check in study["checks"]] + study["notes"]
+    if "forgetting" in study:
+        text += forgetting.sections(study["forgetting"])
+    return text
+
+
+def as_published(
+    comparison: Mapping[str, Any], figures: Sequence[str]
+) -> tuple[list[str], list[list[str]]]:
+    """Header and cells of a study's table in the paper's layout: fused last, in per cent.
+
+    A figure is followed by the published one, in a row or a column of its own.
+    """
+    rows = comparison["rows"]
     header, lines = ["", *(row["heading"] for row in rows)], []
     for figure in [*(f for f in figures if f != "fused"), "fused"]:
         lines.append([figure, *(_ours(row, figure) for row in rows)])
         if any(figure in row.get("published", {}) for row in rows):
-            lines.append(
-                [f"{figure}, published", *(_published(row, figure) for row in rows)],
-            )
-    text = ["## As the paper has it", _told(study), report.markdown_table(header, lines)]
-    return text + [verdict(check) for check in study["checks"]] + study["notes"]
+            lines.append([f"{figure}, published", *(_published(row, figure) for row in rows)])
+    if comparison["study"]["entries_are_columns"]:
+        return header, lines
+    header, *lines = map(list, zip(header, *lines, strict=True))
+    return header, lines
 
 
 def _told(study: Mapping[str, Any]) -> str:
     ours = "Test accuracy in per cent, mean ± standard deviation."
     if not study["source"]:
         return f"{ours} There are no published figures for this data set."
-    return f"{ours} Rows that say `published`: {study['source']}."
+    return f"{ours} What says `published` is from {study['source']}."
 
 
 def verdict(check: Mapping[str, Any]) -> str:
@@ -120,7 +138,7 @@ def verdict(check: Mapping[str, Any]) -> str:
     )
 
 
-def for_paper(
+def without_costs(
     header: Sequence[str], body: Sequence[Sequence[str]], costs: Sequence[str]
 ) -> tuple[list[str], list[list[str]]]:
     """The table without the columns of what a run costs."""

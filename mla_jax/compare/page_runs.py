@@ -48,7 +48,7 @@ def run_folders(workdir: pathlib.Path, comparison: Mapping[str, Any]) -> dict[st
 def _folders(
     workdir: pathlib.Path, row: Mapping[str, Any], comparison: Mapping[str, Any]
 ) -> list[RunFolder]:
-    if "runs" not in row:
+    if not isinstance(row.get("runs"), list):  # that of missing modalities counts them
         return [
             RunFolder(seed, part, workdir / folder / f"seed{seed}")
             for part, folder in _parts(row, comparison).items()

@@ -37,7 +37,7 @@ def write(path: pathlib.Path, comparison: Mapping[str, Any]) -> str:
         json.dumps(with_nulls(comparison), indent=1) + "\n", encoding="utf-8"
     )
     plots.save(plot(rows, rates), path / "comparison.png")
-    printed = layout.for_paper(header, [true, *body["accuracy"]], header[-2:])
+    printed = layout.without_costs(header, [true, *body["accuracy"]], header[-2:])
     printed = latex.document_table(*printed, caption(comparison))
     (path / "comparison.tex").write_text(printed, encoding="utf-8")
     return "\n".join([*table.aligned(header, [true, *body["accuracy"]]), "", caption(comparison)])

@@ -122,9 +122,12 @@ def write(path: pathlib.Path, comparison: Mapping[str, Any]) -> str:
         json.dumps(with_nulls(comparison), indent=1) + "\n", encoding="utf-8"
     )
     plots.save(plot(rows, figures), path / "comparison.png")
-    printed = latex.document_table(*layout.for_paper(header, body, COSTS), about)
+    printed = layout.without_costs(header, body, COSTS)
+    if "study" in comparison:
+        printed = layout.as_published(comparison, figures)
+    printed = latex.document_table(*printed, about)
     (path / "comparison.tex").write_text(printed, encoding="utf-8")
-    written = f"written: {path / 'comparison.md'}, .png, .json, .tex"
+    written = f"written: {path / 'comparison.md'}, .png, .json, .tex, .html"
     return "\n".join([*aligned(header, body), "", about, written])
 
 

@@ -34,6 +34,8 @@ class Variant(NamedTuple):
     fields: Mapping[str, Any] = MappingProxyType({})
     """Fields of the configuration that are not the method's: ``{"optimizer.learning_rate": 0.1}``
     where ``--vary`` has them."""
+    defaults: Mapping[str, Any] = MappingProxyType({})
+    """Fields that a study sets for all rows, unless the command line does."""
 
     @property
     def folder(self) -> str:
@@ -177,4 +179,5 @@ def config_of(variant: Variant, **arguments: str) -> ConfigDict:
     overrides |= {f"method.{field}": value for field, value in variant.switches.items()}
     overrides |= {f: value for f, value in variant.fields.items() if f not in arguments}
     overrides.setdefault("checkpoint.every_epochs", 0)  # short runs: only their end is kept
+    overrides = {**variant.defaults, **overrides}
     return files.load_config(filename, overrides, chosen)

@@ -4,7 +4,7 @@ A file defines ``STUDY``; here it is entered.  A study trains nothing that ``--m
 and ``--missing`` could not: it adds the order, the headings and the published figures.
 """
 
-from mla_jax.compare.studies import dimml, fidelity, table1, table2, table3
+from mla_jax.compare.studies import dimml, fidelity, forgetting, table1, table2, table3
 from mla_jax.compare.studies.study import Study
 
 STUDIES: dict[str, Study] = {
@@ -13,4 +13,5 @@ STUDIES: dict[str, Study] = {
     "table3": table3.STUDY,
     "fidelity": fidelity.STUDY,
     "dimml": dimml.STUDY,
+    "forgetting": forgetting.STUDY,
 }

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 Figures = Mapping[str, float]
 """Per cent by ``fused`` or modality, by our names."""
@@ -21,7 +22,8 @@ def columns(entries: tuple[str, ...], **figures: tuple[float, ...]) -> dict[str,
 class Study:
     """One file of ``mla_jax/compare/studies``; its docstring says what it is and what is left out.
 
-    The rows keep the order of ``entries``.
+    The rows keep the order of ``entries``.  A published figure has its table and its rows beside
+    it, in a comment.
     """
 
     title: str
@@ -33,10 +35,16 @@ class Study:
     """``{data set: {entry: figures}}``; a data set that has none is compared without them."""
     notes: Mapping[str, str] = field(default_factory=dict)
     """What a reader must know: by data set, and for all of them under an empty name."""
+    entries_are_columns: bool = False
+    """Whether the paper's columns are the entries, and its rows the modalities."""
     seeds: tuple[str, ...] = ("0", "1", "2")
     vary: tuple[str, ...] = ()
     """As ``--vary`` takes them."""
     missing: tuple[str, ...] = ()
     """As ``--missing`` takes them."""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """Fields of the configuration that differ from its defaults, unless the command sets them."""
+    forgetting: bool = False
+    """Whether to report what the telemetry of the runs says of forgetting."""
     same_unimodal: tuple[tuple[str, ...], ...] = ()
     """Groups of entries whose unimodal figures must be equal to the bit."""

@@ -20,6 +20,7 @@ ORDER = tuple(ENTRIES)
 STUDY = Study(
     title="Joint training, its remedies and MLA (Table 1 of the MLA paper)",
     entries=ENTRIES,
+    entries_are_columns=True,
     source="MLA paper, Table 1",
     # Read off a machine transcription of the slides; mean of three seeds, no deviation given.
     published={

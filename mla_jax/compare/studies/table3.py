@@ -23,6 +23,7 @@ def _twice(without: float, with_hgm: float) -> tuple[float, ...]:
 STUDY = Study(
     title="Head gradient modification and dynamic fusion (Table 3 of the MLA paper)",
     entries=ENTRIES,
+    entries_are_columns=True,
     source="MLA paper, Table 3",
     # Read off a machine transcription of the slides; mean of three seeds, no deviation given.
     published={

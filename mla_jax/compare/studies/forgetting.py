@@ -1,0 +1,20 @@
+"""What the shared head of MLA forgets, and what the projection prevents: ours, in no paper.
+
+The runs measure themselves every fifth batch (``mla_jax/telemetry.py``); ``compare/forgetting.py``
+adds it up.  Five does not divide the 26 or 25 batches of an epoch of the embedded data sets, so all
+batches of an epoch are seen in turn.
+"""
+
+from mla_jax.compare.studies.study import Study
+
+STUDY = Study(
+    title="What the shared head forgets",
+    entries={
+        "mla": "HGM, falling alpha",
+        "mla:projection.alpha=0.1": "HGM, alpha 0.1",
+        "mla:projection.enabled=false": "no HGM",
+    },
+    seeds=("0", "1", "2", "3", "4"),
+    settings={"telemetry.every_steps": 5},
+    forgetting=True,
+)
