@@ -99,7 +99,7 @@ def build(
         "command": command,
         "date": "2026-11-27",
         "seeds": list(seeds),
-        "rows": table.rows(results),
+        "rows": table.ranked([table.summarize_row(v, runs) for v, runs in results]),
         "about": table.about(results[0][1][0][0], 3),
     }
 
