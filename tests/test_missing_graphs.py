@@ -16,6 +16,7 @@ from mla_jax.encoders.small import Mlp
 from mla_jax.functional import attention, latents
 from mla_jax.functional.optimizers import Optimizer, StepInfo
 from mla_jax.methods import Task, create_method
+from mla_jax.methods.missing import tate
 from mla_jax.parity import formula
 
 NAMES = ("a", "b", "c")
@@ -208,6 +209,21 @@ def test_tate_s_block_pooling_and_divergence_are_the_published():
     np.testing.assert_allclose(ours, tate_reference.gated_pool(p, x), atol=1e-5)
     ours = attention.symmetric_divergence(jnp.float32(x), jnp.float32(y)).mean(1).sum()
     np.testing.assert_allclose(ours, tate_reference.symmetric_divergence(x, y), rtol=1e-5)
+
+
+def test_tate_s_dropout_is_drawn_anew_in_every_step():
+    encoders = Encoders(dict.fromkeys(NAMES, Features(INPUT)), INPUT)
+    switches = fields.resolve_switches({"name": "tate", "fidelity": "paper"})
+    network = tate.Network(fields.ConfigDict(switches), encoders, Task(4, 10, B))
+    key, batch = jax.random.key_data(jax.random.key(0)), {"index": jnp.arange(B)}
+
+    def kept(epoch, place):
+        drawn = network.kept(key, batch, StepInfo(epoch, place, 6))
+        return np.concatenate([x.ravel() for x in jax.tree.leaves(drawn)])
+
+    found = np.stack([kept(0, 0), kept(0, 1), kept(1, 0), kept(1, 1)])
+    assert np.abs(np.corrcoef(found)[~np.eye(4, dtype=bool)]).max() < 0.3
+    np.testing.assert_array_equal(kept(0, 0), found[0])
 
 
 @pytest.mark.parametrize("tags", ["real", "last"])

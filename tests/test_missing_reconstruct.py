@@ -13,9 +13,10 @@ from mla_jax.encoders import Encoders
 from mla_jax.encoders.small import Mlp
 from mla_jax.errors import UserError
 from mla_jax.functional import autoencoders, heads, losses
-from mla_jax.functional.optimizers import create_optimizer
+from mla_jax.functional.optimizers import StepInfo, create_optimizer
 from mla_jax.methods import Task
 from mla_jax.methods.missing import targets
+from mla_jax.methods.missing.networks import example_dropout
 
 RNG = np.random.default_rng(0)
 
@@ -145,6 +146,19 @@ def test_dropout_depends_on_the_example_and_on_nothing_else():
     assert (drop(x, 1) != kept).any()
     assert (kept[0] != kept[1]).any()
     np.testing.assert_array_equal(autoencoders.dropout(keys, 0.0)(x, 0), x)
+
+
+def test_dropout_is_drawn_anew_in_every_step_and_network():
+    key = jax.random.key_data(jax.random.key(0))
+    batch, x = {"index": jnp.arange(8)}, np.ones((8, 100), np.float32)
+
+    def kept(epoch, place, network="classifier"):
+        return example_dropout(key, batch, StepInfo(epoch, place, 6), 0.5)(network)(x, 0) > 0
+
+    found = [kept(0, 0), kept(0, 1), kept(1, 0), kept(1, 1), kept(0, 0, "decoder_a")]
+    for one, other in itertools.combinations(found, 2):
+        assert np.mean(one == other) == pytest.approx(0.5, abs=0.1)
+    np.testing.assert_array_equal(kept(0, 0), found[0])
 
 
 # ---- CMD ---------------------------------------------------------------------------------------
