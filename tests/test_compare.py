@@ -130,6 +130,26 @@ def test_table_and_plot(compared, rows):
     assert (workdir / "comparison.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_statistics_of_the_runs(compared, rows):
+    workdir, _, out = compared
+    found = json.loads((workdir / "comparison.json").read_text())["statistics"]
+    fused = {label: np.mean(row["test"]["fused"]) for label, row in list(rows.items())[2:]}
+    assert set(found["rows"]) == set(fused)
+    assert set(found["without"]) == {"unimodal", "unimodal:fusion=equal"}
+    assert fused[found["best"]] == max(fused.values())
+    assert (found["seeds"], found["examples"]) == (2, 950)
+    markdown = (workdir / "comparison.md").read_text()
+    for label, row in found["rows"].items():
+        assert row["accuracy"] == pytest.approx(fused[label])
+        low, high = row["interval"]
+        assert low <= fused[label] <= high and f"[{low:.3f}, {high:.3f}]" in out
+        cell = table.mean_std(rows[label]["test"]["fused"])
+        if row["bold"]:
+            assert f"| **{cell}** |" in markdown and f"{cell} *" in out
+    assert found["rows"][SAME]["bold"] == found["rows"]["mla"]["bold"]
+    assert f"the best fused accuracy, `{found['best']}`" in markdown
+
+
 def test_bootstrap_interval():
     assert table.bootstrap_interval([0.5]) == (0.5, 0.5)
     low, high = table.bootstrap_interval([0.1, 0.2, 0.3])

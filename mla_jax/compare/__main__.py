@@ -32,7 +32,7 @@ from typing import Any
 from absl import flags
 
 from mla_jax import distributed, train
-from mla_jax.compare import sweep, sweep_table, table
+from mla_jax.compare import statistics, sweep, sweep_table, table
 from mla_jax.compare.variants import Part, Variant, parse_variants, parts_of
 from mla_jax.config import command_line, fields
 from mla_jax.errors import UserError, space_watched
@@ -60,9 +60,11 @@ def main() -> None:
     check_folders([part for parts in plan.values() for part in parts], seeds, workdir)
     results = [(v, train_row(plan.pop(v.label), seeds, workdir)) for v in variants]
     if distributed.is_main():
+        runs = {v.label: [workdir / v.folder / f"seed{seed}" for seed in seeds] for v in variants}
         found = {
             **origin(seeds),
             "rows": table.rows(results),
+            "statistics": statistics.of_runs(runs),
             "about": table.about(results[0][1][0][0], epochs),
         }
         with space_watched(workdir):

@@ -64,7 +64,8 @@ class Classes(NamedTuple):
     def confusion(self, classes: int) -> dict[str, list[list[int]]]:
         """The counts of ``summarize``: ``int[C, C]`` of ``fused`` and of each modality."""
         found = {}
-        for name, predicted in zip(("fused", *self.modalities), (self.fused, *self.unimodal)):
+        predicted_by = dict(zip(self.modalities, self.unimodal, strict=True))
+        for name, predicted in {"fused": self.fused, **predicted_by}.items():
             counts, there = np.zeros((classes, classes), np.int64), predicted >= 0
             np.add.at(counts, (self.label[there], predicted[there]), 1)
             found[name] = counts.tolist()

@@ -11,6 +11,7 @@ from mla_jax.data.dataset import ArraySplit, DataSpec, Split
 from mla_jax.errors import UserError, check_choice
 from mla_jax.evaluate import Classes, Outputs
 
+
 class ModalityPredictions(NamedTuple):
     """What one modality says by itself; rows of examples that lack it are NaN and -1."""
 
