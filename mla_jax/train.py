@@ -37,6 +37,7 @@ from mla_jax.program import (
 )
 from mla_jax.runs import checkpoint, initial, report
 from mla_jax.runs.metrics import RunningMeans
+from mla_jax.runs.predictions import save_classes
 from mla_jax.runs.progress import ProgressBar
 from mla_jax.runs.run import Run
 from mla_jax.runs.workdir import Workdir
@@ -108,6 +109,10 @@ def train(
             missing.save(run.path / missing.MASKS, dataset)
         done, state = fit(run, program, state, dataset)
         run.keep(program, done, state)
+        del state  # the run has it, and lets go of it where another epoch was chosen
+        with run.seconds("evaluate"):
+            test, size = dataset.splits["test"], config.evaluation.batch_size
+            classes = program.evaluator.classes(run.load(), test, size)
         facts = missing_facts(run, dataset) | contribution_facts(run, dataset)
         if distributed.is_main():
             result = result_of(run, program.method.stages, parameters) | facts
@@ -115,6 +120,7 @@ def train(
             report.write_report(
                 run.path, result, run.identity, counts, run.class_names, remarks(dataset)
             )
+            save_classes(run.workdir.predictions, classes)
             run.workdir.finish(result)
     distributed.barrier("result")
     say(report.closing_lines(run.path, run.result))

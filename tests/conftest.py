@@ -31,7 +31,7 @@ def known_to_xla(flag: str) -> bool:
     """Whether this XLA has the flag; one that it does not know would end the process."""
     for library in pathlib.Path(jaxlib.__file__).parent.glob("*.so"):
         with open(library, "rb") as file, mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as text:
-            if text.find(flag.encode()) >= 0:
+            if text.find(b"\0" + flag.encode() + b"\0") >= 0:  # a field may have kept its name
                 return True
     return False
 

@@ -131,6 +131,7 @@ def test_table_and_plot(compared, rows):
     assert (workdir / "comparison.png").read_bytes().startswith(b"\x89PNG")
     varying = {"fused", "audio", "text"}
     varying |= {key for row in rows.values() for key in (*row["switches"], *row["stages"])}
+    varying |= set(rows)  # by which the statistics are
     assert not undocumented(found, varying)
 
 
@@ -147,6 +148,26 @@ def test_the_page_has_every_row_and_run(compared, rows):
         assert run["loss"]["x"] == [1, 2] and run["confusion"] and run["chosen"] in (1, 2)
     assert data["classes"] == [read(workdir, "mla", "data.json")["class_names"]]
     assert "method.zero_grad_drift" in text.partition("Configuration differences")[2]
+
+
+def test_statistics_of_the_runs(compared, rows):
+    workdir, _, out = compared
+    found = json.loads((workdir / "comparison.json").read_text())["statistics"]
+    fused = {label: np.mean(row["test"]["fused"]) for label, row in list(rows.items())[2:]}
+    assert set(found["rows"]) == set(fused)
+    assert set(found["without"]) == {"unimodal", "unimodal:fusion=equal"}
+    assert fused[found["best"]] == max(fused.values())
+    assert (found["seeds"], found["examples"]) == (2, 950)
+    markdown = (workdir / "comparison.md").read_text()
+    for label, row in found["rows"].items():
+        assert row["accuracy"] == pytest.approx(fused[label])
+        low, high = row["interval"]
+        assert low <= fused[label] <= high and f"[{low:.3f}, {high:.3f}]" in out
+        cell = table.mean_std(rows[label]["test"]["fused"])
+        if row["bold"]:
+            assert f"| **{cell}** |" in markdown and f"{cell} *" in out
+    assert found["rows"][SAME]["bold"] == found["rows"]["mla"]["bold"]
+    assert f"the best fused accuracy, `{found['best']}`" in markdown
 
 
 def test_bootstrap_interval():

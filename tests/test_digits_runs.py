@@ -14,6 +14,7 @@ from mla_jax import methods
 from mla_jax.data.missing import MaskedSplit
 from mla_jax.errors import Interrupted
 from mla_jax.runs.metrics import RunningMeans
+from mla_jax.runs.predictions import read_classes
 from tests.conftest import digits_program
 from tests.runs import (
     PER_EPOCH,
@@ -141,6 +142,10 @@ def test_predictions_are_those_that_the_result_counts(method, opened):
     np.testing.assert_array_equal(found.probabilities.argmax(1), found.classes)
     again = run.evaluate("test")
     assert {k: again[k] for k in expected} == expected
+    kept = read_classes(run.workdir.predictions)  # of the chosen epoch, example by example
+    assert kept.confusion(10) == again["confusion"] and kept.modalities == run.modalities
+    np.testing.assert_array_equal(kept.fused, found.classes)
+    np.testing.assert_array_equal(kept.label, test.label)
     masked = MaskedSplit(test, np.ones_like(test.present))
     assert run.evaluate(masked) == again, "a mask that hides nothing changes nothing"
     np.testing.assert_array_equal(run.predict(masked).logits, found.logits)

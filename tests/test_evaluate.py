@@ -78,6 +78,13 @@ def test_equals_numpy_on_unbatched_predictions(mla, examples, batch_size, n):
         assert figures["confusion"][name] == confusion
         np.testing.assert_allclose(figures[name], share, rtol=1e-12)  # NaN where nobody has it
         np.testing.assert_allclose(figures["macro_f1"][name], f1, rtol=1e-12)
+    classes = mla.evaluators[n].classes(mla.state, split, batch_size)
+    np.testing.assert_array_equal(classes.fused, rows["fused"][0])
+    for i, modality in enumerate(MODALITIES):
+        predicted, there = rows[modality]
+        np.testing.assert_array_equal(classes.unimodal[i], np.where(there, predicted, -1))
+    np.testing.assert_array_equal(classes.present, split.present)
+    assert classes.confusion(3) == figures["confusion"]
 
 
 def with_inputs(split, modality, row, value) -> ArraySplit:

@@ -17,6 +17,7 @@ import pytest
 from mla_jax import methods, train
 from mla_jax.config import files
 from mla_jax.runs import metrics
+from mla_jax.runs.predictions import read_classes
 from tests.every_method import BAD, losses_of
 from tests.killed_run import processes_of_group
 from tests.stopped_by_one import BATCH
@@ -76,6 +77,9 @@ def test_losses_and_evaluation_counts_agree(pair):
     for name, counts in confusion[0].items():
         np.testing.assert_array_equal(counts.sum(1), confusion[1][name].sum(1))
     assert one[0]["test"] == two[0]["test"]
+    for name, counts in zip(("one", "two"), confusion, strict=True):
+        kept = read_classes(folder / name / "predictions.npz").confusion(10)
+        np.testing.assert_equal(kept, {k: v.tolist() for k, v in counts.items()})
 
 
 def test_only_process_0_writes_and_prints(pair):

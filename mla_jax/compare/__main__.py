@@ -50,7 +50,17 @@ from typing import Any
 from absl import flags
 
 from mla_jax import distributed
-from mla_jax.compare import forgetting, layout, page, runs, sweep, sweep_table, table, training
+from mla_jax.compare import (
+    forgetting,
+    layout,
+    page,
+    runs,
+    statistics,
+    sweep,
+    sweep_table,
+    table,
+    training,
+)
 from mla_jax.compare.studies import STUDIES
 from mla_jax.compare.training import Progress
 from mla_jax.compare.variants import Part, Variant, parse_variants, parts_of
@@ -159,6 +169,11 @@ def write(
         found["study"] = layout.of_study(name, STUDIES[name], rows, about["dataset"])
     if writer is table:
         training.name_runs(rows, workdir)
+        together = [row for row in rows if not row["alone"]]
+        folders = {row["label"]: [workdir / path for path in row["runs"]] for row in together}
+        found["statistics"] = statistics.of_runs(folders)
+        alone = {row["label"]: "trains one modality at a time" for row in rows if row["alone"]}
+        found["statistics"]["without"] |= alone
     if found.get("study") and STUDIES[flags.FLAGS.study].forgetting:
         found["study"]["forgetting"] = forgetting.of_rows(rows, workdir)
     with space_watched(workdir):

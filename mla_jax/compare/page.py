@@ -102,7 +102,7 @@ def tables(comparison: Mapping[str, Any]) -> list[Table]:
     rows = ordered_rows(comparison)
     if "missing" not in comparison:
         figures = table.figures_of(rows)
-        body = [table.cells(row, figures) for row in rows]
+        body = [table.cells(row, figures, comparison.get("statistics")) for row in rows]
         return [Table("", table.columns(figures), [], body)]
     columns, true = sweep_table.columns(rows)
     return [

@@ -111,11 +111,13 @@ def figures_of(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 def write(path: pathlib.Path, comparison: Mapping[str, Any]) -> str:
     """Writes the table, the plot and the numbers; returns the table as it goes to the terminal."""
     rows, about = comparison["rows"], caption(comparison)
-    figures = figures_of(rows)
+    figures, statistics = figures_of(rows), comparison.get("statistics")
     header = columns(figures)
-    body = [cells(row, figures) for row in rows]
+    body = [cells(row, figures, statistics) for row in rows]
+    bold = [is_bold(row, statistics) for row in rows]
     header, body = layout.with_published(header, body, rows, figures)
-    text = [layout.title(comparison), about, report.markdown_table(header, body)]
+    shown = report.markdown_table(header, marked(body, bold, "**{}**"))
+    text = [layout.title(comparison), about, shown]
     text += [*layout.sections(comparison, figures), "![](comparison.png)", origin(comparison)]
     (path / "comparison.md").write_text("\n\n".join(text) + "\n", encoding="utf-8")
     (path / "comparison.json").write_text(
@@ -128,26 +130,52 @@ def write(path: pathlib.Path, comparison: Mapping[str, Any]) -> str:
     printed = latex.document_table(*printed, about)
     (path / "comparison.tex").write_text(printed, encoding="utf-8")
     written = f"written: {path / 'comparison.md'}, .png, .json, .tex, .html"
-    return "\n".join([*aligned(header, body), "", about, written])
+    return "\n".join([*aligned(header, marked(body, bold, "{} *")), "", about, written])
 
 
 def columns(figures: Sequence[str]) -> list[str]:
     """The names of the columns, in the order of ``cells``."""
-    return ["method", *figures, "95 % fused", *COSTS]
+    return ["method", *figures, "95 % seeds", "95 % seeds+examples", "p", *COSTS]
 
 
-def cells(row: Mapping[str, Any], figures: Sequence[str]) -> list[str]:
-    """The cells of one row; a dash where it has no such figure."""
-    interval = row["interval"].get("fused")
+def is_bold(row: Mapping[str, Any], statistics: Mapping[str, Any] | None) -> bool:
+    """Whether a row is the best, or does not differ from it significantly."""
+    found = (statistics or {}).get("rows", {}).get(row["label"])
+    return bool(found and found["bold"])
+
+
+def marked(body: Sequence[Sequence[str]], bold: Sequence[bool], form: str) -> list[list[str]]:
+    """The cells, with ``form`` around the fused accuracy (column 1) of the rows that are bold."""
+    return [
+        [form.format(cell) if bold[i] and column == 1 else cell for column, cell in enumerate(line)]
+        for i, line in enumerate(body)
+    ]
+
+
+def cells(
+    row: Mapping[str, Any], figures: Sequence[str], statistics: Mapping[str, Any] | None = None
+) -> list[str]:
+    """The cells of one row; a dash where it has no such figure.
+
+    ``statistics``: those of the comparison (``statistics.of_runs``), if there are any.
+    """
+    found = (statistics or {}).get("rows", {}).get(row["label"], {})
+    intervals = (row["interval"].get("fused"), found.get("interval"))
     return [
         label(row),
         *(mean_std(row["test"][f]) if f in row["test"] else "–" for f in figures),
-        "[{:.3f}, {:.3f}]".format(*interval) if interval else "–",
+        *("[{:.3f}, {:.3f}]".format(*interval) if interval else "–" for interval in intervals),
+        p_value(found["p_holm"]) if "p_holm" in found else "best" if found else "–",
         mean_std(row["seconds"], ".1f"),
         f"{row['examples_per_second']:,.0f}",
         f"{row['parameters']:,}",
         f"{row['compile_seconds']:.1f}",
     ]
+
+
+def p_value(p: float) -> str:
+    """``0.031``, ``< 0.001``."""
+    return f"{p:.3f}" if p >= 0.001 else "< 0.001"
 
 
 def caption(comparison: Mapping[str, Any]) -> str:
@@ -158,7 +186,8 @@ def caption(comparison: Mapping[str, Any]) -> str:
         f"Test accuracy on {facts['dataset']} ({facts['examples']} examples), "
         f"{facts['epochs']} epochs, {selection}, protocol {facts['protocol']}; mean ± standard "
         f"deviation over seeds {', '.join(map(str, comparison['seeds']))}, and the bootstrap "
-        "interval of the fused mean over the seeds. Seconds per run, to train and evaluate; "
+        "intervals of the fused mean: over the seeds, for these examples, and over seeds and "
+        f"examples. {caption_of_statistics(comparison)}Seconds per run, to train and evaluate; "
         "training examples per second; seconds compiling, once per row (less where programs were "
         "cached). `unimodal` is one run per modality, and its cost is that of all of them."
     )
@@ -166,6 +195,29 @@ def caption(comparison: Mapping[str, Any]) -> str:
         for stage, epochs in list(row["stages"].items())[1:]:
             text += f" `{row['label']}` trains {epochs} more in its stage '{stage}'."
     return " ".join([text, *layout.remarks(comparison)])
+
+
+def caption_of_statistics(comparison: Mapping[str, Any]) -> str:
+    """What is bold and what p is, and which rows are out of it; empty without statistics."""
+    statistics = comparison.get("statistics")
+    if not statistics:
+        return ""
+    text = ""
+    if rows := statistics["rows"]:
+        where = "examples" if statistics["seeds"] == 1 else "seeds and examples"
+        text = (
+            f"Bold (`*` on a terminal): the best fused accuracy, `{statistics['best']}`, and all "
+            f"that do not differ from it significantly at {100 * statistics['level']:g} %; p is "
+            f"that of the paired bootstrap over {where} against the best, after Holm's correction "
+            f"for {len(rows) - 1}. "
+        )
+    alone = {row["label"] for row in comparison["rows"] if row["alone"]}
+    if out := [f"`{name}`" for name in statistics["without"] if name not in alone]:
+        text += (
+            f"Not tested, as comparison.json says why (runs of earlier versions keep no "
+            f"predictions): {', '.join(out)}. "
+        )
+    return text
 
 
 def origin(comparison: Mapping[str, Any]) -> str:

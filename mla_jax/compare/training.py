@@ -17,6 +17,7 @@ from mla_jax.data.example_checks import remarks
 from mla_jax.datasets import load_dataset
 from mla_jax.program import masked
 from mla_jax.runs import report
+from mla_jax.runs.predictions import save_classes
 from mla_jax.runs.run import Run
 from mla_jax.runs.workdir import Workdir
 
@@ -156,6 +157,8 @@ def evaluate_under(part: Part, path: pathlib.Path, source: pathlib.Path) -> dict
     distributed.barrier("shared checkpoints")
     run.use(part.program)
     scores = train.evaluate_all(part.program, run.load(), dataset, config)
+    test, size = dataset.splits["test"], config.evaluation.batch_size
+    classes = part.program.evaluator.classes(run.load(), test, size)
     facts = train.missing_facts(run, dataset)
     if distributed.is_main():
         if dataset.masks:
@@ -164,6 +167,7 @@ def evaluate_under(part: Part, path: pathlib.Path, source: pathlib.Path) -> dict
         result = {**base, **figures, **facts, ORIGIN: os.path.relpath(source, path)}
         counts = scores["test"]["confusion"]
         report.write_report(path, result, run.identity, counts, run.class_names, remarks(dataset))
+        save_classes(run.workdir.predictions, classes)
         run.workdir.finish(result)
         run.workdir.release()
     distributed.barrier("result")

@@ -45,6 +45,33 @@ class Counts(NamedTuple):
     """``int32[1 + M]``: examples with a logit that is NaN or infinite, fused first."""
 
 
+class Classes(NamedTuple):
+    """What was predicted of every example of a split, in its order; all confusion counts."""
+
+    modalities: tuple[str, ...]
+    fused: np.ndarray
+    """``int32[N]``: the class with the largest fused logit."""
+    unimodal: np.ndarray
+    """``int32[M, N]``: that of each modality; -1 where an example lacks it."""
+    label: np.ndarray
+    """``int32[N]``."""
+
+    @property
+    def present(self) -> np.ndarray:
+        """``bool[N, M]``."""
+        return (self.unimodal >= 0).T
+
+    def confusion(self, classes: int) -> dict[str, list[list[int]]]:
+        """The counts of ``summarize``: ``int[C, C]`` of ``fused`` and of each modality."""
+        found = {}
+        predicted_by = dict(zip(self.modalities, self.unimodal, strict=True))
+        for name, predicted in {"fused": self.fused, **predicted_by}.items():
+            counts, there = np.zeros((classes, classes), np.int64), predicted >= 0
+            np.add.at(counts, (self.label[there], predicted[there]), 1)
+            found[name] = counts.tolist()
+        return found
+
+
 def outputs(method: Method) -> Callable[[dict[str, Any], Any, Batch], Outputs]:
     """The pure function behind prediction: ``(variables, method_state, batch) -> Outputs``."""
 
@@ -60,23 +87,36 @@ def outputs(method: Method) -> Callable[[dict[str, Any], Any, Batch], Outputs]:
 
 def confusion_counts(method: Method) -> Callable[[dict[str, Any], Any, Batch], Counts]:
     """The pure function behind evaluation: ``(variables, method_state, batch) -> Counts``."""
+    compute = counts_and_classes(method)
+    return lambda *arguments: compute(*arguments)[0]
+
+
+def counts_and_classes(
+    method: Method,
+) -> Callable[[dict[str, Any], Any, Batch], tuple[Counts, jax.Array]]:
+    """``(variables, method_state, batch) -> Counts, int32[1 + M, B]``: also the classes that are
+    counted, fused first."""
     compute = outputs(method)
 
-    def counts(variables: dict[str, Any], method_state: Any, batch: Batch) -> Counts:
+    def counts(
+        variables: dict[str, Any], method_state: Any, batch: Batch
+    ) -> tuple[Counts, jax.Array]:
         found = compute(variables, method_state, batch)
         present = batch["present"] & batch["valid"][:, None]
         logits = jnp.concatenate([found.fused[None], found.unimodal])
         counted = jnp.concatenate([batch["valid"][None], present.T])
         zeros = jnp.zeros((method.classes, method.classes), jnp.int32)
+        classes = logits.argmax(-1)
         confusion = jax.vmap(lambda p, n: zeros.at[batch["label"], p].add(n))(
-            logits.argmax(-1), counted.astype(jnp.int32)
+            classes, counted.astype(jnp.int32)
         )
         finite = jnp.stack([_finite(batch["inputs"][m]) for m in method.modalities])
-        return Counts(
+        found = Counts(
             confusion,
             bad_inputs=(~finite & present.T).sum(1),
             bad_logits=(~jnp.isfinite(logits).all(-1) & counted).sum(1),
         )
+        return found, jnp.where(counted, classes, -1)
 
     return counts
 
@@ -144,14 +184,22 @@ class Evaluator:
         self.modalities = method.modalities
         self._given = devices
         self._devices = list(devices) if devices else jax.local_devices()
-        counts = confusion_counts(method)
-        self._method = method
-        self._counts = self._summed(counts)
+        compute = counts_and_classes(method)
 
-    def _summed(self, counts: Callable[..., Any]) -> Callable[..., Any]:
-        """``counts(variables, method_state, batch)`` over one batch per device, added up."""
+        def everywhere(*arguments: Any) -> tuple[Counts, tuple[jax.Array, jax.Array]]:
+            """Counts, and the examples ``int32[devices, B]`` (-1: padding) with their classes."""
+            counts, classes = compute(*arguments)
+            index = jnp.where(arguments[2]["valid"], arguments[2]["index"], -1)
+            return jax.lax.psum(counts, "data"), jax.lax.all_gather((index, classes), "data")
+
+        self._method = method
+        self._counts = self._mapped(everywhere)
+
+    def _mapped(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """``function(variables, method_state, batch)`` of one batch per device of axis ``data``,
+        whose result is the same on all of them."""
         return jax.pmap(
-            lambda *arguments: jax.lax.psum(counts(*arguments), "data"),
+            function,
             axis_name="data",
             in_axes=(None, None, 0),
             out_axes=None,
@@ -160,7 +208,8 @@ class Evaluator:
 
     @functools.cached_property
     def _counts_by_subset(self) -> Callable[..., Any]:
-        return self._summed(subset_counts(self._method, patterns(len(self.modalities))))
+        counts = subset_counts(self._method, patterns(len(self.modalities)))
+        return self._mapped(lambda *arguments: jax.lax.psum(counts(*arguments), "data"))
 
     def subsets(self, state: TrainState, split: Split, batch_size: int) -> dict[str, Any]:
         """How well the fusion does with every subset of the modalities, over a split.
@@ -201,7 +250,8 @@ class Evaluator:
         total = Counts(0, 0, 0)
         where = distributed.process()
         for batch in evaluation_batches(split, batch_size, len(self._devices), *where):
-            counts = jax.device_get(self._counts(state.variables, state.method_state, batch))
+            counts, _ = self._counts(state.variables, state.method_state, batch)
+            counts = jax.device_get(counts)
             total = jax.tree.map(lambda t, c: t + c.astype(np.int64), total, counts)
         for column, modality in enumerate(self.modalities):
             if bad := total.bad_inputs[column]:
@@ -215,6 +265,18 @@ class Evaluator:
         bad = zip(figures["confusion"], total.bad_logits.tolist(), strict=True)
         not_finite = {name: number for name, number in bad if number}
         return {**figures, "not_finite": not_finite} if not_finite else figures
+
+    def classes(self, state: TrainState, split: Split, batch_size: int) -> Classes:
+        """What each example of a split is counted as, on every process; as ``__call__`` counts it,
+        with the same program."""
+        found = np.empty((1 + len(self.modalities), split.examples), np.int32)
+        where = distributed.process()
+        for batch in evaluation_batches(split, batch_size, len(self._devices), *where):
+            _, told = self._counts(state.variables, state.method_state, batch)
+            index, classes = jax.device_get(told)  # [devices, B], [devices, 1 + M, B]
+            valid = index >= 0
+            found[:, index[valid]] = classes.swapaxes(0, 1)[:, valid]
+        return Classes(self.modalities, found[0], found[1:], np.asarray(split.label, np.int32))
 
 
 def _first_not_finite(split: Split, modality: str, column: int) -> int:

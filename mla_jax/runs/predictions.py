@@ -1,5 +1,7 @@
 """What a run predicts, as numpy arrays, and the checks on what it is given."""
 
+import pathlib
+import zipfile
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -7,7 +9,7 @@ import numpy as np
 
 from mla_jax.data.dataset import ArraySplit, DataSpec, Split
 from mla_jax.errors import UserError, check_choice
-from mla_jax.evaluate import Outputs
+from mla_jax.evaluate import Classes, Outputs
 
 
 class ModalityPredictions(NamedTuple):
@@ -76,6 +78,43 @@ def softmax(logits: np.ndarray) -> np.ndarray:
     """Over the last axis; NaN rows stay NaN."""
     exponentials = np.exp(logits - logits.max(-1, keepdims=True))
     return exponentials / exponentials.sum(-1, keepdims=True)
+
+
+def save_classes(path: pathlib.Path, found: Classes) -> None:
+    """Writes an ``.npz``, all of it or nothing: ``modalities`` (names), ``fused: int16[N]``,
+    ``unimodal: int16[M, N]`` (-1 where missing), ``label: int16[N]``, ``present: bool[N, M]``.
+
+    ``int32`` where a class has a larger number than ``int16`` holds.
+    """
+    most = max(array.max(initial=0) for array in found[1:])
+    kind = np.int16 if most <= np.iinfo(np.int16).max else np.int32
+    arrays = {name: getattr(found, name).astype(kind) for name in ("fused", "unimodal", "label")}
+    temporary = path.with_suffix(".tmp")
+    with temporary.open("wb") as file:
+        np.savez_compressed(
+            file, modalities=np.array(found.modalities), present=found.present, **arrays
+        )
+    temporary.replace(path)
+
+
+def read_classes(path: pathlib.Path) -> Classes | None:
+    """What ``save_classes`` wrote; None where there is no such file, as of earlier versions.
+
+    Raises:
+      UserError: it is damaged.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            names = tuple(map(str, file["modalities"]))
+            arrays = [file[name].astype(np.int32) for name in ("fused", "unimodal", "label")]
+            found = Classes(names, *arrays)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise UserError(
+            f"{path} is damaged ({error}): delete it, and statistics leave this run out"
+        ) from error
+    return found
 
 
 def split_of_arrays(

@@ -150,6 +150,7 @@ class Run:
             chosen = checkpoint.read_progress(self.workdir.checkpoints, step)["chosen"]
             step = chosen["step"] if chosen else step
         if step not in self._states:
+            self._states = {}  # only one state is in memory
             shapes = jax.eval_shape(self.program.method.init, jax.random.key(0), self.data.batch())
             where = self._placement()
             abstract = jax.tree.map(

@@ -55,7 +55,8 @@ RESULT = {
 
 
 class Workdir:
-    """``config.json data.json metrics.jsonl result.json report.md checkpoints/`` and plots."""
+    """``config.json data.json metrics.jsonl result.json predictions.npz report.md checkpoints/``
+    and plots."""
 
     def __init__(self, path: str | pathlib.Path):
         if "://" in str(path):
@@ -66,6 +67,7 @@ class Workdir:
         self.path = pathlib.Path(path)
         self.metrics = self.path / "metrics.jsonl"
         self.checkpoints = self.path / "checkpoints"
+        self.predictions = self.path / "predictions.npz"
         self._config = self.path / "config.json"
         self._data = self.path / "data.json"
         self._result = self.path / "result.json"
@@ -189,13 +191,16 @@ class Workdir:
     def extend(self, identity: dict[str, Any]) -> None:
         """Makes this the directory of a longer run, if it is that of a shorter one.
 
-        The result of the shorter run is kept as ``result-<epochs>-epochs.json``.
+        The result of the shorter run is kept as ``result-<epochs>-epochs.json``, and likewise what
+        it predicted.
         """
         saved = self.identity()
         if saved is not None and self.is_shorter(saved, identity):
             if self._result.exists():  # first: a crash here leaves a run without a result
-                epochs = saved["config"]["epochs"]
-                self._result.replace(self.path / f"result-{epochs}-epochs.json")
+                ending = f"-{saved['config']['epochs']}-epochs"
+                self._result.replace(self.path / f"result{ending}.json")
+                if self.predictions.exists():
+                    self.predictions.replace(self.path / f"predictions{ending}.npz")
             self._write(self._config, identity)
 
     def write_data(self, data: DataSpec) -> None:
