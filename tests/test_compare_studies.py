@@ -140,10 +140,11 @@ def test_a_varied_study_has_the_identity_at_every_point(table3):
     assert layout.check_same_unimodal(rows, STUDIES["table3"].same_unimodal[0])["equal"]
 
 
-def test_table2_is_planned(commands, tmp_path):
+@pytest.mark.parametrize("name", ["table2", "fidelity", "dimml"])
+def test_a_study_is_planned(name, commands, tmp_path):
     """Its plan is made, then a mistake in the folder stops it before anything is trained."""
     (tmp_path / "mine").write_text("")
-    options = [*TINY, "--study=table2", "--seeds=0", f"--workdir={tmp_path}"]
+    options = [TINY[0], f"--study={name}", "--seeds=0", f"--workdir={tmp_path}"]
     done = commands.run("mla_jax.compare", options)
     assert done.returncode == 2 and "holds mine and no comparison" in done.stderr
 
@@ -242,6 +243,21 @@ def test_labels_say_what_differs(compared, tmp_path):
         "concat, optimizer.learning_rate=0.5",
     ]
     assert rows[1]["fields"] == {"optimizer.learning_rate": 0.5}
+
+
+def test_labels_of_two_comparisons_say_what_differs(compared, tmp_path):
+    """Each has a row ``concat``, and neither label says at which learning rate."""
+    other = tmp_path / "other"
+    shutil.copytree(compared, other, symlinks=True)
+    for file in other.glob("concat/*/config.json"):
+        file.write_text(file.read_text().replace('"learning_rate": 0.05', '"learning_rate": 0.5'))
+    folders = [compared / "concat", other / "concat", compared / "unimodal-text"]
+    rows, _ = runs.rows_of(list(map(str, folders)))
+    assert [row["label"] for row in rows] == [
+        "concat, optimizer.learning_rate=0.05",
+        "concat, optimizer.learning_rate=0.5",
+        "unimodal, optimizer.learning_rate=0.05",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -5,12 +5,15 @@ import os
 import pathlib
 import re
 
+import jax
+import numpy as np
 import pytest
 
 from mla_jax import methods, open_run
 from mla_jax.compare import latex, training, variants
 from mla_jax.compare.training import Progress, duration
 from mla_jax.compare.variants import Variant
+from mla_jax.functional.optimizers import StepInfo
 
 TINY = ["--config=tests/configs/tiny.py", "--config.epochs=1"]
 RULES = ("entropy", "equal", "batch_entropy")
@@ -123,10 +126,42 @@ def test_trained_where_the_epoch_is_chosen_by_an_accuracy():
     assert folders("validation") == folders("best_test") == {"a": "a", "b": "b"}
 
 
-def test_declared_switches_exist():
-    for name, module in methods.REGISTRY.items():
-        assert set(methods.test_time(name)) <= set(module.FIDELITY["paper"])
-    assert methods.test_time("mla") == ("fusion", "fusion_weights")
+VALUES = {
+    ("mla", "fusion"): "batch_entropy",
+    ("mla", "fusion_weights"): (0.3, 0.7),
+    ("ensemble", "average"): "probabilities",
+}
+"""Another value of every switch that is declared to act at test time only."""
+
+
+def test_declared_switches():
+    declared = {(name, s) for name in methods.REGISTRY for s in methods.test_time(name)}
+    assert declared == set(VALUES)
+
+
+@pytest.mark.parametrize(("name", "switch"), VALUES)
+def test_a_declared_switch_changes_nothing_but_the_fusion(name, switch, make_dataset, make_program):
+    """The programs of training and of the modalities' logits are the same, equation by equation."""
+    dataset = make_dataset()
+    fixed = {"method.fusion": "fixed"} if switch == "fusion_weights" else {}
+    step = StepInfo(*map(np.int32, (0, 0, 4)))
+
+    def programs(**options) -> tuple[list[str], str]:
+        method = make_program(dataset, method=name, **fixed, **options).method
+        batch = dataset.splits["train"].fetch(np.arange(16))
+        state = jax.eval_shape(method.init, jax.random.key(0), batch)
+        traced = [jax.make_jaxpr(method.init)(jax.random.key(0), batch)]
+        traced += [jax.make_jaxpr(method.predict)(state.variables, batch)]
+        for stage in method.stages:
+            traced += [jax.make_jaxpr(p.update)(state, batch, step) for p in stage.phases]
+        prediction = jax.eval_shape(method.predict, state.variables, batch)
+        fuse = jax.make_jaxpr(method.fuse)(prediction, batch["present"], state.method_state)
+        consts = [str(np.asarray(c)) for c in fuse.consts]
+        return [re.sub(r"0x[0-9a-f]+", "", str(t)) for t in traced], f"{fuse} {consts}"
+
+    usual, other = programs(), programs(**{f"method.{switch}": VALUES[name, switch]})
+    assert usual[0] == other[0] and len(usual[0]) > 2
+    assert usual[1] != other[1]
 
 
 @pytest.mark.parametrize(

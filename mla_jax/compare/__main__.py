@@ -251,7 +251,7 @@ if __name__ == "__main__":
         f"--missing (default: {','.join(METHODS)})",
     )
     flags.DEFINE_multi_string(
-        "vary", None, "FIELD=a,b,c: a row at each value of a field of the configuration; repeatable"
+        "vary", None, "FIELD=a,b,c: a row at each value of a field of the configuration"
     )
     flags.DEFINE_string("study", None, f"a table of a paper: {', '.join(STUDIES)}")
     flags.DEFINE_list("runs", None, "folders of finished runs, for one table; trains nothing")

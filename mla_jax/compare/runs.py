@@ -149,27 +149,29 @@ def by_seed(group: Sequence[Finished]) -> tuple[list[int], list[list[Finished]]]
 
 
 def labelled(groups: Sequence[Sequence[Finished]]) -> list[Variant]:
-    """A row's label, switches and fields: those of the comparison that made it, else its own."""
-    recorded = [recorded_row(group[0].path) for group in groups]
-    varying = differing_fields([group[0] for group in groups])
+    """A label, switches and fields per row: as the comparison that made it has them, or its own.
+
+    A label also names the fields in which rows of this table differ, and the folder where it would
+    be that of another row.
+    """
+    first = [group[0] for group in groups]
+    varying = differing_fields(first)
+    recorded = [recorded_row(run.path) for run in first]
+    names = [row["label"] for row in recorded if row]
     found = []
-    for row, group in zip(recorded, groups, strict=True):
-        config, method = group[0].config, group[0].method
-        if row:
-            found.append(Variant(row["label"], method, row["switches"], row.get("fields", {})))
-            continue
-        switches = own_switches(config)
-        setting = "+".join(f"{k}={written(v)}" for k, v in switches.items())
-        own = {f: config[f] for f in varying if f in config}
-        tail = "".join(f", {field}={written(value)}" for field, value in own.items())
-        label = method + (f":{setting}" if setting else "") + tail
-        found.append(Variant(label, method, switches, own))
+    for row, run in zip(recorded, first, strict=True):
+        if not row or names.count(row["label"]) > 1:
+            row = own_row(run)
+        differing = {f: run.config[f] for f in varying if f in run.config and not _decides(run, f)}
+        unsaid = {f: value for f, value in differing.items() if f not in row["fields"]}
+        label = row["label"] + "".join(f", {f}={written(value)}" for f, value in unsaid.items())
+        found.append(Variant(label, run.method, row["switches"], {**row["fields"], **unsaid}))
     labels = [variant.label for variant in found]
     return [
-        variant._replace(label=f"{variant.label} ({group[0].path})")
+        variant._replace(label=f"{variant.label} ({run.path})")
         if labels.count(variant.label) > 1
         else variant
-        for variant, group in zip(found, groups, strict=True)
+        for variant, run in zip(found, first, strict=True)
     ]
 
 
@@ -184,6 +186,14 @@ def recorded_row(path: pathlib.Path) -> Mapping[str, Any] | None:
     except (OSError, ValueError, KeyError, TypeError):  # none, or of another version
         pass
     return None
+
+
+def own_row(run: Finished) -> dict[str, Any]:
+    """Label, switches and fields of a run that no comparison has recorded."""
+    switches = own_switches(run.config)
+    setting = "+".join(f"{switch}={written(value)}" for switch, value in switches.items())
+    label = f"{run.method}:{setting}" if setting else run.method
+    return {"label": label, "switches": switches, "fields": {}}
 
 
 def own_switches(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,9 +2,10 @@
 
 ``CHOICES`` has the values of switches that are names, and ``LIMITS``, which a module may leave out,
 the smallest and the largest value of those that are numbers.  ``TEST_TIME``, which it may leave
-out, names the switches that act on ``fuse`` and ``weigh`` alone: they change neither training nor
-the unimodal logits, so a finished run is evaluated under others.  Flags that a module
-may set, the first three False and the last True where it does not:
+out, names the switches that act on ``fuse`` and ``weigh`` alone and change no equation of training
+or of the unimodal logits, so that a finished run can be evaluated under others, to the bit.  (Those
+of ``late_fusion`` and ``dimml`` are not: training reports a fused accuracy, in the same program.)
+Flags that a module may set, the first three False and the last True where it does not:
 
 * ``TRAINS_ONE_MODALITY``: several modalities need a run each.
 * ``HANDLES_MISSING``: the method is about missing modalities, so ``absent=auto`` is ``skip`` under

@@ -85,7 +85,6 @@ LIMITS = {
     **dict.fromkeys(("split_epoch", "fusion_epochs"), (0, 1_000_000)),
 }
 CHOICES = {"heads": INITIALIZATIONS, "fused_head": tuple(FUSED)}
-TEST_TIME = ("certainty_temperature",)
 
 
 def build(switches: Any, encoders: Encoders, optimizer: Optimizer, task: Task) -> Method:

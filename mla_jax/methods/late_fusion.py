@@ -24,7 +24,6 @@ from mla_jax.state import Prediction
 
 FIDELITY: dict[str, dict[str, Any]] = {"paper": {"fusion": "equal"}, "released": {}}
 CHOICES = {"fusion": ("equal", "entropy")}
-TEST_TIME = ("fusion",)
 
 RULES = {"equal": fusion.equal_weights, "entropy": fusion.entropy_weights}
 
