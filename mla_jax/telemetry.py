@@ -23,8 +23,8 @@ such steps, of which the run takes the first alone:
 * ``same_length``: that, scaled to the length of ``gradient``.  A P that shrinks is also a smaller
   learning rate; only this step tells what its direction does.
 
-The last two need a projection.  With Adam, whose first step has a length of its own, the last three
-do not say what a gradient does: measure with SGD.
+The last two need a projection.  With Adam, whose steps have a length of their own, the last three
+would not say what a gradient does: only ``taken`` is measured.
 """
 
 import functools
@@ -176,9 +176,10 @@ def measure(
             after, _ = phase.update(start, batch, info)
             return jax.tree.map(jnp.subtract, after.params["head"], start.params["head"])
 
-        fresh = without_past(state)
-        steps = {"taken": moved["head"], "gradient": step_from(fresh)}
-        if P:
+        steps, fresh = {"taken": moved["head"]}, without_past(state)
+        if not uses_adam(state):
+            steps["gradient"] = step_from(fresh)
+        if P and "gradient" in steps:
             steps["unprojected"] = plain = step_from(without_projection(fresh))
             length = optax.tree.norm(steps["gradient"])
             ratio = length / jnp.maximum(optax.tree.norm(plain), 1e-30)
@@ -259,6 +260,15 @@ def without_past(state: TrainState) -> TrainState:
         is_leaf=is_projection,
     )
     return state.replace(opt_state={**state.opt_state, "head": head})
+
+
+def uses_adam(state: TrainState) -> bool:
+    """Whether the step of a head is no linear function of its gradients."""
+
+    def is_adam(node: Any) -> bool:
+        return isinstance(node, optax.ScaleByAdamState)
+
+    return any(map(is_adam, jax.tree.leaves(state.opt_state["head"], is_leaf=is_adam)))
 
 
 def spectrum(P: jax.Array) -> dict[str, jax.Array]:

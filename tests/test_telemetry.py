@@ -109,6 +109,16 @@ def test_without_a_step_yet_the_projection_changes_nothing():
         assert steps["taken"] == pytest.approx(steps[name], rel=1e-4, abs=1e-7)
 
 
+def test_with_adam_only_the_step_taken_is_measured():
+    method, state, batch, probe = prepared("mla", **{"optimizer.name": "adam"})
+    found = jax.eval_shape(
+        functools.partial(telemetry.measure, method, method.stages[0].phases),
+        *(state, batch, INFO, probe),
+    )
+    assert set(found["head_step"]["a"]) == {"taken"}
+    assert "projection" in found
+
+
 def test_norms_and_cosines():
     method, _, state, _, probe, found = mla_in_its_third_batch()
     kernel = state.params["head"]["shared"]["kernel"]
@@ -211,6 +221,9 @@ def test_forgetting_is_added_up():
     assert found["prevented"]["interval"] == pytest.approx((-4.853e-3, 7.853e-3), abs=1e-6)
     text = forgetting.table({"mla": forgetting.summarize(runs)})
     assert "| 1.000 [-11.706, 13.706] |" in text
+    both = forgetting.summarize(runs)
+    values = [both[pair]["prevented"]["mean"] for pair in ("a>b", "b>a", "all>all")]
+    assert values[2] == pytest.approx((values[0] + values[1]) / 2)
     epochs, values = forgetting.by_epoch(runs, "gradient", "a", "b")
     assert epochs.tolist() == [1, 2]
     np.testing.assert_allclose(values, [[1e-3, 3e-3], [0, 0]])

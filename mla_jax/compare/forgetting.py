@@ -27,6 +27,10 @@ STEPS = {
 }
 COLOURS = {"taken": "0.5", "gradient": "C0", "unprojected": "C3", "same_length": "C1"}
 PLOT = "forgetting.png"
+ALL = "all"
+"""Stands for each modality in turn: the mean over all ordered pairs."""
+MOST_PANELS = 6
+"""With more ordered pairs than this, the plot shows their mean."""
 UNIT = 1e-3
 """Nats: the tables are in thousandths."""
 
@@ -54,7 +58,15 @@ def pairs(lines: Lines) -> list[tuple[str, str]]:
 
 def changes(lines: Lines, step: str, m: str, k: str) -> np.ndarray:
     """``float[measurements]``: the change of k's loss, in nats, by the head's step for m."""
+    if m == k == ALL:
+        return np.mean([changes(lines, step, *pair) for pair in pairs(lines)], 0)
     return np.array([line[EVENT]["head_step"][m][step][k] for line in measurements(lines)])
+
+
+def kinds_of(lines: Lines) -> list[str]:
+    """The kinds of steps that a run has measured, in the order of ``STEPS``."""
+    found = next(iter(measurements(lines)[0][EVENT]["head_step"].values()))
+    return [name for name in STEPS if name in found]
 
 
 def interval(values: Sequence[float], share: float = 0.95) -> tuple[float, float]:
@@ -77,11 +89,12 @@ def summarize(runs: Sequence[Lines]) -> dict[str, Any]:
     the unprojected gradient of the same length less that by the projected one.
 
     ``{"image>audio": {"taken": {"seeds", "mean", "interval"}, ..., "prevented": {...}}}``, in nats
-    per step of the head.
+    per step of the head.  ``all>all`` is the mean over all pairs.
     """
     found = {}
-    for m, k in pairs(runs[0]):
-        kinds = measurements(runs[0])[0][EVENT]["head_step"][m]
+    shown = pairs(runs[0])
+    for m, k in [*shown, *([(ALL, ALL)] if shown else [])]:
+        kinds = kinds_of(runs[0])
         seeds = {step: [float(changes(r, step, m, k).mean()) for r in runs] for step in kinds}
         if "same_length" in seeds:
             both = zip(seeds["same_length"], seeds["gradient"], strict=True)
@@ -145,20 +158,21 @@ def cell(figure: Mapping[str, Any] | None) -> str:
 
 
 def plot(runs: Sequence[Lines]):
-    """Forgetting by epoch, a panel per ordered pair: mean over the seeds, and their range."""
+    """Forgetting by epoch, a panel per ordered pair or one for all: mean and range over seeds."""
     shown = pairs(runs[0])
+    shown = shown if len(shown) <= MOST_PANELS else [(ALL, ALL)]
     canvas, axes = plots.figure(4 * len(shown), 3.4, len(shown), left=0.8, gap=0.8)
     for ax, (m, k) in zip(axes, shown, strict=True):
-        for step, colour in COLOURS.items():
-            if step not in measurements(runs[0])[0][EVENT]["head_step"][m]:
-                continue
+        for step in kinds_of(runs[0]):
+            colour = COLOURS[step]
             epochs, values = by_epoch(runs, step, m, k)
             ax.plot(epochs, values.mean(0) / UNIT, color=colour, marker=".", label=STEPS[step])
             ax.fill_between(
                 epochs, values.min(0) / UNIT, values.max(0) / UNIT, color=colour, alpha=0.15
             )
         ax.axhline(0, color="0.6", lw=1)
-        ax.set(title=f"head's step for {m}: loss of {k}", xlabel="epoch")
+        title = f"head's step for {m}: loss of {k}"
+        ax.set(title="mean over all pairs" if m == ALL else title, xlabel="epoch")
         ax.set_yscale("symlog", linthresh=0.01)
         plots.set_ticks(ax.xaxis, 8, integer=True)
         ax.grid(alpha=0.3)
