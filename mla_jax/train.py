@@ -112,7 +112,8 @@ def train(
         del state  # the run has it, and lets go of it where another epoch was chosen
         with run.seconds("evaluate"):
             test, size = dataset.splits["test"], config.evaluation.batch_size
-            classes = program.evaluator.classes(run.load(), test, size)
+            chosen = program.placement.replicate(run.load())  # else evaluation compiles again
+            classes = program.evaluator.classes(chosen, test, size)
         facts = missing_facts(run, dataset) | contribution_facts(run, dataset)
         if distributed.is_main():
             result = result_of(run, program.method.stages, parameters) | facts
