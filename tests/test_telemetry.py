@@ -224,6 +224,12 @@ def test_forgetting_is_added_up():
     both = forgetting.summarize(runs)
     values = [both[pair]["prevented"]["mean"] for pair in ("a>b", "b>a", "all>all")]
     assert values[2] == pytest.approx((values[0] + values[1]) / 2)
+    assert both["all>itself"]["gradient"]["mean"] == pytest.approx(-0.4995)  # by hand
+    runs[0][0]["telemetry"]["head_step"]["b"]["gradient"]["a"] = -5e-3
+    both = forgetting.summarize(runs[:1])
+    # a on b: 1e-3, 3e-3; b on a: -5e-3, -1
+    assert both["all>others (size)"]["gradient"]["mean"] == pytest.approx(1.009 / 4)
+    assert both["all>all"]["gradient"]["mean"] == pytest.approx(-1.001 / 4)
     epochs, values = forgetting.by_epoch(runs, "gradient", "a", "b")
     assert epochs.tolist() == [1, 2]
     np.testing.assert_allclose(values, [[1e-3, 3e-3], [0, 0]])

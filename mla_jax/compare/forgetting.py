@@ -27,8 +27,9 @@ STEPS = {
 }
 COLOURS = {"taken": "0.5", "gradient": "C0", "unprojected": "C3", "same_length": "C1"}
 PLOT = "forgetting.png"
-ALL = "all"
-"""Stands for each modality in turn: the mean over all ordered pairs."""
+ALL, ITSELF, SIZE = "all", "itself", "others (size)"
+"""``all>all``: the mean over all ordered pairs; ``all>itself``: what the steps do to the modality
+that they are for; ``all>others (size)``: the mean over the pairs of the change without its sign."""
 MOST_PANELS = 6
 """With more ordered pairs than this, the plot shows their mean."""
 UNIT = 1e-3
@@ -58,8 +59,10 @@ def pairs(lines: Lines) -> list[tuple[str, str]]:
 
 def changes(lines: Lines, step: str, m: str, k: str) -> np.ndarray:
     """``float[measurements]``: the change of k's loss, in nats, by the head's step for m."""
-    if m == k == ALL:
-        return np.mean([changes(lines, step, *pair) for pair in pairs(lines)], 0)
+    if m == ALL:
+        of = [(m, m) for m in sorted({m for m, _ in pairs(lines)})] if k == ITSELF else pairs(lines)
+        found = [changes(lines, step, *pair) for pair in of]
+        return np.mean(np.abs(found) if k == SIZE else found, 0)
     return np.array([line[EVENT]["head_step"][m][step][k] for line in measurements(lines)])
 
 
@@ -89,11 +92,11 @@ def summarize(runs: Sequence[Lines]) -> dict[str, Any]:
     the unprojected gradient of the same length less that by the projected one.
 
     ``{"image>audio": {"taken": {"seeds", "mean", "interval"}, ..., "prevented": {...}}}``, in nats
-    per step of the head.  ``all>all`` is the mean over all pairs.
+    per step of the head; for each pair, and for ``all``.
     """
     found = {}
     shown = pairs(runs[0])
-    for m, k in [*shown, *([(ALL, ALL)] if shown else [])]:
+    for m, k in [*shown, *((ALL, k) for k in (ALL, SIZE, ITSELF) if shown)]:
         kinds = kinds_of(runs[0])
         seeds = {step: [float(changes(r, step, m, k).mean()) for r in runs] for step in kinds}
         if "same_length" in seeds:
@@ -132,7 +135,9 @@ def sections(rows: Mapping[str, Mapping[str, Any]]) -> list[str]:
         "step of the head for another: above 0, the head forgets. In 0.001 nats per step, the mean "
         "over all steps measured, and its 95 % interval over the seeds (Student's t). "
         f"{explained}; `prevented`, the last less the projected gradient: above 0, the direction "
-        "of the projection spares the other modality."
+        f"of the projection spares the other modality. `{ALL}`: the mean over all ordered pairs, "
+        f"with and without (`{SIZE}`) the signs of the changes; `{ITSELF}`: what a step does to "
+        "the modality that it is for."
     )
     return ["## Forgetting", told, table(rows), f"![]({PLOT})"]
 
