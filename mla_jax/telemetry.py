@@ -5,7 +5,7 @@
 Every ``config.telemetry.every_steps`` batches a run looks at itself, on a fixed probe batch, just
 before it takes the step.  The steps are taken twice, once here on copies, so that the compiled
 training step is the same with telemetry and without it.  It works for every method: it needs
-nothing but ``Method.predict`` and the phases.
+``Method.predict``, the phases, and a state with encoders and heads.
 
 What the head forgets.  For each phase of the batch (MLA: one per modality m) the head alone is
 moved as the phase moves it, and the loss of every modality k is taken on the probe batch, before
@@ -16,20 +16,21 @@ and after:
 Positive off the diagonal is forgetting: the head's step for m has made k worse.  There are four
 such steps, of which the run takes the first alone:
 
-* ``taken``: the step of the run.  With momentum it holds, nine parts in ten, the gradients of the
-  steps before, those of the other modalities among them.
-* ``gradient``: the step that an optimiser without a past would take: this batch's own gradient.
+* ``taken``: the step of the run.  With a momentum of 0.9 most of it is the gradients of the steps
+  before, those of the other modalities among them.
+* ``gradient``: the step without momentum: this batch's own gradient, and the weight decay.
 * ``unprojected``: the same with P taken as the identity.
 * ``same_length``: that, scaled to the length of ``gradient``.  A P that shrinks is also a smaller
   learning rate; only this step tells what its direction does.
 
-The last two need a projection.  With Adam, whose steps have a length of their own, the last three
-would not say what a gradient does: only ``taken`` is measured.
+The last two need a projection that replaces the gradient by P times it, with P as it was before the
+batch: not ``order=update_then_project``, and not ``apply=add``.  With Adam, whose steps have a
+length of their own, the last three would not say what a gradient does: only ``taken`` is measured.
 """
 
 import functools
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -37,6 +38,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import flatten_util
+from ml_collections import FrozenConfigDict
 
 from mla_jax.data.dataset import Dataset
 from mla_jax.functional.losses import accuracy, cross_entropy, masked_mean
@@ -53,18 +55,17 @@ EVENT = "telemetry"
 class Telemetry:
     """What a run measures of itself: ``telemetry.due(step)``, then ``telemetry(...)``."""
 
-    def __init__(self, program: Program, dataset: Dataset, every_steps: int, examples: int):
+    def __init__(self, program: Program, dataset: Dataset, config: FrozenConfigDict):
         """
         Args:
           program: of the run; its steps are left as they are.
           dataset: its training split gives the probe batch.
-          every_steps: batches from one measurement to the next; 0: none.
-          examples: of the probe batch, at most; always the same ones.
+          config: resolved; ``telemetry`` and ``method`` count.
         """
-        self._method, self._every = program.method, every_steps
-        self._called: set[str] = set()
-        if every_steps:
-            probe = probe_batch(dataset, examples)
+        self._every = config.telemetry.every_steps
+        self._measured = functools.partial(measured, program.method, acts_as_product(config))
+        if self._every:
+            probe = probe_batch(dataset, config.telemetry.examples)
             self._probe = program.placement.replicate(probe)
 
     def due(self, step: int) -> bool:
@@ -73,21 +74,39 @@ class Telemetry:
 
     def has_compiled(self, stage: Stage) -> bool:
         """Whether the next measurement in this stage need not compile."""
-        return stage.name in self._called
+        return self._measured(stage.phases).called
 
     def __call__(
         self, stage: Stage, state: TrainState, batch: Batch, info: StepInfo
     ) -> dict[str, Any]:
         """The measurements of one batch, numbers in nested dictionaries; ``state`` stays usable."""
-        self._called.add(stage.name)
-        found = compiled(self._method, stage.phases)(state, batch, info, self._probe)
+        found = self._measured(stage.phases)(state, batch, info, self._probe)
         return jax.tree.map(lambda value: float(np.asarray(value)), jax.device_get(found))
 
 
-@functools.lru_cache(maxsize=8)  # the runs of one program, with several seeds, compile once
-def compiled(method: Method, phases: tuple[Phase, ...]) -> Callable[..., dict[str, Any]]:
-    """``measure`` of a method, jitted."""
-    return jax.jit(functools.partial(measure, method, phases))
+class Measured:
+    """``measure`` of a method, jitted, and whether it was called."""
+
+    def __init__(self, *chosen: Any):
+        self._compute = jax.jit(functools.partial(measure, *chosen))
+        self.called = False
+
+    def __call__(self, *arguments: Any) -> dict[str, Any]:
+        self.called = True
+        return self._compute(*arguments)
+
+
+@functools.lru_cache(maxsize=2)  # the runs of one program, with several seeds, compile once
+def measured(method: Method, is_product: bool, phases: tuple[Phase, ...]) -> Measured:
+    """The one ``Measured`` of a method's stage."""
+    return Measured(method, is_product, phases)
+
+
+def acts_as_product(config: FrozenConfigDict) -> bool:
+    """Whether a method's projection is P times the gradient, with P as before the batch."""
+    options = config.method.get("projection", {})
+    kept = {"order": "project_then_update", "apply": "replace"}
+    return all(options.get(name, value) == value for name, value in kept.items())
 
 
 def probe_batch(dataset: Dataset, examples: int) -> Batch:
@@ -101,13 +120,17 @@ def probe_batch(dataset: Dataset, examples: int) -> Batch:
 
 def measure(
     method: Method,
+    is_product: bool,
     phases: tuple[Phase, ...],
     state: TrainState,
     batch: Batch,
     info: StepInfo,
     probe: Batch,
 ) -> dict[str, Any]:
-    """The measurements before one batch: pure; scalars ``float32[]`` in nested dictionaries."""
+    """The measurements before one batch: pure; scalars ``float32[]`` in nested dictionaries.
+
+    ``is_product``: see ``acts_as_product``.
+    """
     names = method.modalities
     present = probe["present"]
 
@@ -147,8 +170,9 @@ def measure(
     heads = {m: gradient["head"] for m, gradient in gradients.items()}
     found["head_cosine"] = cosines(heads)
     if P := projection_of(state):
-        projected = {m: project(P[0], head) for m, head in heads.items()}
-        found["head_cosine_projected"] = cosines(projected)
+        if is_product:
+            projected = {m: project(P[0], head) for m, head in heads.items()}
+            found["head_cosine_projected"] = cosines(projected)
         found["projection"] = spectrum(P[0])
 
     # ---- What each phase's step of the head does to every modality -----------------------------
@@ -179,7 +203,7 @@ def measure(
         steps, fresh = {"taken": moved["head"]}, without_past(state)
         if not uses_adam(state):
             steps["gradient"] = step_from(fresh)
-        if P and "gradient" in steps:
+        if P and is_product and "gradient" in steps:
             steps["unprojected"] = plain = step_from(without_projection(fresh))
             length = optax.tree.norm(steps["gradient"])
             ratio = length / jnp.maximum(optax.tree.norm(plain), 1e-30)

@@ -152,7 +152,7 @@ def fit(run: Run, program: Program, state: TrainState, dataset: Dataset) -> tupl
         order = (train_split, config.batch_size, config.seed, start, *distributed.process())
         loader = pipeline.Loader(**config.loader)
         batches = pipeline.training_batches(*order, loader, config.drop_last)
-        measure = Telemetry(program, dataset, **config.telemetry)
+        measure = Telemetry(program, dataset, config)
         reduce_training = TrainingReduction(train_split, config.batch_size, program.placement)
         with contextlib.closing(batches), ProgressBar(total, start, say) as bar:
             for number in range(start, total):
@@ -170,6 +170,8 @@ def fit(run: Run, program: Program, state: TrainState, dataset: Dataset) -> tupl
                     batch = program.placement.shard(local)
                     info = StepInfo(*map(np.int32, (stage_epoch, index, per_epoch)))
                 if stage.phases and measure.due(number):
+                    with run.seconds("train"):
+                        jax.block_until_ready(state)  # batches in flight are no telemetry
                     with run.seconds("telemetry" if measure.has_compiled(stage) else "compile"):
                         found = measure(stage, state, batch, info)
                     at = {"step": done, "epoch": epoch + 1, "stage": stage.name}
@@ -259,13 +261,16 @@ def contribution_facts(run: Run, dataset: Dataset) -> dict[str, Any]:
     """What each modality adds to the test accuracy, for a run with telemetry; else empty.
 
     Shapley values, which sum to the accuracy with all modalities less that of always saying the
-    commonest class.
+    commonest class.  Only for test data that lacks no modality but for masks: subsets would
+    otherwise be over different examples.
     """
-    if not run.config.telemetry.every_steps or len(dataset.modalities) > missing.MOST_PATTERNS:
-        return {}
     test = dataset.splits["test"]
+    whole = getattr(test, "unmasked", test)
+    many = len(dataset.modalities) > missing.MOST_PATTERNS
+    if not run.config.telemetry.every_steps or many or not whole.present.all():
+        return {}
     accuracies = {name: found["accuracy"] for name, found in run.subsets(test).items()}
-    commonest = np.bincount(test.label).max() / test.examples
+    commonest = np.bincount(whole.label).max() / whole.examples
     return {"contributions": shapley_values(dataset.modalities, accuracies, commonest)}
 
 

@@ -14,7 +14,7 @@ from mla_jax.evaluate.shapley import shapley_values
 from mla_jax.functional.losses import cross_entropy, masked_mean
 from mla_jax.functional.optimizers import StepInfo
 from mla_jax.program import build_program
-from tests.conftest import build_config, build_dataset, digits_program, fresh_state
+from tests.conftest import TINY, build_config, build_dataset, digits_program, fresh_state
 from tests.runs import PER_EPOCH, config_of, quietly
 
 LINEAR = {"name": "features", "projection": "linear"}
@@ -45,7 +45,8 @@ def mla_in_its_third_batch():
 
 def measured(method, state, batch, probe):
     phases = method.stages[0].phases
-    found = jax.jit(functools.partial(telemetry.measure, method, phases))(state, batch, INFO, probe)
+    measure = functools.partial(telemetry.measure, method, True, phases)
+    found = jax.jit(measure)(state, batch, INFO, probe)
     return jax.tree.map(float, found)
 
 
@@ -54,7 +55,7 @@ def test_every_method_can_be_measured(name):
     method, state, batch, probe = prepared(name)
     for stage in method.stages:
         if stage.phases:
-            measure = functools.partial(telemetry.measure, method, stage.phases)
+            measure = functools.partial(telemetry.measure, method, True, stage.phases)
             found = jax.eval_shape(measure, state, batch, INFO, probe)
             assert set(found["loss"]) == set(method.modalities)
             assert set(found["head_step"]) == {phase.name for phase in stage.phases}
@@ -112,11 +113,25 @@ def test_without_a_step_yet_the_projection_changes_nothing():
 def test_with_adam_only_the_step_taken_is_measured():
     method, state, batch, probe = prepared("mla", **{"optimizer.name": "adam"})
     found = jax.eval_shape(
-        functools.partial(telemetry.measure, method, method.stages[0].phases),
+        functools.partial(telemetry.measure, method, True, method.stages[0].phases),
         *(state, batch, INFO, probe),
     )
     assert set(found["head_step"]["a"]) == {"taken"}
     assert "projection" in found
+
+
+@pytest.mark.parametrize(
+    "switch, value", [("order", "update_then_project"), ("apply", "add"), ("denominator", None)]
+)
+def test_counterfactuals_need_a_projection_that_is_a_product(switch, value):
+    options = {f"method.projection.{switch}": value or "elementwise"}
+    config = fields.resolve(build_config(("a", "b"), "mla", encoder=LINEAR, **options))
+    assert telemetry.acts_as_product(config) == (value is None)
+    method, state, batch, probe = prepared("mla", **options)
+    measure = functools.partial(telemetry.measure, method, value is None, method.stages[0].phases)
+    found = jax.eval_shape(measure, state, batch, INFO, probe)
+    assert ("same_length" in found["head_step"]["a"]) == (value is None)
+    assert ("head_cosine_projected" in found) == (value is None)
 
 
 def test_norms_and_cosines():
@@ -230,6 +245,7 @@ def test_forgetting_is_added_up():
     # a on b: 1e-3, 3e-3; b on a: -5e-3, -1
     assert both["all>others (size)"]["gradient"]["mean"] == pytest.approx(1.009 / 4)
     assert both["all>all"]["gradient"]["mean"] == pytest.approx(-1.001 / 4)
+    assert both["all>others (harm)"]["gradient"]["mean"] == pytest.approx(0.004 / 4)
     epochs, values = forgetting.by_epoch(runs, "gradient", "a", "b")
     assert epochs.tolist() == [1, 2]
     np.testing.assert_allclose(values, [[1e-3, 3e-3], [0, 0]])
@@ -240,3 +256,22 @@ def test_joint_training_has_no_pairs():
     joint = line(1, 0, 0, 0)
     joint["telemetry"]["head_step"] = {"joint": joint["telemetry"]["head_step"]["a"]}
     assert forgetting.summarize([[joint]]) == {} == forgetting.summarize([[]])
+
+
+def test_runs_that_measured_at_other_batches_are_not_added_up():
+    runs = [[line(1, 0, 0, 0), line(2, 0, 0, 0)], [line(1, 0, 0, 0)]]
+    assert forgetting.summarize(runs) == {} == forgetting.summarize([runs[0], []])
+    assert len(forgetting.sections({"mla": {}})) == 2  # no table, and no picture
+
+
+def test_the_study_of_forgetting_can_be_run_again(commands, tmp_path):
+    """Its picture is no stranger in its folder, and what is finished is not trained again."""
+    options = [f"--config={TINY}", "--study=forgetting", "--seeds=0", f"--workdir={tmp_path / 'f'}"]
+    options += ["--config.epochs=1", "--config.telemetry.examples=32"]
+    texts = []
+    for _ in range(2):
+        done = commands.run("mla_jax.compare", options)
+        assert done.returncode == 0, done.stderr
+        texts.append((tmp_path / "f" / "comparison.md").read_text())
+        assert (tmp_path / "f" / forgetting.PLOT).stat().st_size > 1000
+    assert texts[0] == texts[1] and "| mla | audio | text |" in texts[0]

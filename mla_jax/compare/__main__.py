@@ -229,7 +229,8 @@ def check_folders(parts: Sequence[Part], seeds: Sequence[int], workdir: pathlib.
     """Raises ``UserError`` unless the table and every run can lie in ``workdir``."""
     Workdir(workdir).check_path()
     rows = {path.parent.name for path in workdir.glob("*/seed*")}
-    if name := foreign(workdir, {*table.FILES, *rows, *(part.folder for part in parts)}):
+    ours = {*table.FILES, forgetting.PLOT, *rows, *(part.folder for part in parts)}
+    if name := foreign(workdir, ours):
         raise UserError(f"--workdir={workdir} holds {name} and no comparison: {ELSEWHERE_EMPTY}")
     for name in table.FILES:
         command_line.check_output(workdir / name, "--workdir", makes_folders=True)

@@ -2,8 +2,8 @@
 
 MLA's claim (section 3.2): the head's step for one modality undoes what it learnt for the one
 before, and the projection prevents that.  ``telemetry`` measures it, step by step; this module
-adds it up.  A run of a joint method or without projection has the steps it took and no
-counterfactual.
+adds it up.  A run without projection has no unprojected steps beside its own, and a joint method no
+step per modality.
 """
 
 import itertools
@@ -27,9 +27,10 @@ STEPS = {
 }
 COLOURS = {"taken": "0.5", "gradient": "C0", "unprojected": "C3", "same_length": "C1"}
 PLOT = "forgetting.png"
-ALL, ITSELF, SIZE = "all", "itself", "others (size)"
+ALL, ITSELF, SIZE, HARM = "all", "itself", "others (size)", "others (harm)"
 """``all>all``: the mean over all ordered pairs; ``all>itself``: what the steps do to the modality
-that they are for; ``all>others (size)``: the mean over the pairs of the change without its sign."""
+that they are for; ``all>others (size)``: the mean over the pairs of the change without its sign;
+``all>others (harm)``: of its positive part, 0 where a step helps."""
 MOST_PANELS = 6
 """With more ordered pairs than this, the plot shows their mean."""
 UNIT = 1e-3
@@ -40,7 +41,7 @@ Lines = Sequence[Mapping[str, Any]]
 
 
 def measurements(lines: Lines) -> list[Mapping[str, Any]]:
-    """The telemetry of a run in which the head takes a step per modality; in their order."""
+    """The lines with telemetry, in their order."""
     return [line for line in lines if line.get("event") == EVENT]
 
 
@@ -62,7 +63,8 @@ def changes(lines: Lines, step: str, m: str, k: str) -> np.ndarray:
     if m == ALL:
         of = [(m, m) for m in sorted({m for m, _ in pairs(lines)})] if k == ITSELF else pairs(lines)
         found = [changes(lines, step, *pair) for pair in of]
-        return np.mean(np.abs(found) if k == SIZE else found, 0)
+        change = {SIZE: np.abs, HARM: lambda values: np.maximum(values, 0)}.get(k, np.asarray)
+        return np.mean(change(found), 0)
     return np.array([line[EVENT]["head_step"][m][step][k] for line in measurements(lines)])
 
 
@@ -92,11 +94,13 @@ def summarize(runs: Sequence[Lines]) -> dict[str, Any]:
     the unprojected gradient of the same length less that by the projected one.
 
     ``{"image>audio": {"taken": {"seeds", "mean", "interval"}, ..., "prevented": {...}}}``, in nats
-    per step of the head; for each pair, and for ``all``.
+    per step of the head; for each pair, and for ``all``.  Empty for joint methods, and where the
+    runs did not measure at the same batches.
     """
     found = {}
-    shown = pairs(runs[0])
-    for m, k in [*shown, *((ALL, k) for k in (ALL, SIZE, ITSELF) if shown)]:
+    steps = [[line["step"] for line in measurements(run)] for run in runs]
+    shown = pairs(runs[0]) if all(own == steps[0] for own in steps) else []
+    for m, k in [*shown, *((ALL, k) for k in (ALL, HARM, SIZE, ITSELF) if shown)]:
         kinds = kinds_of(runs[0])
         seeds = {step: [float(changes(r, step, m, k).mean()) for r in runs] for step in kinds}
         if "same_length" in seeds:
@@ -136,9 +140,12 @@ def sections(rows: Mapping[str, Mapping[str, Any]]) -> list[str]:
         "over all steps measured, and its 95 % interval over the seeds (Student's t). "
         f"{explained}; `prevented`, the last less the projected gradient: above 0, the direction "
         f"of the projection spares the other modality. `{ALL}`: the mean over all ordered pairs, "
-        f"with and without (`{SIZE}`) the signs of the changes; `{ITSELF}`: what a step does to "
-        "the modality that it is for."
+        f"with and without (`{SIZE}`) the signs of the changes, and with those above 0 alone "
+        f"(`{HARM}`); `{ITSELF}`: what a step does to the modality that it is for."
     )
+    if not any(rows.values()):
+        told = "No row has runs that measured one step per modality, at the same batches."
+        return ["## Forgetting", told]
     return ["## Forgetting", told, table(rows), f"![]({PLOT})"]
 
 

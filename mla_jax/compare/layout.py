@@ -47,7 +47,9 @@ def check_same_unimodal(rows: Sequence[Mapping[str, Any]], entries: Sequence[str
             alone = {name: values for name, values in row["test"].items() if name != "fused"}
             if first.setdefault(setting, alone) != alone:
                 differing.append(row["label"])
-    return {"rows": list(entries), "equal": not differing, "differing": differing}
+    once = any(row.get("evaluated_from") for row in rows)
+    found = {"rows": list(entries), "equal": not differing, "differing": differing}
+    return {**found, "trained_once": once}
 
 
 def title(comparison: Mapping[str, Any]) -> str:
@@ -94,7 +96,8 @@ def sections(comparison: Mapping[str, Any], figures: Sequence[str]) -> list[str]
     if not study:
         return []
     table = report.markdown_table(*as_published(comparison, figures))
-    text = ["## As the paper has it", _told(study), table]
+    heading = "## As the paper has it" if study["source"] else "## In the study's order"
+    text = [heading, _told(study), table]
     text += [verdict(check) for check in study["checks"]] + study["notes"]
     if "forgetting" in study:
         text += forgetting.sections(study["forgetting"])
@@ -131,7 +134,8 @@ def verdict(check: Mapping[str, Any]) -> str:
     """The sentence about a check of unimodal figures."""
     rows = " and ".join(f"`{row}`" for row in check["rows"])
     if check["equal"]:
-        return f"Checked: the unimodal figures of {rows} are equal to the bit, for every seed."
+        how = " (of one training, evaluated twice)" if check["trained_once"] else ""
+        return f"Checked: the unimodal figures of {rows}{how} are equal to the bit, for every seed."
     return (
         f"NOT equal: the unimodal figures of {rows} should be, and differ. Where the epoch is "
         "chosen by the fused accuracy they may; with --config.selection=last they may not."

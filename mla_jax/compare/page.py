@@ -102,7 +102,9 @@ def tables(comparison: Mapping[str, Any]) -> list[Table]:
     rows = ordered_rows(comparison)
     if "missing" not in comparison:
         figures = table.figures_of(rows)
-        body = [table.cells(row, figures, comparison.get("statistics")) for row in rows]
+        statistics = comparison.get("statistics")
+        body = [table.cells(row, figures, statistics) for row in rows]
+        body = table.marked(body, [table.is_bold(row, statistics) for row in rows], "{} *")
         return [Table("", table.columns(figures), [], body)]
     columns, true = sweep_table.columns(rows)
     return [

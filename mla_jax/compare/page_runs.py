@@ -66,11 +66,11 @@ def _folders(
 
 
 def _parts(row: Mapping[str, Any], comparison: Mapping[str, Any]) -> dict[str, str]:
-    switches = {  # JSON has lists for tuples
-        field: tuple(value) if isinstance(value, list) else value
-        for field, value in row["switches"].items()
-    }
-    folder = Variant(row["label"], row["method"], switches).folder
+    switches, varied = (  # JSON has lists for tuples
+        {f: tuple(v) if isinstance(v, list) else v for f, v in row.get(kind, {}).items()}
+        for kind in ("switches", "fields")
+    )
+    folder = Variant(row["label"], row["method"], switches, varied).folder
     if "missing" in comparison and comparison["trained_once"]:
         rate = f"{comparison['missing']['train']:g}"
         return {f"trained at rate {rate}": f"{folder}-trained{rate}"}
@@ -118,7 +118,7 @@ def read_run(folder: RunFolder, alone: bool) -> Run:
         [_without_fused(line) for line in lines] if alone else lines,
         confusion,
         list(map(str, names)) if isinstance(names, list) else [],
-        {field: value for field, value in config.items() if field != "seed"},
+        {f: v for f, v in config.items() if f != "seed" and not f.startswith(fields.NOT_COMPARED)},
         chosen if isinstance(chosen, int) else 0,
     )
 

@@ -206,7 +206,7 @@ def caption_of_statistics(comparison: Mapping[str, Any]) -> str:
     if rows := statistics["rows"]:
         where = "examples" if statistics["seeds"] == 1 else "seeds and examples"
         text = (
-            f"Bold (`*` on a terminal): the best fused accuracy, `{statistics['best']}`, and all "
+            f"Bold (`*` without bold): the best fused accuracy, `{statistics['best']}`, and all "
             f"that do not differ from it significantly at {100 * statistics['level']:g} %; p is "
             f"that of the paired bootstrap over {where} against the best, after Holm's correction "
             f"for {len(rows) - 1}. "

@@ -156,10 +156,11 @@ def evaluate_under(part: Part, path: pathlib.Path, source: pathlib.Path) -> dict
         _share(Workdir(source).checkpoints, run.workdir.checkpoints)
     distributed.barrier("shared checkpoints")
     run.use(part.program)
-    scores = train.evaluate_all(part.program, run.load(), dataset, config)
+    chosen = part.program.placement.replicate(run.load())  # else evaluation compiles again
+    scores = train.evaluate_all(part.program, chosen, dataset, config)
     test, size = dataset.splits["test"], config.evaluation.batch_size
-    classes = part.program.evaluator.classes(run.load(), test, size)
-    facts = train.missing_facts(run, dataset)
+    classes = part.program.evaluator.classes(chosen, test, size)
+    facts = train.missing_facts(run, dataset) | train.contribution_facts(run, dataset)
     if distributed.is_main():
         if dataset.masks:
             missing.save(path / missing.MASKS, dataset)
