@@ -127,7 +127,7 @@ def _told(study: Mapping[str, Any]) -> str:
     ours = "Test accuracy in per cent, mean ± standard deviation."
     if not study["source"]:
         return f"{ours} There are no published figures for this data set."
-    return f"{ours} What says `published` is from {study['source']}."
+    return f"{ours} Figures marked `published` are from {study['source']}."
 
 
 def verdict(check: Mapping[str, Any]) -> str:
@@ -138,7 +138,7 @@ def verdict(check: Mapping[str, Any]) -> str:
         return f"Checked: the unimodal figures of {rows}{how} are equal to the bit, for every seed."
     return (
         f"NOT equal: the unimodal figures of {rows} should be, and differ. Where the epoch is "
-        "chosen by the fused accuracy they may; with --config.selection=last they may not."
+        "chosen by the fused accuracy they can; with --config.selection=last they must not."
     )
 
 
