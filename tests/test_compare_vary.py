@@ -220,9 +220,9 @@ def test_latex(grid):
     assert r"mla, method.fusion=batch\_entropy, optimizer.learning\_rate=0.05 & " in text
     rows = [line for line in text.splitlines() if line.endswith(r"\\")]
     assert len(rows) == 9 and len({line.count(" & ") for line in rows}) == 1
-    for command in (r"\toprule", r"\midrule", r"\bottomrule", r"\begin{tabular}{@{}lrrrr@{}}"):
+    for command in (r"\toprule", r"\midrule", r"\bottomrule", r"\begin{tabular}{@{}lrrrrrr@{}}"):
         assert text.count(command) == 1
-    assert r"95 \% fused" in text and "seconds &" not in text
+    assert r"95 \% seeds+examples" in text and "seconds &" not in text
     assert latex.cell("**0.97 ± 0.01**") == r"\textbf{0.97 $\pm$ 0.01}"
     assert latex.escape(r"a\b_{c}^~#$&–") == (
         r"a\textbackslash{}b\_\{c\}\textasciicircum{}\textasciitilde{}\#\$\&--"
