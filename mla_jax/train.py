@@ -114,7 +114,8 @@ def train(
             test, size = dataset.splits["test"], config.evaluation.batch_size
             chosen = program.placement.replicate(run.load())  # else evaluation compiles again
             classes = program.evaluator.classes(chosen, test, size)
-        facts = missing_facts(run, dataset) | contribution_facts(run, dataset)
+        facts = missing_facts(run, dataset)
+        facts |= contribution_facts(run, dataset, facts.get("subsets"))
         if distributed.is_main():
             result = result_of(run, program.method.stages, parameters) | facts
             counts = run.selector.chosen["test"]["confusion"]
@@ -257,19 +258,22 @@ def missing_facts(run: Run, dataset: Dataset) -> dict[str, Any]:
     return facts
 
 
-def contribution_facts(run: Run, dataset: Dataset) -> dict[str, Any]:
+def contribution_facts(
+    run: Run, dataset: Dataset, subsets: dict[str, Any] | None
+) -> dict[str, Any]:
     """What each modality adds to the test accuracy, for a run with telemetry; else empty.
 
     Shapley values, which sum to the accuracy with all modalities less that of always saying the
     commonest class.  Only for test data that lacks no modality but for masks: subsets would
-    otherwise be over different examples.
+    otherwise be over different examples.  ``subsets``: those of the test split, if they are known.
     """
     test = dataset.splits["test"]
     whole = getattr(test, "unmasked", test)
     many = len(dataset.modalities) > missing.MOST_PATTERNS
     if not run.config.telemetry.every_steps or many or not whole.present.all():
         return {}
-    accuracies = {name: found["accuracy"] for name, found in run.subsets(test).items()}
+    subsets = subsets or run.subsets(test)
+    accuracies = {name: found["accuracy"] for name, found in subsets.items()}
     commonest = np.bincount(whole.label).max() / whole.examples
     return {"contributions": shapley_values(dataset.modalities, accuracies, commonest)}
 

@@ -160,7 +160,8 @@ def evaluate_under(part: Part, path: pathlib.Path, source: pathlib.Path) -> dict
     scores = train.evaluate_all(part.program, chosen, dataset, config)
     test, size = dataset.splits["test"], config.evaluation.batch_size
     classes = part.program.evaluator.classes(chosen, test, size)
-    facts = train.missing_facts(run, dataset) | train.contribution_facts(run, dataset)
+    facts = train.missing_facts(run, dataset)
+    facts |= train.contribution_facts(run, dataset, facts.get("subsets"))
     if distributed.is_main():
         if dataset.masks:
             missing.save(path / missing.MASKS, dataset)
