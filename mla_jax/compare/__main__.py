@@ -51,7 +51,6 @@ from absl import flags
 
 from mla_jax import distributed
 from mla_jax.compare import (
-    forgetting,
     layout,
     page,
     runs,
@@ -61,6 +60,7 @@ from mla_jax.compare import (
     table,
     training,
 )
+from mla_jax.compare.measures import MEASURES
 from mla_jax.compare.studies import STUDIES
 from mla_jax.compare.training import Progress
 from mla_jax.compare.variants import Part, Variant, parse_variants, parts_of
@@ -174,8 +174,8 @@ def write(
         found["statistics"] = statistics.of_runs(folders)
         alone = {row["label"]: "trains one modality at a time" for row in rows if row["alone"]}
         found["statistics"]["without"] |= alone
-    if found.get("study") and STUDIES[flags.FLAGS.study].forgetting:
-        found["study"]["forgetting"] = forgetting.of_rows(rows, workdir)
+    if name and (measure := STUDIES[name].measure):
+        found["study"][measure] = MEASURES[measure].of_rows(rows, workdir)
     with space_watched(workdir):
         print("\n" + writer.write(workdir, found))
         page.write(workdir, found)
@@ -229,7 +229,8 @@ def check_folders(parts: Sequence[Part], seeds: Sequence[int], workdir: pathlib.
     """Raises ``UserError`` unless the table and every run can lie in ``workdir``."""
     Workdir(workdir).check_path()
     rows = {path.parent.name for path in workdir.glob("*/seed*")}
-    ours = {*table.FILES, forgetting.PLOT, *rows, *(part.folder for part in parts)}
+    plots = {plot for measure in MEASURES.values() for plot in measure.PLOTS}
+    ours = {*table.FILES, *plots, *rows, *(part.folder for part in parts)}
     if name := foreign(workdir, ours):
         raise UserError(f"--workdir={workdir} holds {name} and no comparison: {ELSEWHERE_EMPTY}")
     for name in table.FILES:

@@ -27,6 +27,7 @@ STEPS = {
 }
 COLOURS = {"taken": "0.5", "gradient": "C0", "unprojected": "C3", "same_length": "C1"}
 PLOT = "forgetting.png"
+PLOTS = (PLOT,)
 ALL, ITSELF, SIZE, HARM = "all", "itself", "others (size)", "others (harm)"
 """``all>all``: the mean over all ordered pairs; ``all>itself``: what the steps do to the modality
 that they are for; ``all>others (size)``: the mean over the pairs of the change without its sign;

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from mla_jax.compare import forgetting
+from mla_jax.compare.measures import MEASURES
 from mla_jax.compare.studies.study import Study
 from mla_jax.runs import report
 
@@ -99,8 +99,8 @@ def sections(comparison: Mapping[str, Any], figures: Sequence[str]) -> list[str]
     heading = "## As the paper has it" if study["source"] else "## In the study's order"
     text = [heading, _told(study), table]
     text += [verdict(check) for check in study["checks"]] + study["notes"]
-    if "forgetting" in study:
-        text += forgetting.sections(study["forgetting"])
+    for name in MEASURES.keys() & study.keys():
+        text += MEASURES[name].sections(study[name])
     return text
 
 

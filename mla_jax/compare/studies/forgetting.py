@@ -16,5 +16,5 @@ STUDY = Study(
     },
     seeds=("0", "1", "2", "3", "4"),
     settings={"telemetry.every_steps": 5},
-    forgetting=True,
+    measure="forgetting",
 )

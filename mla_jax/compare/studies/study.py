@@ -44,7 +44,7 @@ class Study:
     """As ``--missing`` takes them."""
     settings: Mapping[str, Any] = field(default_factory=dict)
     """Fields of the configuration that differ from its defaults, unless the command sets them."""
-    forgetting: bool = False
-    """Whether to report what the telemetry of the runs says of forgetting."""
+    measure: str = ""
+    """What is measured of the finished runs beside their accuracy (``compare/measures.py``)."""
     same_unimodal: tuple[tuple[str, ...], ...] = ()
     """Groups of entries whose unimodal figures must be equal to the bit."""
