@@ -1,0 +1,80 @@
+"""Puts finished comparisons into results/, and the figures of results/ into the documentation.
+
+    python -m mla_jax.leaderboard add --comparison=runs/digits-compare --name=digits
+    python -m mla_jax.leaderboard write
+    python -m mla_jax.leaderboard check
+
+`add` checks every run of a comparison that mla_jax.compare has written (that it is finished; data,
+protocol, selection, commit; its figures against those of the table) and writes results/NAME.json.
+`write` makes docs/leaderboard.md and every block of README.md and docs/*.md that is marked with
+<!-- results: NAME ... -->.  `check` changes nothing: it says what `write` would change, and which
+figures of the pages are in no artefact; exit status 1 if there is something.
+
+It works in a clone of the repository, which has results/ and docs/.
+"""
+
+import argparse
+import pathlib
+import sys
+from collections.abc import Sequence
+
+from mla_jax.config.command_line import check_output, status_of, write_whole
+from mla_jax.config.help import create_parser
+from mla_jax.errors import UserError
+from mla_jax.leaderboard import artefacts, board, pages
+
+ACTIONS = ("add", "write", "check")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Does what the command line says; returns the exit status."""
+    parser = create_parser("leaderboard", __doc__)
+    parser.add_argument("action", choices=ACTIONS, help="what to do, see above")
+    parser.add_argument(
+        "--comparison", default="", metavar="DIR",
+        help="the --workdir of a finished mla_jax.compare, for add",
+    )  # fmt: skip
+    parser.add_argument("--name", default="", help="of the artefact, as digits-table3, for add")
+    parser.add_argument("--root", default=".", metavar="DIR", help="the top of the clone")
+    chosen = parser.parse_args(arguments)
+    return status_of("mla_jax.leaderboard", lambda: _act(chosen))
+
+
+def _act(chosen: argparse.Namespace) -> int:
+    root = pathlib.Path(chosen.root)
+    if chosen.action == "add":
+        _add(root, chosen.comparison, chosen.name)
+        return 0
+    if chosen.comparison or chosen.name:
+        raise UserError(f"--comparison and --name belong to add, not to {chosen.action}")
+    if chosen.action == "check":
+        found = pages.problems(root)
+        print("\n".join(found) or "every figure has an artefact, and every page is up to date")
+        return int(bool(found))
+    made, awaited = pages.made(root)
+    for path, text in made.items():
+        if not path.exists() or path.read_text(encoding="utf-8") != text:
+            write_whole(path, text.encode())
+            print(f"written: {path}")
+    for sentence in awaited:
+        print(f"left as it is: {sentence}")
+    return 0
+
+
+def _add(root: pathlib.Path, comparison: str, name: str) -> None:
+    if not comparison or not artefacts.NAME.fullmatch(name):
+        raise UserError(
+            "add needs --comparison=DIR and --name=NAME of small letters, digits and -, as in "
+            "--comparison=runs/digits-compare --name=digits"
+        )
+    others = artefacts.read_all(root)
+    path = root / artefacts.FOLDER / f"{name}.json"
+    check_output(path, "--name")
+    found = artefacts.of_comparison(pathlib.Path(comparison), root)
+    board.page({**others, name: found})  # refuses what does not fit the others
+    artefacts.write(found, path)
+    print(f"written: {path}; now python -m mla_jax.leaderboard write")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,321 @@
+"""The files of ``results/``: made of finished comparisons, whose runs are checked first."""
+
+import json
+import math
+import pathlib
+import re
+import subprocess
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from ml_collections import FrozenConfigDict
+
+from mla_jax.compare import sweep_table
+from mla_jax.compare.measures import MEASURES
+from mla_jax.errors import UserError
+from mla_jax.runs import reload
+from mla_jax.runs.nulls import number, with_nulls
+from mla_jax.runs.workdir import Workdir
+
+FOLDER = "results"
+EMBEDDED = ("digits", "mfeat")
+"""Data sets that are part of the package: a run's fingerprint must be that of today."""
+NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
+ROW = (
+    "label", "heading", "method", "switches", "fields", "fidelity", "alone", "seeds", "published",
+    "evaluated_from", "test", "mean", "interval", "rates", "seconds", "examples_per_second",
+    "compile_seconds", "parameters", "stages",
+)  # fmt: skip
+"""What an artefact keeps of a row: all that the tables show, and no folders."""
+SHARED = ("command", "date", "seeds", "about", "missing", "trained_once")
+DIGITS = 9
+"""Significant ones, of what no table shows to more than four: intervals, p, changes of the loss."""
+INNERMOST = (re.compile(r"\[\n[^\[\]{}]*?\n\s*\]"), re.compile(r"{\n[^{}]*?\n\s*}"))
+"""Lists, then objects, that hold neither."""
+COSTS, DIGITS_OF_COSTS = ("seconds", "examples_per_second", "compile_seconds"), 4
+AGAIN = "repeat its command, which trains nothing again, and add it then"
+
+Artefact = dict[str, Any]
+"""``kind`` is ``comparison``: as comparison.json, less folders, with ``data``, the fingerprints.
+Or ``measurement``, made by hand: ``command``, ``date``, ``commit``, ``machine``, ``values``."""
+
+
+class Finished(NamedTuple):
+    """A finished run of a comparison."""
+
+    path: pathlib.Path
+    config: Mapping[str, Any]
+    data: str
+    """The fingerprint of its data."""
+    result: Mapping[str, Any]
+
+    @property
+    def conditions(self) -> str:
+        """What it saw of the data: runs that saw the same have the same fingerprint."""
+        missing = self.config["missing"]
+        seen = "+".join(self.config["modalities"])
+        if missing["rule"] == "none" and not missing["masks"]:
+            return seen
+        return f"{seen} {missing['rule']} {missing['train']:g} {missing['test']:g}"
+
+
+def of_comparison(comparison: pathlib.Path, root: pathlib.Path) -> Artefact:
+    """The artefact of a finished comparison.
+
+    The figures of the runs are compared with those of the table.  What a study measures beside
+    accuracy, and the statistics but for their means, are taken as ``comparison.json`` has them.
+
+    Args:
+      comparison: the folder that ``mla_jax.compare`` wrote.
+      root: of the repository.
+
+    Raises:
+      UserError: there is none, a run of it is not finished, or something does not fit.
+    """
+    path = comparison / "comparison.json"
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        listed = {row["label"]: row["runs"] for row in found["rows"]}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"--comparison={comparison} holds no comparison.json whose rows name their runs: name "
+            "the --workdir of a finished mla_jax.compare"
+        ) from error
+    runs: dict[str, list[Finished]] = {}
+    for label, folders in listed.items():
+        if not isinstance(folders, list):
+            raise UserError(f"'{label}' in {path} does not name its runs: {AGAIN}")
+        runs[label] = [read(comparison / folder) for folder in folders]
+    every = [run for of_row in runs.values() for run in of_row]
+    check_same(every, found["about"])
+    fingerprints = check_data(every)
+    check_commit(every[0].result["commit"], root)
+    for row in found["rows"]:
+        check = check_rates if "rates" in row else check_row
+        check(row, runs[row["label"]], row.get("seeds", found["seeds"]))
+        check_statistics(row, found.get("statistics"))
+    return {
+        "kind": "comparison",
+        **{key: found[key] for key in SHARED if key in found},
+        "command": re.sub(r" --workdir=\S+", "", found["command"]),
+        "data": fingerprints,
+        **{key: _rounded(found[key]) for key in ("study", "statistics") if key in found},
+        "rows": [_kept(row) for row in found["rows"]],
+    }
+
+
+def read(path: pathlib.Path) -> Finished:
+    """The finished run in a folder; ``UserError`` if it is not finished, or damaged."""
+    workdir = Workdir(path)
+    identity, result = workdir.identity(), workdir.result()
+    if identity is None or result is None:
+        raise UserError(f"{path} is not finished (no result.json): train it to its end first")
+    return Finished(path, identity["config"], identity["data"], result)
+
+
+def check_same(runs: Sequence[Finished], about: Mapping[str, Any]) -> None:
+    """Raises ``UserError`` unless all runs, and the table, share what one table must share."""
+
+    def facts(result: Mapping[str, Any]) -> dict[str, Any]:
+        shared = {key: result[key] for key in ("dataset", "protocol", "commit")}
+        return {**shared, "selection rule": result["selection"]["rule"]}
+
+    told = {**facts(about), "number of test examples": about["examples"]}
+    for run in runs:
+        examples = {"number of test examples": run.result["test"]["examples"]}
+        for what, value in {**facts(run.result), **examples}.items():
+            if value != told[what]:
+                raise UserError(
+                    f"{run.path} has another {what} than comparison.json ({value} and "
+                    f"{told[what]}): figures of one artefact are of one kind, so train it again"
+                )
+
+
+def check_data(runs: Sequence[Finished]) -> dict[str, str]:
+    """The fingerprint of the data by ``Finished.conditions``.
+
+    Raises:
+      UserError: runs under the same conditions have different data, or embedded data has changed.
+    """
+    first: dict[str, Finished] = {}
+    for run in runs:
+        other = first.setdefault(run.conditions, run)
+        if run.data != other.data:
+            raise UserError(
+                f"{run.path} has other data than {other.path} ({run.data} and {other.data}): train "
+                "both on the same"
+            )
+    for run in first.values():
+        if run.result["dataset"] in EMBEDDED:
+            reload.dataset_of(FrozenConfigDict(run.config), run.path, run.data)
+    return {conditions: run.data for conditions, run in sorted(first.items())}
+
+
+def check_commit(commit: str, root: pathlib.Path) -> None:
+    """Raises ``UserError`` unless the runs' code is a commit of this repository's history."""
+    if not commit or commit.endswith("-dirty"):
+        raise UserError(
+            f"the runs were trained at '{commit}', which is no commit: commit what was changed, "
+            "and train them again in a clone"
+        )
+    git = ["git", "-C", str(root)]
+    try:
+        inside = subprocess.run([*git, "rev-parse", "--git-dir"], capture_output=True)
+        fits = subprocess.run(
+            [*git, "merge-base", "--is-ancestor", commit, "HEAD"], capture_output=True
+        )
+    except OSError as error:
+        raise UserError(f"git cannot be run ({error.strerror}): it tells commits apart") from error
+    if inside.returncode:
+        raise UserError(f"{root} is no git repository: add results in a clone of mla_jax")
+    if fits.returncode:
+        raise UserError(
+            f"the runs were trained at {commit}, which is no ancestor of HEAD: merge it, or train "
+            "them again here"
+        )
+
+
+def check_row(row: Mapping[str, Any], runs: Sequence[Finished], seeds: Sequence[int]) -> None:
+    """Raises ``UserError`` unless a row's figures are those of its runs."""
+    for figure, values in row["test"].items():
+        of_seed = {
+            run.result["seed"]: number(run.result["test"][figure])
+            for run in runs
+            if figure in run.result["test"]["macro_f1"]
+        }
+        _check_figures(row["label"], figure, values, of_seed, seeds)
+    own = sum(run.result["parameters"] for run in runs if run.result["seed"] == seeds[0])
+    if own != row["parameters"]:
+        raise UserError(
+            f"'{row['label']}' has {row['parameters']} parameters in comparison.json and {own} in "
+            f"its runs: {AGAIN}"
+        )
+
+
+def check_rates(row: Mapping[str, Any], runs: Sequence[Finished], seeds: Sequence[int]) -> None:
+    """``check_row`` of a row under missing modalities, at the rates that have runs of their own.
+
+    A method that was trained once has runs at its first rate only.
+    """
+    by_rate: dict[str, dict[int, Finished]] = {}
+    for run in runs:
+        by_rate.setdefault(f"{run.config['missing']['test']:g}", {})[run.result["seed"]] = run
+    if unknown := [rate for rate in by_rate if rate not in row["rates"]]:
+        raise UserError(f"'{row['label']}' has runs at {unknown[0]}, and no such rate: {AGAIN}")
+    for rate, of_rate in by_rate.items():
+        for figure, values in row["rates"][rate]["accuracy"].items():
+            found = {seed: number(run.result["test"][figure]) for seed, run in of_rate.items()}
+            _check_figures(f"{row['label']} at {rate}", figure, values, found, seeds)
+
+
+def _check_figures(
+    where: str,
+    figure: str,
+    values: Sequence[float | None],
+    of_seed: Mapping[int, float],
+    seeds: Sequence[int],
+) -> None:
+    own = [of_seed.get(seed) for seed in seeds]
+    if with_nulls(own) != list(values):
+        raise UserError(
+            f"'{where}' has {figure} {list(values)} in comparison.json and {own} in its runs "
+            f"(seeds {', '.join(map(str, seeds))}): {AGAIN}"
+        )
+
+
+def check_statistics(row: Mapping[str, Any], statistics: Mapping[str, Any] | None) -> None:
+    """Raises ``UserError`` if the accuracy that was tested is not that of the row."""
+    tested = (statistics or {}).get("rows", {}).get(row["label"])
+    if tested and not math.isclose(tested["accuracy"], np.mean(row["test"]["fused"]), abs_tol=1e-9):
+        raise UserError(
+            f"the statistics of '{row['label']}' are of accuracy {tested['accuracy']}, not of "
+            f"{np.mean(row['test']['fused'])}: {AGAIN}"
+        )
+
+
+def _kept(row: Mapping[str, Any]) -> dict[str, Any]:
+    """What an artefact keeps of a row."""
+    kept = {key: row[key] for key in ROW if key in row}
+    kept |= {key: _rounded(kept[key], DIGITS_OF_COSTS) for key in COSTS if key in kept}
+    if "interval" in kept:
+        kept["interval"] = _rounded(kept["interval"])
+    if "rates" in kept:
+        ends = {next(iter(row["rates"])), list(row["rates"])[-1]}
+        kept["rates"] = {
+            rate: {
+                "accuracy": found["accuracy"],
+                **{f: {"fused": found[f]["fused"]} for f in ("macro_f1", "weighted_f1")},
+                "subsets": by_size(found["subsets"]) if rate in ends else {},
+                "true_rate": found["true_rate"],
+            }
+            for rate, found in row["rates"].items()
+        }
+    return kept
+
+
+def by_size(subsets: Mapping[str, Sequence[float]]) -> dict[str, list[float]]:
+    """Accuracy by subset of modalities; where there are many, the mean of each size."""
+    names = [name for name in subsets if name != "incomplete"]
+    if len(names) <= sweep_table.MOST_COLUMNS:
+        return {name: list(values) for name, values in subsets.items()}
+    groups: dict[str, list[Sequence[float]]] = {}
+    for name in names:
+        groups.setdefault(f"{name.count('+') + 1} given", []).append(subsets[name])
+    means = {group: np.mean(values, 0).tolist() for group, values in groups.items()}
+    return _rounded({**means, "incomplete": list(subsets["incomplete"])})
+
+
+def _rounded(content: Any, digits: int = DIGITS) -> Any:
+    if isinstance(content, dict):
+        return {key: _rounded(value, digits) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [_rounded(value, digits) for value in content]
+    return float(f"{content:.{digits}g}") if isinstance(content, float) else content
+
+
+def write(artefact: Artefact, path: pathlib.Path) -> None:
+    """Writes an artefact; what holds nothing but numbers and words is one line."""
+    text = json.dumps(with_nulls(artefact), indent=1, ensure_ascii=False)
+    for innermost in INNERMOST:
+        text = innermost.sub(lambda found: re.sub(r"\n\s+", " ", found[0]), text)
+    path.write_text(
+        re.sub(r"(?<=[\[{]) (?=\S)|(?<=\S) (?=[\]}])", "", text) + "\n", encoding="utf-8"
+    )
+
+
+def read_all(root: pathlib.Path) -> dict[str, Artefact]:
+    """The artefacts of a repository, by name.
+
+    Raises:
+      UserError: there is no folder of them, or one is damaged.
+    """
+    folder = root / FOLDER
+    if not folder.is_dir():
+        raise UserError(f"{root} holds no {FOLDER}: name the top of a clone of mla_jax with --root")
+    found = {}
+    for path in sorted(folder.glob("*.json")):
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            needed = ("date", "about", "data", "rows")
+            if content["kind"] == "measurement":
+                needed = ("command", "date", "commit", "machine", "values")
+            content |= {key: content[key] for key in needed}
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise UserError(
+                f"{path} is damaged ({error!r}): make it again, as {FOLDER}/README.md says"
+            ) from error
+        for measure in MEASURES.keys() & content.get("study", {}).keys():
+            content["study"][measure] = _with_nan(content["study"][measure])
+        for row in content.get("rows", ()):
+            row |= {key: _with_nan(row[key]) for key in ("test", "rates") if key in row}
+        found[path.stem] = content
+    return found
+
+
+def _with_nan(content: Any) -> Any:
+    if isinstance(content, dict):
+        return {key: _with_nan(value) for key, value in content.items()}
+    if isinstance(content, list):
+        return [_with_nan(value) for value in content]
+    return math.nan if content is None else content
