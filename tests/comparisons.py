@@ -57,7 +57,8 @@ def write_run(
     text = "".join(json.dumps(line) + "\n" for line in lines)
     (folder / "metrics.jsonl").write_text(text)
     counts = {name: rng.integers(0, 3, (len(classes), len(classes))).tolist() for name in names}
-    identity = {"config": {"seed": seed, "epochs": epochs, "method": config}, "data": "x"}
+    settings = {"seed": seed, "epochs": epochs, "modalities": list(names[1:]), "method": config}
+    identity = {"config": settings, "data": "x"}
     files = {"confusion": counts, "data": {"class_names": list(classes)}, "config": identity}
     files["result"] = {"selection": {"rule": "last", "epoch": epochs}}
     for name, content in files.items():
@@ -78,7 +79,7 @@ def build(
         Variant(f"mla:projection.alpha={i}", "mla", {"projection.alpha": float(i)})
         for i in range(len(fused))
     ]
-    results = []
+    results, folders = [], {}
     for variant, value in zip(variants, [0.5, *fused], strict=True):
         runs = []
         for seed in seeds:
@@ -87,11 +88,13 @@ def build(
                 names = ["fused", part] if part else ["fused", *modalities]
                 folder = variant.folder + (f"-{part}" if part else "")
                 path = workdir / folder / f"seed{seed}"
+                folders.setdefault(variant.label, []).append(f"{folder}/seed{seed}")
                 config = {"name": variant.method, **variant.switches}
                 write_run(path, seed, names, classes, epochs, **config)
             size = int(9000 + 40_000 * value)
             runs.append([result(value, [p] if p else modalities, size) for p in parts])
         results.append((variant, runs))
+    rows = [table.summarize_row(v, runs) | {"runs": folders[v.label]} for v, runs in results]
     rng = np.random.default_rng(0)
     (workdir / "comparison.png").write_bytes(b"\x89PNG" + rng.bytes(150_000))
     command = "python -m mla_jax.compare --config='<b>.py' && true"
@@ -99,7 +102,7 @@ def build(
         "command": command,
         "date": "2026-11-27",
         "seeds": list(seeds),
-        "rows": table.ranked([table.summarize_row(v, runs) for v, runs in results]),
+        "rows": table.ranked(rows),
         "about": table.about(results[0][1][0][0], 3),
     }
 

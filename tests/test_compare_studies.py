@@ -8,7 +8,7 @@ import shutil
 import pytest
 
 from mla_jax import methods
-from mla_jax.compare import layout, published, runs, table
+from mla_jax.compare import layout, published, runs, table, training
 from mla_jax.compare.studies import STUDIES
 from mla_jax.compare.variants import parse_variants
 from mla_jax.config import fields
@@ -221,6 +221,7 @@ def edited(compared: pathlib.Path, path: pathlib.Path, **changes) -> str:
         ({"result": {"test.examples": 10}}, "whose number of test examples differs (950 and 10)"),
         ({"result": {"selection.rule": "last"}}, "selection rule differs (validation and last)"),
         ({"config": {"config.dataset.split": "x"}}, "whose split differs"),
+        ({"config": {"data": "other", "config.seed": 7}}, "which were trained on different data"),
         ({}, "are the same training with the same seed (0): leave one out"),
     ],
 )
@@ -285,6 +286,25 @@ def test_a_run_that_is_not_finished(compared, tmp_path):
     pathlib.Path(path, "result.json").unlink()
     with pytest.raises(UserError, match="which is not finished"):
         runs.rows_of([path])
+
+
+def test_checkpoints_are_shared_whole_or_not_at_all(tmp_path, monkeypatch):
+    """Where there are no links, a copy that was cut short is not taken for the checkpoints."""
+    source, path = tmp_path / "a" / "checkpoints", tmp_path / "b" / "checkpoints"
+    (source / "3").mkdir(parents=True)
+    path.parent.mkdir()
+
+    def no_links(*_, **__):
+        raise OSError
+
+    monkeypatch.setattr(pathlib.Path, "symlink_to", no_links)
+    with monkeypatch.context() as cut:
+        cut.setattr(shutil, "copytree", lambda _, to: (to.mkdir(), 1 / 0))
+        with pytest.raises(ZeroDivisionError):
+            training._share(source, path)
+    assert not path.exists()
+    training._share(source, path)
+    assert (path / "3").is_dir() and not path.is_symlink()
 
 
 def test_a_seed_without_a_modality(compared):

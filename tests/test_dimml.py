@@ -13,14 +13,16 @@ from mla_jax.encoders import Encoders
 from mla_jax.encoders.small import Mlp
 from mla_jax.functional.optimizers import StepInfo, create_optimizer, learning_rate_schedule
 from mla_jax.methods import Task
+from mla_jax.state import Prediction
 from tests.test_method_properties import NAMES, Prepared, dataset_of
 
 EPOCHS = 150
 
 
-def build(classes):
+def build(classes, **switches):
     encoders = Encoders({m: Mlp(512, 2) for m in ("audio", "visual")}, 512)
-    switches = fields.ConfigDict(fields.resolve_switches({"name": "dimml", "fidelity": "released"}))
+    chosen = {"name": "dimml", "fidelity": "released", **switches}
+    switches = fields.ConfigDict(fields.resolve_switches(chosen))
     optimizer = create_optimizer(fields.base_config().optimizer, EPOCHS)
     return methods.create_method(switches, encoders, optimizer, Task(classes, EPOCHS, 100))
 
@@ -49,6 +51,18 @@ def test_stages_are_150_and_20_epochs():
     method = build(6)
     assert [(s.name, s.epochs) for s in method.stages] == [("detached", 150), ("fusion", 20)]
     assert method.describe(None)[0].startswith("dimensions are split after epoch 20;")
+
+
+@pytest.mark.parametrize("learnt", [False, True])
+def test_without_certainty_all_predictions_weigh_the_same(learnt):
+    """The modalities that are there, and the fused head once it has learnt."""
+    present = np.array([[True, True], [True, False], [False, True], [False, False]])
+    rng = np.random.default_rng(0)
+    prediction = Prediction(rng.normal(size=(2, 4, 6)), rng.normal(size=(4, 6)))
+    state = {"fused": jnp.asarray(learnt)}
+    weights = np.asarray(build(6, fusion="equal").weigh(prediction, present, state))
+    there = np.concatenate([present, present.any(1, keepdims=True) & learnt], 1)
+    np.testing.assert_allclose(weights, there / np.maximum(there.sum(1, keepdims=True), 1))
 
 
 def test_the_contrastive_loss_by_hand():

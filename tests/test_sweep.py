@@ -32,7 +32,9 @@ def test_every_rate_has_its_runs(compared):
     found = json.loads((workdir / "comparison.json").read_text())
     assert found["missing"]["rule"] == "rate" and not found["trained_once"]
     for row in found["rows"]:
-        assert list(row["rates"]) == ["0", "0.5"] and row["runs"] == len(row["seconds"]) == 4
+        assert list(row["rates"]) == ["0", "0.5"] and len(row["seconds"]) == 4
+        expected = [f"{row['method']}-missing{r}/seed{s}" for r in ("0", "0.5") for s in (0, 1)]
+        assert row["runs"] == expected
         for rate, cell in row["rates"].items():
             results = [read(workdir, f"{row['method']}-missing{rate}", s) for s in (0, 1)]
             assert cell["accuracy"]["fused"] == [r["test"]["fused"] for r in results]
@@ -43,7 +45,17 @@ def test_every_rate_has_its_runs(compared):
             assert set(cell["subsets"]) == {"audio", "text", "audio+text", "incomplete"}
             assert cell["true_rate"] == results[0]["missing"]["true_rate"]["test"]
         assert row["rates"]["0"]["true_rate"] == 0 < row["rates"]["0.5"]["true_rate"]
+    assert list(found["statistics"]) == ["0", "0.5"]
+    for rate, statistics in found["statistics"].items():
+        means = {r["label"]: np.mean(r["rates"][rate]["accuracy"]["fused"]) for r in found["rows"]}
+        assert statistics["best"] == max(means, key=means.get) and not statistics["without"]
+        told = {label: row["accuracy"] for label, row in statistics["rows"].items()}
+        assert told == pytest.approx(means)
+        assert statistics["rows"][statistics["best"]]["bold"]
     text = (workdir / "comparison.md").read_text()
+    best = found["statistics"]["0.5"]["best"]
+    (line,) = [line for line in text.split("## Macro")[0].splitlines() if f"| {best} |" in line]
+    assert line.split("|")[3].strip().startswith("**") and "Bold" in text
     for part in ("## Accuracy", "## Macro-F1", "## Weighted F1", "| true rate |", "## Subsets"):
         assert part in text
     assert "Published" not in text and (workdir / "comparison.png").stat().st_size > 10_000
@@ -54,7 +66,16 @@ def test_the_page_has_every_rate_and_run(compared):
     workdir, said = compared
     found = json.loads((workdir / "comparison.json").read_text())
     stages = {key for row in found["rows"] for key in row["stages"]}
-    varying = {"fused", "audio", "text", "audio+text", "incomplete", "0", "0.5", *stages}
+    varying = {row["label"] for row in found["rows"]} | {
+        "fused",
+        "audio",
+        "text",
+        "audio+text",
+        "incomplete",
+        "0",
+        "0.5",
+        *stages,
+    }
     assert "comparison.html" in said and not undocumented(found, varying)
     text = (workdir / "comparison.html").read_text()
     for part in ("<h2>Accuracy</h2>", "Macro-F1", "true rate", "data:image/png", "rule rate"):
@@ -95,7 +116,12 @@ def test_rows_trained_once_are_evaluated_at_every_rate(commands, compared, tmp_p
     assert done.returncode == 0, done.stderr
     found = json.loads((tmp_path / "once" / "comparison.json").read_text())
     (row,) = found["rows"]
-    assert found["trained_once"] and row["runs"] == 2
+    assert found["trained_once"] and row["runs"] == [
+        f"late_fusion-trained0/seed{s}" for s in (0, 1)
+    ]
+    for rate, statistics in found["statistics"].items():
+        told = statistics["rows"]["late_fusion"]["accuracy"]
+        assert told == pytest.approx(np.mean(row["rates"][rate]["accuracy"]["fused"]))
     (shown,) = embedded((tmp_path / "once" / "comparison.html").read_text())["rows"]
     assert [(r["seed"], r["part"]) for r in shown["runs"]] == [
         (0, "trained at rate 0"),
@@ -112,7 +138,7 @@ def test_rows_trained_once_are_evaluated_at_every_rate(commands, compared, tmp_p
     again = commands.run("mla_jax.compare", OPTIONS + options + ["--config.missing.train=0"])
     assert again.returncode == 0, again.stderr
     repeated = json.loads((tmp_path / "once" / "comparison.json").read_text())
-    assert repeated["rows"][0]["rates"] == row["rates"]
+    assert repeated["rows"] == found["rows"] and repeated["statistics"] == found["statistics"]
 
 
 @pytest.mark.parametrize(

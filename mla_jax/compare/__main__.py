@@ -129,6 +129,7 @@ def compare_runs(folders: Sequence[str]) -> None:
     workdir.mkdir(parents=True, exist_ok=True)
     seeds = sorted({seed for row in rows for seed in row["seeds"]})
     about = table.about(found[0].result, found[0].config["epochs"])
+    about["commit"] = ", ".join(dict.fromkeys(run.result["commit"] or "none" for run in found))
     write(table, workdir, table.ranked(rows), seeds, about)
 
 
@@ -167,8 +168,10 @@ def write(
     found = {**origin(seeds), **more, "rows": rows, "about": about}
     if name := flags.FLAGS.study:
         found["study"] = layout.of_study(name, STUDIES[name], rows, about["dataset"])
-    if writer is table:
-        training.name_runs(rows, workdir)
+    training.name_runs(rows, workdir)
+    if writer is sweep_table:
+        found["statistics"] = sweep.statistics_by_rate(rows)
+    else:
         together = [row for row in rows if not row["alone"]]
         folders = {row["label"]: [workdir / path for path in row["runs"]] for row in together}
         found["statistics"] = statistics.of_runs(folders)

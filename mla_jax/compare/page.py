@@ -5,7 +5,6 @@ anything; its policy forbids it to.  All text in it that comes from a run is esc
 and labels may hold any character.
 """
 
-import base64
 import html
 import json
 import pathlib
@@ -13,7 +12,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from mla_jax.compare import page_runs, sweep_table, table
+from mla_jax.compare import layout, page_runs, page_text, sweep_table, table
 from mla_jax.compare.page_runs import Detail, Run, RunFolder
 
 FILE = "comparison.html"
@@ -47,14 +46,15 @@ def write(
     ]
     labels = [row["label"] for row in rows]
     configs = {l: [run.config for run in r] for l, r in zip(labels, found, strict=True)}
-    image, facts = path / "comparison.png", comparison["about"]
-    sweep = "missing" in comparison
-    title = f"{'Missing modalities' if sweep else 'Methods'} on {facts['dataset']}"
-    caption = (sweep_table if sweep else table).caption(comparison)
+    image = path / "comparison.png"
+    writer = sweep_table if "missing" in comparison else table
+    title = (sweep_table if "missing" in comparison else layout).title(comparison)[2:]
+    caption = writer.caption(comparison)
     parts = {
         "title": html.escape(title),
-        "caption": code(caption),
+        "caption": page_text.text_html(caption),
         "tables": tables_html(tables(comparison)),
+        "sections": page_text.blocks_html(sections(comparison), path),
         "plot": plot_html(image.read_bytes() if image.is_file() else b""),
         "differences": differences_html(labels, page_runs.differences(configs)),
         "facts": facts_html(comparison),
@@ -105,12 +105,24 @@ def tables(comparison: Mapping[str, Any]) -> list[Table]:
         statistics = comparison.get("statistics")
         body = [table.cells(row, figures, statistics) for row in rows]
         body = table.marked(body, [table.is_bold(row, statistics) for row in rows], "{} *")
-        return [Table("", table.columns(figures), [], body)]
+        columns, body = layout.with_published(table.columns(figures), body, rows, figures)
+        return [Table("", columns, [], body)]
     columns, true = sweep_table.columns(rows)
-    return [
-        Table(title, columns, true, [sweep_table.cells(row, columns[1:-2], figure) for row in rows])
-        for figure, title in sweep_table.FIGURES.items()
-    ]
+    rates, found = columns[1:-2], []
+    for figure, title in sweep_table.FIGURES.items():
+        body = [sweep_table.cells(row, rates, figure) for row in rows]
+        if figure == "accuracy":
+            statistics = comparison.get("statistics", {})
+            body = sweep_table.marked(body, rows, rates, statistics, "{} *")
+        found.append(Table(title, columns, true, body))
+    return found
+
+
+def sections(comparison: Mapping[str, Any]) -> Sequence[str]:
+    """What a study adds to comparison.md, as Markdown."""
+    if "missing" in comparison:
+        return comparison.get("study", {}).get("notes", ())
+    return layout.sections(comparison, table.figures_of(comparison["rows"]))
 
 
 def fill(template: str, parts: Mapping[str, str]) -> str:
@@ -124,11 +136,6 @@ def script_json(content: Any) -> str:
     for letter in "<>&":
         text = text.replace(letter, f"\\u{ord(letter):04x}")
     return text
-
-
-def code(text: str) -> str:
-    """Escaped text, its `...` as code."""
-    return re.sub("`([^`]*)`", r"<code>\1</code>", html.escape(text))
 
 
 def sort_value(cell: str) -> str:
@@ -178,8 +185,7 @@ def plot_html(image: bytes) -> str:
     """The PNG, in the page."""
     if not image:
         return "<p>There is no comparison.png beside this page.</p>"
-    text = base64.b64encode(image).decode()
-    return f'<img class="plot" alt="Accuracy by row" src="data:image/png;base64,{text}">'
+    return page_text.picture_html(image, "Accuracy by row")
 
 
 def differences_html(labels: Sequence[str], found: Mapping[str, Mapping[str, str]]) -> str:

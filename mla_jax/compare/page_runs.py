@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mla_jax import methods
-from mla_jax.compare.variants import Variant
 from mla_jax.config import fields
 from mla_jax.errors import UserError
 from mla_jax.runs import metrics
@@ -48,37 +47,24 @@ def run_folders(workdir: pathlib.Path, comparison: Mapping[str, Any]) -> dict[st
 def _folders(
     workdir: pathlib.Path, row: Mapping[str, Any], comparison: Mapping[str, Any]
 ) -> list[RunFolder]:
-    if not isinstance(row.get("runs"), list):  # that of missing modalities counts them
-        return [
-            RunFolder(seed, part, workdir / folder / f"seed{seed}")
-            for part, folder in _parts(row, comparison).items()
-            for seed in comparison["seeds"]
-        ]
+    paths = [workdir / run for run in row["runs"]]
+    if "missing" in comparison:
+        parts = [f"rate {rate}" for rate in row["rates"]]
+        if comparison["trained_once"]:
+            parts = [f"trained at rate {comparison['missing']['train']:g}"]
+        told = [(part, seed) for part in parts for seed in comparison["seeds"]]
+        return [RunFolder(s, part, p) for (part, s), p in zip(told, paths, strict=True)]
     alone = methods.trains_one_modality(row["method"])
     found = []
-    for path in (workdir / run for run in row["runs"]):
-        config = _read_json(path / "config.json").get("config") or {}
+    for path in paths:
+        config = _read_json(path / "config.json").get("config")
+        config = config if isinstance(config, dict) else {}
         digits = path.name.removeprefix("seed")
         seed = config.get("seed", int(digits) if digits.isdecimal() else 0)
         part = "+".join(config.get("modalities", (path.parent.name,))) if alone else ""
         found.append(RunFolder(seed, part, path))
-    return found
-
-
-def _parts(row: Mapping[str, Any], comparison: Mapping[str, Any]) -> dict[str, str]:
-    switches, varied = (  # JSON has lists for tuples
-        {f: tuple(v) if isinstance(v, list) else v for f, v in row.get(kind, {}).items()}
-        for kind in ("switches", "fields")
-    )
-    folder = Variant(row["label"], row["method"], switches, varied).folder
-    if "missing" in comparison and comparison["trained_once"]:
-        rate = f"{comparison['missing']['train']:g}"
-        return {f"trained at rate {rate}": f"{folder}-trained{rate}"}
-    if "missing" in comparison:
-        return {f"rate {rate}": f"{folder}-missing{rate}" for rate in row["rates"]}
-    if methods.trains_one_modality(row["method"]):
-        return {modality: f"{folder}-{modality}" for modality in row["test"]}
-    return {"": folder}
+    parts = list(dict.fromkeys(run.part for run in found))
+    return sorted(found, key=lambda run: parts.index(run.part))
 
 
 class Run(NamedTuple):

@@ -18,6 +18,9 @@ SAME = ("dataset", "protocol", "split", "selection rule", "number of test exampl
 BY_FIDELITY = ("drop_last", "absent", "head_init")
 """Fields that the fidelity decides where nobody sets them; a label does not repeat them."""
 
+DATA_FIELDS = ("dataset.", "missing.")
+PLACES = ("dataset.path", "dataset.data_dir", "missing.masks")
+
 
 class Finished(NamedTuple):
     """A finished run."""
@@ -26,6 +29,8 @@ class Finished(NamedTuple):
     config: dict[str, Any]
     """Flat, less the fields on which no result depends."""
     result: dict[str, Any]
+    data: str
+    """The fingerprint of its data."""
 
     @property
     def method(self) -> str:
@@ -56,6 +61,7 @@ def rows_of(folders: Sequence[str]) -> tuple[list[dict[str, Any]], list[Finished
         raise UserError("--runs names none: give folders of finished runs, as in runs/a,runs/b")
     for run in runs[1:]:
         check_comparable(runs[0], run)
+    check_same_data(runs)
     groups: dict[str, list[Finished]] = {}
     for run in runs:
         groups.setdefault(run.key, []).append(run)
@@ -102,7 +108,7 @@ def read(path: pathlib.Path) -> Finished:
         )
     flat = fields.flatten(identity["config"])
     config = {k: v for k, v in sorted(flat.items()) if not k.startswith(fields.NOT_COMPARED)}
-    return Finished(path, config, result)
+    return Finished(path, config, result, identity["data"])
 
 
 def check_comparable(a: Finished, b: Finished) -> None:
@@ -119,6 +125,25 @@ def check_comparable(a: Finished, b: Finished) -> None:
             raise UserError(
                 f"--runs names {a.path} and {b.path}, whose {what} differs ({one} and {other}): "
                 "compare them in tables of their own"
+            )
+
+
+def check_same_data(runs: Sequence[Finished]) -> None:
+    """Raises ``UserError`` if runs that chose the same data were given different ones.
+
+    Runs may choose differently (their modalities, what is missing, noise), and then their
+    fingerprints may differ.  Where the data lie is no choice.
+    """
+    first: dict[str, Finished] = {}
+    for run in runs:
+        chosen = {
+            k: v for k, v in run.config.items() if k == "modalities" or k.startswith(DATA_FIELDS)
+        }
+        other = first.setdefault(json.dumps({k: chosen[k] for k in chosen if k not in PLACES}), run)
+        if other.data != run.data:
+            raise UserError(
+                f"--runs names {other.path} and {run.path}, which were trained on different data "
+                f"(fingerprints {other.data} and {run.data}): compare them in tables of their own"
             )
 
 

@@ -8,12 +8,13 @@ mean the same thing for two methods (each draws its own weights), pairing by it 
 import math
 import pathlib
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
 from mla_jax.errors import UserError
-from mla_jax.runs.predictions import read_classes
+from mla_jax.runs.predictions import Classes, read_classes
 from mla_jax.runs.workdir import Workdir
 
 LEVEL = 0.05
@@ -25,6 +26,11 @@ MOST_DRAWS, FEWEST_RESAMPLES = 10_000_000, 2_000
 """More than 1,000 examples are resampled less often, for at most so many draws, or so often."""
 CHUNK = 500_000
 """Examples that are drawn at a time, for little memory."""
+
+NO_PREDICTIONS = "no predictions.npz: trained by an earlier version, or not as one run"
+
+Row = Sequence[tuple[int, Classes]]
+"""What the runs of a row predict, each with its seed."""
 
 
 def mean_and_std(values: Sequence[float]) -> tuple[float, float]:
@@ -189,15 +195,32 @@ def of_runs(folders: Mapping[str, Sequence[str | pathlib.Path]]) -> dict[str, An
       As ``compare_rows``, and ``"without": {row: reason}``; ``"rows"`` is empty and ``"best"`` None
       where no row can be used.
     """
-    found: dict[str, np.ndarray] = {}
     without: dict[str, str] = {}
-    first: tuple[list[int], np.ndarray] | None = None
+    rows: dict[str, Row] = {}
     for row, paths in folders.items():
         try:
-            seeds, label, correct = _read_row([Workdir(path) for path in paths])
+            rows[row] = _read_row([Workdir(path) for path in paths])
         except UserError as error:
             without[row] = str(error)
+    return of_classes(rows, without)
+
+
+def of_classes(
+    rows: Mapping[str, Row], without: Mapping[str, str] = MappingProxyType({})
+) -> dict[str, Any]:
+    """As ``of_runs``, from what the runs of each row predict: ``[(seed, classes), ...]``.
+
+    ``without``: rows that are known not to be comparable, with the reason.
+    """
+    without = dict(without)
+    found: dict[str, np.ndarray] = {}
+    first: tuple[list[int], np.ndarray] | None = None
+    for row, runs in rows.items():
+        seeds, label = [seed for seed, _ in runs], runs[0][1].label
+        if not all(np.array_equal(label, classes.label) for _, classes in runs):
+            without[row] = "its runs have different test labels"
             continue
+        correct = np.stack([classes.fused == classes.label for _, classes in runs])
         first = first or (seeds, label)
         if seeds != first[0]:
             without[row] = f"seeds {seeds}, not {first[0]}"
@@ -210,22 +233,18 @@ def of_runs(folders: Mapping[str, Sequence[str | pathlib.Path]]) -> dict[str, An
     return {**compare_rows(found), "without": without}
 
 
-def _read_row(runs: Sequence[Workdir]) -> tuple[list[int], np.ndarray, np.ndarray]:
-    """Seeds, labels ``int32[N]``, and which examples the fusion gets right, ``bool[S, N]``.
+def _read_row(runs: Sequence[Workdir]) -> Row:
+    """What the runs of a row predict.
 
     Raises:
-      UserError: a run is not finished or lacks its predictions, or labels differ among the seeds.
+      UserError: a run is not finished or lacks its predictions.
     """
-    seeds, correct, label = [], [], None
+    found = []
     for run in runs:
         result, classes = run.result(), read_classes(run.predictions)
         if result is None or classes is None:
-            raise UserError("no predictions.npz: trained by an earlier version, or not as one run")
-        label = classes.label if label is None else label
-        if not np.array_equal(label, classes.label):
-            raise UserError("its runs have different test labels")
-        seeds.append(result["seed"])
-        correct.append(classes.fused == classes.label)
-    if not runs:
+            raise UserError(NO_PREDICTIONS)
+        found.append((result["seed"], classes))
+    if not found:
         raise UserError("it has no runs")
-    return seeds, label, np.stack(correct)
+    return found

@@ -4,12 +4,15 @@ Where only the test split loses modalities (``--config.missing.train`` is given)
 trained once per seed and evaluated at all rates; otherwise it is trained at each of them.
 """
 
+import os
+import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 
 from mla_jax import distributed, train
+from mla_jax.compare import statistics
 from mla_jax.compare.training import Progress
 from mla_jax.compare.variants import Part, Variant, config_of
 from mla_jax.config import command_line, fields
@@ -18,12 +21,16 @@ from mla_jax.datasets import load_dataset
 from mla_jax.errors import UserError
 from mla_jax.methods import trains_one_modality
 from mla_jax.program import build_program, masked
+from mla_jax.runs import predictions
 from mla_jax.runs.nulls import number
 from mla_jax.runs.run import Run
 
+CLASSES = "classes"
+"""Of a row before it is written: by rate, what its runs predict, each with its seed."""
+
 Figures = dict[str, Any]
-"""``{"accuracy": {fused or modality: float}, "macro_f1", "weighted_f1", "subsets",
-"true_rate"}``."""
+"""``{"accuracy": {fused or modality: float}, "macro_f1", "weighted_f1", "subsets", "true_rate",
+"classes": (seed, Classes or None)}``."""
 
 
 def parse_rates(texts: Sequence[str]) -> list[float]:
@@ -93,6 +100,7 @@ def train_row(
 ) -> dict[str, Any]:
     """Trains what is not finished yet; one row of the comparison."""
     results: list[Mapping[str, Any]] = []
+    folders: list[pathlib.Path] = []
     by_rate: dict[float, list[Figures]] = {rate: [] for rate in rates}
     for rate, part in parts.items():
         for seed in seeds:
@@ -100,26 +108,28 @@ def train_row(
             path = workdir / part.folder / f"seed{seed}"
             run = train.train(part.config, path, part.program, say=lambda line: None)
             results.append(run.result)
-            if len(parts) == len(rates):
-                by_rate[rate].append(_of_result(run.result))
-            else:
+            folders.append(path)
+            if trained_once():
                 for other, figures in _at_rates(run, rates).items():
                     by_rate[other].append(figures)
+            else:
+                by_rate[rate].append(_of_result(run))
             line = progress.line(path, run.result)
             if distributed.is_main():
                 print(line, flush=True)
-    return _summary(variant, by_rate, results)
+    return _summary(variant, by_rate, results, folders)
 
 
-def _of_result(result: Mapping[str, Any]) -> Figures:
-    """What a result says of its own rate."""
-    test = result["test"]
+def _of_result(run: Run) -> Figures:
+    """What a finished run says of its own rate."""
+    result, test = run.result, run.result["test"]
     return {
         "accuracy": {name: test[name] for name in test["macro_f1"]},
         "macro_f1": test["macro_f1"],
         "weighted_f1": test["weighted_f1"],
         "subsets": {k: v["accuracy"] for k, v in result.get("subsets", {}).items()},
         "true_rate": result["missing"]["true_rate"]["test"],
+        CLASSES: (result["seed"], predictions.read_classes(run.workdir.predictions)),
     }
 
 
@@ -129,7 +139,7 @@ def _at_rates(run: Run, rates: Sequence[float]) -> dict[float, Figures]:
     subsets = {}
     if len(run.modalities) <= MOST_PATTERNS:
         subsets = {k: v["accuracy"] for k, v in run.subsets(whole).items()}
-    found = {}
+    evaluator, size, found = run.program.evaluator, run.config.evaluation.batch_size, {}
     for rate in rates:
         split = mask_split(whole, "test", run.config.missing, rate)
         figures = run.evaluate(split)
@@ -139,6 +149,7 @@ def _at_rates(run: Run, rates: Sequence[float]) -> dict[float, Figures]:
             "weighted_f1": figures["weighted_f1"],
             "subsets": subsets,
             "true_rate": missing_share(split),
+            CLASSES: (run.config.seed, evaluator.classes(run.load(), split, size)),
         }
     return found
 
@@ -147,11 +158,12 @@ def _summary(
     variant: Variant,
     by_rate: Mapping[float, Sequence[Figures]],
     results: Sequence[Mapping[str, Any]],
+    folders: Sequence[pathlib.Path],
 ) -> dict[str, Any]:
     """One row: every figure as a list over the seeds, by rate."""
 
     def over_seeds(figures: Sequence[Figures]) -> dict[str, Any]:
-        rows = [{k: v for k, v in f.items() if k != "true_rate"} for f in figures]
+        rows = [{k: v for k, v in f.items() if k not in ("true_rate", CLASSES)} for f in figures]
         listed = jax.tree.map(lambda *values: list(map(number, values)), *rows)
         return {**listed, "true_rate": figures[0]["true_rate"]}
 
@@ -163,9 +175,22 @@ def _summary(
         "fields": dict(variant.fields),
         "fidelity": first["fidelity"],
         "rates": {f"{rate:g}": over_seeds(figures) for rate, figures in by_rate.items()},
-        "runs": len(results),
+        "runs": [os.path.abspath(path) for path in folders],
         "seconds": [r["train"]["seconds"] + r["train"]["evaluate_seconds"] for r in results],
         "compile_seconds": sum(r["train"]["compile_seconds"] for r in results),
         "parameters": first["parameters"],
         "stages": first["train"]["stages"],
+        CLASSES: {f"{rate:g}": [f[CLASSES] for f in figures] for rate, figures in by_rate.items()},
     }
+
+
+def statistics_by_rate(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """``{rate: statistics.of_classes}``; takes what the runs predict out of the rows."""
+    classes = {row["label"]: row.pop(CLASSES) for row in rows}
+    found = {}
+    for rate in rows[0]["rates"]:
+        at_rate = {label: of_row[rate] for label, of_row in classes.items()}
+        whole = {l: runs for l, runs in at_rate.items() if all(told for _, told in runs)}
+        without = {l: statistics.NO_PREDICTIONS for l in at_rate if l not in whole}
+        found[rate] = statistics.of_classes(whole, without)
+    return found

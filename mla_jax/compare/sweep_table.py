@@ -3,6 +3,7 @@
 import json
 import pathlib
 from collections.abc import Mapping, Sequence
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
@@ -24,23 +25,49 @@ def write(path: pathlib.Path, comparison: Mapping[str, Any]) -> str:
     facts = comparison["about"]
     rates = list(rows[0]["rates"])
     header, true = columns(rows)
+    statistics = comparison.get("statistics", {})
     body = {figure: [cells(row, rates, figure) for row in rows] for figure in FIGURES}
-    text = [f"# Missing modalities on {facts['dataset']}", caption(comparison)]
-    for figure, title in FIGURES.items():
-        text += [f"## {title}", report.markdown_table(header, [true, *body[figure]])]
+    bold = {**body, "accuracy": marked(body["accuracy"], rows, rates, statistics, "**{}**")}
+    text = [title(comparison), caption(comparison)]
+    for figure, heading in FIGURES.items():
+        text += [f"## {heading}", report.markdown_table(header, [true, *bold[figure]])]
     text += ["## Subsets of modalities", *_subset_tables(rows, rates)]
     if facts["dataset"].startswith("iemocap"):
         text += ["## Published", _published_table(rows)]
-    text += ["![](comparison.png)", table.origin(comparison)]
+    text += [*comparison.get("study", {}).get("notes", ()), "![](comparison.png)"]
+    text.append(table.origin(comparison))
     (path / "comparison.md").write_text("\n\n".join(text) + "\n", encoding="utf-8")
     (path / "comparison.json").write_text(
         json.dumps(with_nulls(comparison), indent=1) + "\n", encoding="utf-8"
     )
     plots.save(plot(rows, rates), path / "comparison.png")
-    printed = layout.without_costs(header, [true, *body["accuracy"]], header[-2:])
+    printed = layout.without_costs(header, [true, *bold["accuracy"]], header[-2:])
     printed = latex.document_table(*printed, caption(comparison))
     (path / "comparison.tex").write_text(printed, encoding="utf-8")
-    return "\n".join([*table.aligned(header, [true, *body["accuracy"]]), "", caption(comparison)])
+    shown = marked(body["accuracy"], rows, rates, statistics, "{} *")
+    return "\n".join([*table.aligned(header, [true, *shown]), "", caption(comparison)])
+
+
+def title(comparison: Mapping[str, Any]) -> str:
+    """The first line of ``comparison.md``."""
+    if "study" in comparison:
+        return layout.title(comparison)
+    return f"# Missing modalities on {comparison['about']['dataset']}"
+
+
+def marked(
+    body: Sequence[Sequence[str]],
+    rows: Sequence[Mapping[str, Any]],
+    rates: Sequence[str],
+    statistics: Mapping[str, Any],
+    form: str,
+) -> list[list[str]]:
+    """The cells of the accuracies, with ``form`` around those that are bold at their rate."""
+    bold = [[False, *(table.is_bold(row, statistics.get(rate)) for rate in rates)] for row in rows]
+    return [
+        [form.format(cell) if there else cell for cell, there in zip_longest(line, of_row)]
+        for line, of_row in zip(body, bold, strict=True)
+    ]
 
 
 def best_first(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
@@ -78,13 +105,27 @@ def caption(comparison: Mapping[str, Any]) -> str:
         f"the same masks (seed {missing['seed']}). {facts['epochs']} epochs, "
         f"{facts['selection']['rule'].replace('last', 'last epoch')}, protocol "
         f"{facts['protocol']}; mean ± standard deviation over the seeds "
-        f"{', '.join(map(str, comparison['seeds']))}. Seconds per run, to train and evaluate."
+        f"{', '.join(map(str, comparison['seeds']))}. {caption_of_statistics(comparison)}Seconds "
+        "per run, to train and evaluate."
     )
     for row in comparison["rows"]:
         stages = ", ".join(f"{name} {epochs}" for name, epochs in row["stages"].items())
         if len(row["stages"]) > 1:
             text += f" Epochs of `{row['label']}`: {stages}."
     return " ".join([text, *layout.remarks(comparison)])
+
+
+def caption_of_statistics(comparison: Mapping[str, Any]) -> str:
+    """What is bold; empty where nothing was tested."""
+    found = comparison.get("statistics", {})
+    if not any(at_rate["rows"] for at_rate in found.values()):
+        return ""
+    level = next(at_rate["level"] for at_rate in found.values())
+    return (
+        "Bold (`*` without bold), at each rate: the best accuracy, and all that the paired "
+        f"bootstrap does not tell from it at {100 * level:g} %, after Holm's correction within the "
+        f"rate. {table.HOLM} "
+    )
 
 
 def _subset_tables(rows: Sequence[Mapping[str, Any]], rates: Sequence[str]) -> list[str]:

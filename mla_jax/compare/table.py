@@ -25,6 +25,10 @@ FILES = (
     "comparison.html",
 )
 RESAMPLES = 10_000
+HOLM = (
+    "The best was chosen on the same examples, which the correction does not know: a p just below "
+    "the level deserves doubt."
+)
 COSTS = ("seconds", "examples/s", "parameters", "compiling")
 """The columns of what a run costs."""
 
@@ -207,9 +211,9 @@ def caption_of_statistics(comparison: Mapping[str, Any]) -> str:
         where = "examples" if statistics["seeds"] == 1 else "seeds and examples"
         text = (
             f"Bold (`*` without bold): the best fused accuracy, `{statistics['best']}`, and all "
-            f"that do not differ from it significantly at {100 * statistics['level']:g} %; p is "
-            f"that of the paired bootstrap over {where} against the best, after Holm's correction "
-            f"for {len(rows) - 1}. "
+            f"that the test does not tell from it at {100 * statistics['level']:g} %; p is that of "
+            f"the paired bootstrap over {where} against the best, after Holm's correction for "
+            f"{len(rows) - 1}. {HOLM} "
         )
     alone = {row["label"] for row in comparison["rows"] if row["alone"]}
     if out := [f"`{name}`" for name in statistics["without"] if name not in alone]:

@@ -177,13 +177,19 @@ def evaluate_under(part: Part, path: pathlib.Path, source: pathlib.Path) -> dict
 
 
 def _share(source: pathlib.Path, path: pathlib.Path) -> None:
-    """Makes ``path`` another name of the folder ``source``; a copy where there are no links."""
+    """Makes ``path`` another name of the folder ``source``; a copy where there are no links.
+
+    The copy takes its name when it is whole: a process that ends before leaves none.
+    """
     if path.exists():
         return
     try:
         path.symlink_to(os.path.relpath(source, path.parent), target_is_directory=True)
     except OSError:
-        shutil.copytree(source, path)
+        unfinished = path.with_name(f".{path.name}.tmp")
+        shutil.rmtree(unfinished, ignore_errors=True)
+        shutil.copytree(source, unfinished)
+        unfinished.replace(path)
 
 
 def _nothing(line: str) -> None:

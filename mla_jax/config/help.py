@@ -77,6 +77,8 @@ def of_training_command(
         "[--OPTION=VALUE ...]",
         epilog=_listed(fields),
     )
+    own_flags = list(own_flags)
+    without_config = any(flag.name == "runs" for flag in own_flags)
     for flag in own_flags:
         kind = METAVARS.get(flag.flag_type(), "TEXT")
         if flag.name == "config":
@@ -85,9 +87,11 @@ def of_training_command(
             kind = "DIR"
         default = ",".join(flag.default) if isinstance(flag.default, list) else flag.default
         text = flag.help.replace("%", "%%")
+        if flag.name == "config" and without_config:
+            text += " (required, except with --runs; default: none)"
         parser.add_argument(
             f"--{flag.name}", metavar=kind, default=default, help=text,
-            required=flag.name == "config",
+            required=flag.name == "config" and not without_config,
         )  # fmt: skip
     parser.add_argument("--config.FIELD", metavar="VALUE", help="sets a field of the configuration "
                         "(default: what FILE says; --config=FILE --help lists them)")  # fmt: skip

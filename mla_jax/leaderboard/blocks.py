@@ -49,13 +49,8 @@ def block(artefact: Artefact, marker: marks.Marker, where: str) -> str:
         return _measured(artefact, part, marker.options, where)
     if artefact["kind"] != "comparison":
         raise UserError(f"{where}: {marker.name} is a measurement, which has no {part}")
-    rows = [row for row in artefact["rows"] if not row.get("alone")] + [
-        row for row in artefact["rows"] if row.get("alone")
-    ]
-    if "missing" in artefact and "study" not in artefact:
-        rows = sweep_table.best_first(artefact["rows"])
-    elif "missing" not in artefact:
-        rows = table.ranked(artefact["rows"])
+    ordered = sweep_table.best_first if "missing" in artefact else table.ranked
+    rows = ordered(artefact["rows"])
     labels = marks.chosen((row["label"] for row in rows), marker.options.get("rows"), "row", where)
     of_label = {row["label"]: row for row in rows}
     return PARTS[part](artefact, [of_label[label] for label in labels], marker.options, where)
@@ -68,10 +63,9 @@ def _table(
     if "missing" in artefact:
         rates = list(rows[0]["rates"])
         header, true = sweep_table.columns(rows)
-        return _selected(
-            header, [true, *(sweep_table.cells(row, rates, "accuracy") for row in rows)],
-            options, where,
-        )  # fmt: skip
+        body = [sweep_table.cells(row, rates, "accuracy") for row in rows]
+        body = sweep_table.marked(body, rows, rates, artefact.get("statistics", {}), "**{}**")
+        return _selected(header, [true, *body], options, where)
     figures, statistics = table.figures_of(rows), artefact.get("statistics")
     body = [table.cells(row, figures, statistics) for row in rows]
     bold = [table.is_bold(row, statistics) for row in rows]

@@ -193,10 +193,12 @@ def values_of(artefact: Artefact, marker: marks.Marker, where: str) -> Values:
                 spreads += [float(np.std(values, ddof=1))] if len(values) > 1 else ()
         for figure, interval in row.get("interval", {}).items():
             figures += interval if wanted is None or figure in wanted else ()
-        tested = artefact.get("statistics", {}).get("rows", {}).get(row["label"])
-        if tested and (wanted is None or "fused" in wanted):
-            figures += [*tested["interval"], *tested.get("difference_interval", ())]
-            figures += [tested[key] for key in ("difference", "p", "p_holm") if key in tested]
+        statistics = artefact.get("statistics", {})
+        for of_rows in [statistics, *(statistics.get(rate, {}) for rate in row.get("rates", ()))]:
+            tested = of_rows.get("rows", {}).get(row["label"])
+            if tested and (wanted is None or "fused" in wanted):
+                figures += [*tested["interval"], *tested.get("difference_interval", ())]
+                figures += [tested[key] for key in ("difference", "p", "p_holm") if key in tested]
     if "differences" in marker.words:
         figures += [abs(a - b) for a, b in itertools.combinations(means, 2)]
     return Values((*figures, *means), tuple(spreads))

@@ -25,7 +25,8 @@ modality adds no loss and no logits, and zero features to the fused head.
 ``released`` gives the heads of stage 1 PyTorch's default initialisation (``main_CFT.py`` calls no
 ``weight_init``) and draws the scales of batch normalisations from N(1, 0.02^2), as
 ``models/backbone.py`` does; ``released_<dataset>`` adds the temperatures published for a dataset.
-``duc_weight=0`` leaves DUC out.
+``duc_weight=0`` leaves DUC out, ``shared_weight=0`` the shared head, and ``fusion=equal`` the
+weighting by certainty: w_k is then the same for all predictions.
 What the paper says beyond the abstract could not be read, so ``paper`` is the code's rule too.
 """
 
@@ -67,6 +68,7 @@ FIDELITY: dict[str, dict[str, Any]] = {
         "shared_weight": 1.0,
         "duc_weight": 1.0,
         "temperature": 10.0,
+        "fusion": "certainty",
         "certainty_temperature": 1.0,
         "split_epoch": 0,
         "fusion_epochs": 0,
@@ -84,7 +86,11 @@ LIMITS = {
     **dict.fromkeys(("temperature", "certainty_temperature"), (0, math.inf)),
     **dict.fromkeys(("split_epoch", "fusion_epochs"), (0, 1_000_000)),
 }
-CHOICES = {"heads": INITIALIZATIONS, "fused_head": tuple(FUSED)}
+CHOICES = {
+    "heads": INITIALIZATIONS,
+    "fused_head": tuple(FUSED),
+    "fusion": ("certainty", "equal"),
+}
 
 
 def build(switches: Any, encoders: Encoders, optimizer: Optimizer, task: Task) -> Method:
@@ -94,7 +100,9 @@ def build(switches: Any, encoders: Encoders, optimizer: Optimizer, task: Task) -
     split_epoch, fusion_epochs = _epochs(switches, task)
     find_effective = effective_dimensions(encoders, C)
     fused_rule = FUSED[switches.fused_head].rule(PLAIN, encoders, task)
-    weights = fusion.certainty_weights(switches.certainty_temperature)
+    weights = fusion.equal_weights
+    if switches.fusion == "certainty":
+        weights = fusion.certainty_weights(switches.certainty_temperature)
 
     def init_heads(rng: jax.Array) -> dict[str, Any]:
         rng, shared_rng, fused_rng = jax.random.split(rng, 3)

@@ -1,8 +1,7 @@
 """DI-MML beside what it is compared with, and its parts: each off, each hyper-parameter varied.
 
-No figure of the paper could be read, so there is no published column.  Its certainty weighting has
-no switch: at temperature 1000 the weights differ by a thousandth at most.  Its noise study is this
-one crossed with ``--vary=dataset.noise=0,0.1,0.2,0.3,0.4``, on a data set of pictures.
+No figure of the paper could be read, so there is no published column.  Its noise study is this one
+crossed with ``--vary=dataset.noise=0,0.1,0.2,0.3,0.4``, on a data set of pictures.
 """
 
 from mla_jax.compare.studies.study import Study
@@ -18,12 +17,12 @@ STUDY = Study(
         "dimml": "DI-MML",
         "dimml:shared_weight=0": "no shared head",
         "dimml:duc_weight=0": "no DUC loss",
-        "dimml:shared_weight=0+duc_weight=0": "neither",
+        "dimml:fusion=equal": "no certainty weighting",
+        "dimml:shared_weight=0+duc_weight=0": "neither head nor DUC",
         "dimml:temperature=1": "DUC temperature 1",
         "dimml:temperature=50": "DUC temperature 50",
         "dimml:certainty_temperature=0.3": "certainty temperature 0.3",
         "dimml:certainty_temperature=3": "certainty temperature 3",
-        "dimml:certainty_temperature=1000": "no certainty weighting (temperature 1000)",
         "dimml:split_epoch=1": "dimensions split after epoch 1",
         "dimml:fused_head=sum": "fused head: sum",
         "dimml:fused_head=film": "fused head: FiLM",
