@@ -1,5 +1,6 @@
 """Figures of the README and of docs/: of artefacts in results/, which are of finished runs."""
 
+import functools
 import json
 import pathlib
 import re
@@ -62,13 +63,16 @@ def clone(commit):
     return root
 
 
+@functools.cache
+def of_digits():
+    """A configuration as a run records it, and the fingerprint of its data."""
+    loaded = fields.resolve(files.load_config(TINY, None, {"modalities": "audio+text"}))
+    return fields.to_json(loaded), load_dataset(loaded.dataset, loaded.modalities).fingerprint
+
+
 def build(workdir, commit):
     """The files of a comparison of ``unimodal`` and two rows of MLA, as far as ``add`` reads."""
-    config = fields.to_json(
-        fields.resolve(files.load_config(TINY, None, {"modalities": "audio+text"}))
-    )
-    of_dataset = files.load_config(TINY).dataset
-    fingerprint = load_dataset(of_dataset, ("audio", "text")).fingerprint
+    config, fingerprint = of_digits()
     rows, first = [], None
     for label, fused in (("unimodal", 0.5), ("mla", 0.96), ("mla:fusion=equal", 0.8)):
         parts = (["audio"], ["text"]) if label == "unimodal" else (["audio", "text"],)

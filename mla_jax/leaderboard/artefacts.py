@@ -229,7 +229,7 @@ def _check_figures(
 def check_statistics(
     label: str, test: Mapping[str, Sequence[float]], statistics: Mapping[str, Any]
 ) -> None:
-    """Raises ``UserError`` if the accuracy that was tested is not that of the row (at this rate)."""
+    """Raises ``UserError`` if the accuracy that was tested is not that of the row."""
     tested = statistics.get("rows", {}).get(label)
     if tested and not math.isclose(tested["accuracy"], np.mean(test["fused"]), abs_tol=1e-6):
         raise UserError(
