@@ -165,6 +165,7 @@ HELP = {
     "parity": {"--modes": "default: all", "--workdir": "(default: none)"},
     "evaluate": {"--split": "(default: test)", "--output": "(default: none)"},
     "export": {"--batch": "(default: symbolic)"},
+    "leaderboard": {"--root": "(default: .)", "--name": "(default: none)"},
     "predict": {},
 }  # fmt: skip
 """Options of each command, and what their entries must say."""

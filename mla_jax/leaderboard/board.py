@@ -33,10 +33,10 @@ def page(artefacts: Mapping[str, Artefact]) -> str:
     for name, artefact in artefacts.items():
         if artefact["kind"] == "comparison":
             groups.setdefault(key(artefact), {})[name] = artefact
-    for (dataset, figures, protocol, rule, missing), members in sorted(groups.items()):
+    for (dataset, figures, protocol, rule, epochs, missing), members in sorted(groups.items()):
         check_same(members)
         title = f"## {dataset}: {figures}"
-        under = f"Protocol {protocol}, epoch: {rule.replace('_', ' ')}."
+        under = f"Protocol {protocol}, {epochs} epochs, chosen: {rule.replace('_', ' ')}."
         if missing:
             under += f" Modalities are missing: {missing}; fused accuracy by nominal rate."
         lines = _sweep(members) if missing else _rows(members)
@@ -47,7 +47,7 @@ def page(artefacts: Mapping[str, Artefact]) -> str:
 
 
 def key(artefact: Artefact) -> tuple[str, ...]:
-    """What rows of one table share: data set, modalities, protocol, selection, what is missing."""
+    """Of a table: data set, modalities, protocol, selection, epochs, what is missing."""
     about, missing, rows = artefact["about"], "", artefact["rows"]
     if "missing" in artefact:
         of_rates = [rate["accuracy"] for row in rows for rate in row["rates"].values()]
@@ -57,7 +57,7 @@ def key(artefact: Artefact) -> tuple[str, ...]:
         missing = f"rule {artefact['missing']['rule']}, {where}"
     figures = ", ".join(f for f in table.figures_of(rows) if f != "fused")
     rule = about["selection"]["rule"]
-    return about["dataset"], figures, about["protocol"], rule, missing
+    return about["dataset"], figures, about["protocol"], rule, str(about["epochs"]), missing
 
 
 def check_same(members: Mapping[str, Artefact]) -> None:
