@@ -2,7 +2,7 @@
 
     python -m mla_jax.leaderboard add --comparison=runs/digits-compare --name=digits
     python -m mla_jax.leaderboard write
-    python -m mla_jax.leaderboard check
+    python -m mla_jax.leaderboard --root=CLONE check
 
 `add` checks every run of a comparison that mla_jax.compare has written (that it is finished; data,
 protocol, selection, commit; its figures against those of the table) and writes results/NAME.json.
