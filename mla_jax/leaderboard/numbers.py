@@ -123,7 +123,19 @@ def _problem(number: str, spread: bool, percent: bool, source: Source | None) ->
         return ""
     if not spread and quoted(number, percent, values.figures):
         return ""
-    return f"{number} is no figure of {names}"
+    near = nearest(
+        number, percent, values.spreads if spread else (*values.figures, *values.spreads)
+    )
+    return f"{number} is no figure of {names}{near}"
+
+
+def nearest(number: str, percent: bool, values: Iterable[float]) -> str:
+    """The value that a number may have been meant for, as the end of a sentence."""
+    told, digits = float(number.replace("−", "-")), len(number.partition(".")[2])
+    shown = [100 * v if percent and abs(v) <= 1 else v for v in values]
+    if not shown:
+        return ""
+    return f", whose nearest is {min(shown, key=lambda v: abs(abs(v) - abs(told))):.{digits}f}"
 
 
 def quoted(number: str, percent: bool, values: Iterable[float]) -> bool:
