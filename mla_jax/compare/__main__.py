@@ -51,6 +51,7 @@ from absl import flags
 
 from mla_jax import distributed
 from mla_jax.compare import (
+    curves,
     layout,
     page,
     runs,
@@ -232,7 +233,7 @@ def check_folders(parts: Sequence[Part], seeds: Sequence[int], workdir: pathlib.
     """Raises ``UserError`` unless the table and every run can lie in ``workdir``."""
     Workdir(workdir).check_path()
     rows = {path.parent.name for path in workdir.glob("*/seed*")}
-    plots = {plot for measure in MEASURES.values() for plot in measure.PLOTS}
+    plots = {curves.FILE, *(plot for measure in MEASURES.values() for plot in measure.PLOTS)}
     ours = {*table.FILES, *plots, *rows, *(part.folder for part in parts)}
     if name := foreign(workdir, ours):
         raise UserError(f"--workdir={workdir} holds {name} and no comparison: {ELSEWHERE_EMPTY}")
