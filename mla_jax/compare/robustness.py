@@ -91,15 +91,15 @@ def curves_of(folders: Sequence[pathlib.Path], label: str) -> list[Curves]:
 def measure(run: Run) -> Curves:
     """The curves of a finished run, on its test split, for all that each modality can suffer."""
     split = run.dataset().splits["test"]
-    clean = run.evaluate(split)
+    evaluator, state, size = run.program.evaluator, run.load(), run.config.evaluation.batch_size
+    clean = evaluator(state, split, size)
     found = {}
     for column, modality in enumerate(run.modalities):
         if not split.present[:, column].any():
             continue
         for name, kind in kinds_of(run.data, modality).items():
-            at = [clean]
-            for level in kind.levels[1:]:
-                at.append(run.evaluate(corrupted(split, run.data, modality, name, level)))
+            spoilt = (corrupted(split, run.data, modality, name, s) for s in kind.levels[1:])
+            at = [clean, *(evaluator(state, one, size) for one in spoilt)]
             found[f"{modality}:{name}"] = {
                 "levels": list(kind.levels),
                 "fused": [figures["fused"] for figures in at],
@@ -127,6 +127,7 @@ def kept(run: Run) -> Curves | None:
             return None
         curves = content["curves"]
         for panel in curves.values():
+            panel["levels"] = [np.inf if x is None else x for x in panel["levels"]]
             for figure in ("fused", "itself"):
                 panel[figure] = [number(value) for value in panel[figure]]
         return curves
@@ -150,7 +151,7 @@ def summarize(runs: Sequence[Curves]) -> dict[str, Any]:
     found = {}
     for panel, first in runs[0].items():
         name = panel.rpartition(":")[2]
-        axis = [position(name, number_of_level(level)) for level in first["levels"]]
+        axis = [position(name, level) for level in first["levels"]]
         fused, itself = ([run[panel][figure] for run in runs] for figure in ("fused", "itself"))
         areas = [area(axis, curve) for curve in fused]
         found[panel] = {
@@ -163,11 +164,6 @@ def summarize(runs: Sequence[Curves]) -> dict[str, Any]:
             "alone_area": of_seeds([area(axis, curve) for curve in itself]),
         }
     return found
-
-
-def number_of_level(level: float | None) -> float:
-    """A level from a file, which has null for ``inf`` dB."""
-    return np.inf if level is None else level
 
 
 def area(axis: Sequence[float], accuracy: Sequence[float]) -> float:
@@ -187,7 +183,7 @@ def baseline_of(label: str) -> str:
     return BASELINE + comma + setting
 
 
-def effective(panel: Mapping[str, Any], base: Mapping[str, Any]) -> dict[str, Any] | None:
+def effective(panel: Mapping[str, Any], base: Mapping[str, Any]) -> dict[str, Any]:
     """Effective robustness, seed by seed: the baseline's drop less that of the row."""
     drops = zip(base["drop"]["seeds"], panel["drop"]["seeds"], strict=True)
     return of_seeds([theirs - ours for theirs, ours in drops])
@@ -247,8 +243,8 @@ def cell(figure: Mapping[str, Any] | None) -> str:
 
 
 def plot(found: Mapping[str, Mapping[str, Any]]):
-    """Fused accuracy over the severity: a panel per modality and kind, a line per row, a band for the
-    range over the seeds."""
+    """Fused accuracy over the severity: a panel per modality and kind, a line per row, and a band
+    for the range over the seeds."""
     from matplotlib.figure import Figure
 
     panels = panels_of(found)
@@ -272,8 +268,8 @@ def plot(found: Mapping[str, Mapping[str, Any]]):
             ax.plot(axis, curves.mean(0), color=colour, marker=".", label=label)
             ax.fill_between(axis, curves.min(0), curves.max(0), color=colour, alpha=0.15, lw=0)
         shown = next(of_row[panel] for of_row in found.values() if panel in of_row)
-        levels = map(number_of_level, shown["levels"])
-        ax.set_xticks(shown["axis"], [f"{x:g}" if np.isfinite(x) else "clean" for x in levels])
+        names = [f"{x:g}" if np.isfinite(x) else "clean" for x in shown["levels"]]
+        ax.set_xticks(shown["axis"], names)
         ax.set(title=panel.replace(":", ": "), xlabel=axis_label(panel))
         ax.grid(alpha=0.3)
     grid[0].set_ylabel("fused accuracy")
