@@ -248,8 +248,8 @@ def plot(found: Mapping[str, Mapping[str, Any]]):
     from matplotlib.figure import Figure
 
     panels = panels_of(found)
-    columns = min(COLUMNS, len(panels))
-    lines = -(-len(panels) // columns)
+    lines = -(-len(panels) // COLUMNS)
+    columns = -(-len(panels) // lines)
     width, height = 0.2 + 4.2 * columns, 0.1 + 3.3 * lines
     canvas = Figure(figsize=(width, height), dpi=120)
     grid = canvas.subplots(lines, columns, squeeze=False).ravel()
