@@ -1,4 +1,4 @@
-"""``python -m mla_jax.compare`` with three rows in its study ``noise``: seven compile for minutes."""
+"""``python -m mla_jax.compare`` with three rows in its study ``noise``: seven compile for long."""
 
 import dataclasses
 import runpy
