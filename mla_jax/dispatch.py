@@ -36,6 +36,10 @@ class Dispatch:
         self._compiled = False
         self.compile_seconds = 0.0
         """Time spent tracing and compiling the phases, all of them at the first call."""
+        self.flops: float | None = None
+        """Floating-point operations of one batch through all phases, on each device, as XLA counts
+        them (``cost_analysis``); None until they are compiled, and where the backend does not say.
+        """
 
     def _index(self, index: int) -> int:
         if isinstance(index, jax.core.Tracer):
@@ -66,10 +70,17 @@ class Dispatch:
         lowered = [self.lower(index, state, batch, info) for index in range(self._count)]
         _, processes = distributed.process()
         with concurrent.futures.ThreadPoolExecutor(None if processes == 1 else 1) as threads:
-            list(threads.map(jax.stages.Lowered.compile, lowered))
+            compiled = list(threads.map(jax.stages.Lowered.compile, lowered))
+        self.flops = _flops(compiled)
         self._compiled = True
         self.compile_seconds += time.perf_counter() - started
 
     def lower(self, index: int, state: TrainState, batch: Batch, info: StepInfo):
         """The lowered program of one phase, for the tests that read what XLA made of it."""
         return self._switch.lower(self._index(index), state, batch, info)
+
+
+def _flops(programs: Sequence[jax.stages.Compiled]) -> float | None:
+    """The sum over the programs; None where one does not tell."""
+    found = [(program.cost_analysis() or {}).get("flops") for program in programs]
+    return None if None in found else float(sum(found))

@@ -102,6 +102,21 @@ def check_vocabularies(encoders: Encoders, dataset: Dataset) -> None:
                 )
 
 
+def training_flops(program: Program, batches_per_epoch: int) -> float | None:
+    """Floating-point operations of all gradient steps of a run, on all devices.
+
+    None where a stage was not compiled here (a run that was resumed after it had ended), or where
+    the backend does not count.  What a stage does without gradient steps, as an SVM, is left out.
+    """
+    found = 0.0
+    for stage in program.method.stages:
+        flops = program.dispatches[stage.name].flops if stage.phases else 0.0
+        if flops is None:
+            return None
+        found += flops * stage.epochs * batches_per_epoch
+    return found * program.placement.sharded.mesh.size
+
+
 def initial_state(program: Program, dataset: Dataset, seed: int) -> TrainState:
     """A fresh state, on every device.
 

@@ -27,13 +27,13 @@ from mla_jax.errors import Interrupted, space_watched
 from mla_jax.evaluate import TrainingReduction
 from mla_jax.evaluate.shapley import shapley_values
 from mla_jax.functional.optimizers import StepInfo
-from mla_jax.methods.base import Stage
 from mla_jax.program import (
     Program,
     build_program,
     check_vocabularies,
     initial_state,
     masked,
+    training_flops,
 )
 from mla_jax.runs import checkpoint, initial, report
 from mla_jax.runs.metrics import RunningMeans
@@ -117,7 +117,7 @@ def train(
         facts = missing_facts(run, dataset)
         facts |= contribution_facts(run, dataset, facts.get("subsets"))
         if distributed.is_main():
-            result = result_of(run, program.method.stages, parameters) | facts
+            result = result_of(run, program, parameters) | facts
             counts = run.selector.chosen["test"]["confusion"]
             report.write_report(
                 run.path, result, run.identity, counts, run.class_names, remarks(dataset)
@@ -283,11 +283,11 @@ def without_counts(figures: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in figures.items() if key != "confusion"}
 
 
-def result_of(run: Run, stages: Sequence[Stage], parameters: int) -> dict[str, Any]:
+def result_of(run: Run, program: Program, parameters: int) -> dict[str, Any]:
     """The content of ``result.json``."""
     config, spent, chosen = run.config, run.seconds.spent, run.selector.chosen
+    stages, available = program.method.stages, run.data.training_examples
     epochs = sum(stage.epochs for stage in stages)
-    available = run.data.training_examples
     per_epoch = epoch_length(available, config)
     examples = epochs * min(per_epoch * config.batch_size, available)
     return {
@@ -305,6 +305,7 @@ def result_of(run: Run, stages: Sequence[Stage], parameters: int) -> dict[str, A
             "stages": {stage.name: stage.epochs for stage in stages},
             "batches": epochs * per_epoch,
             "steps": sum(s.epochs * len(s.phases) for s in stages) * per_epoch,
+            "flops": training_flops(program, per_epoch),
             "seconds": round(spent["train"], 3),
             "examples_per_second": round(examples / max(spent["train"], 1e-9), 4),
             "compile_seconds": round(spent["compile"], 3),

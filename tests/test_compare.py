@@ -72,6 +72,9 @@ def test_the_rows_are_the_runs(compared, rows):
                 assert (result["method"], result["fidelity"]) == (method, row["fidelity"])
     assert rows["mla"]["parameters"] == read(workdir, "mla", "result.json")["parameters"] > 1000
     assert rows["mla"]["examples_per_second"] > 0
+    parts = [read(workdir, "unimodal", "result.json", p, 0) for p in ("-audio", "-text")]
+    assert rows["unimodal"]["flops"] == sum(part["train"]["flops"] for part in parts)
+    assert all(row["flops"] > 2 * row["parameters"] for row in rows.values())
 
 
 def test_plain_methods_have_folders_of_their_names(compared):

@@ -161,3 +161,16 @@ def test_a_phase_leaves_the_other_encoders_alone(prepared, drift, encoder):
             assert unmoved == expected, (trained, other)
             statistics = same(before.batch_stats[other], after.batch_stats[other])
             assert statistics == (other != trained), (trained, other)
+
+
+def test_the_operations_of_a_batch_are_those_of_its_phases():
+    """Two phases of one matrix product each: 2 B D C operations, and little else."""
+    B, D, C = 32, 64, 16
+
+    def update(state, batch, info):
+        return state, {"sum": (batch @ state).sum()}
+
+    dispatch = Dispatch([update, lambda *arguments: update(*arguments)])
+    assert dispatch.flops is None
+    dispatch(0, jnp.ones((D, C)), jnp.ones((B, D)), CLOCK)
+    assert 2 * 2 * B * D * C <= dispatch.flops <= 2.2 * 2 * B * D * C

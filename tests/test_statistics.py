@@ -140,7 +140,7 @@ def test_the_table_marks_rows_and_has_dashes():
     row = {
         "label": "mla", "switches": {}, "fidelity": "paper", "test": {"fused": [0.5, 0.6]},
         "interval": {"fused": (0.5, 0.6)}, "seconds": [1.0, 1.0], "examples_per_second": 1.0,
-        "parameters": 1, "compile_seconds": 1.0,
+        "parameters": 1, "compile_seconds": 1.0, "flops": None,
     }  # fmt: skip
     assert len(table.columns(["fused"])) == len(table.cells(row, ["fused"]))
     assert table.cells(row, ["fused"])[2:5] == ["[0.500, 0.600]", "–", "–"]

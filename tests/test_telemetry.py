@@ -14,6 +14,7 @@ from mla_jax.evaluate.shapley import shapley_values
 from mla_jax.functional.losses import cross_entropy, masked_mean
 from mla_jax.functional.optimizers import StepInfo
 from mla_jax.program import build_program
+from mla_jax.runs import telemetry_plot
 from tests.conftest import TINY, build_config, build_dataset, digits_program, fresh_state
 from tests.runs import PER_EPOCH, config_of, quietly
 
@@ -182,6 +183,11 @@ def test_a_run_is_the_same_with_telemetry(tmp_path):
     lines = forgetting.measurements(watched.metrics)
     assert [line["step"] for line in lines] == list(range(1, 3 * PER_EPOCH + 1, 10))
     assert not forgetting.measurements(plain.metrics)
+    assert (watched.path / "telemetry.png").stat().st_size > 10_000
+    assert "(telemetry.png)" in (watched.path / "report.md").read_text()
+    assert not (plain.path / "telemetry.png").exists()
+    axes = telemetry_plot.plot(watched.metrics).axes
+    assert len(axes) == 5 and all(ax.lines for ax in axes)
     total = sum(watched.result["contributions"].values())
     commonest = np.bincount(dataset.splits["test"].label).max() / 950
     assert total == pytest.approx(watched.result["test"]["fused"] - commonest)

@@ -26,7 +26,7 @@ repeated.
 --study=NAME is a table of a paper: its rows in its order, with the published figures beside ours
 where the data set has some.  table1, table2 and table3 are those of the MLA paper; fidelity has the
 forms of MLA and each of their switches; dimml has DI-MML and its parts; forgetting measures what
-the shared head forgets, with and without the projection.
+the shared head forgets, with and without the projection; noise spoils one modality at test time.
 
 --runs=DIR,DIR puts finished runs into one table and trains nothing.  A folder may be a run, hold
 runs as seed0, seed1, or be that of a comparison.
@@ -51,6 +51,7 @@ from absl import flags
 
 from mla_jax import distributed
 from mla_jax.compare import (
+    curves,
     layout,
     page,
     runs,
@@ -232,7 +233,7 @@ def check_folders(parts: Sequence[Part], seeds: Sequence[int], workdir: pathlib.
     """Raises ``UserError`` unless the table and every run can lie in ``workdir``."""
     Workdir(workdir).check_path()
     rows = {path.parent.name for path in workdir.glob("*/seed*")}
-    plots = {plot for measure in MEASURES.values() for plot in measure.PLOTS}
+    plots = {curves.FILE, *(plot for measure in MEASURES.values() for plot in measure.PLOTS)}
     ours = {*table.FILES, *plots, *rows, *(part.folder for part in parts)}
     if name := foreign(workdir, ours):
         raise UserError(f"--workdir={workdir} holds {name} and no comparison: {ELSEWHERE_EMPTY}")

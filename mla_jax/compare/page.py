@@ -12,7 +12,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from mla_jax.compare import layout, page_runs, page_text, sweep_table, table
+from mla_jax.compare import curves, layout, page_runs, page_text, sweep_table, table
 from mla_jax.compare.page_runs import Detail, Run, RunFolder
 
 FILE = "comparison.html"
@@ -55,7 +55,8 @@ def write(
         "caption": page_text.text_html(caption),
         "tables": tables_html(tables(comparison)),
         "sections": page_text.blocks_html(sections(comparison), path),
-        "plot": plot_html(image.read_bytes() if image.is_file() else b""),
+        "plot": plot_html(image.read_bytes() if image.is_file() else b"")
+        + page_text.block_html(f"![Accuracy by epoch]({curves.FILE})", path),
         "differences": differences_html(labels, page_runs.differences(configs)),
         "facts": facts_html(comparison),
     }

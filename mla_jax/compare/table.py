@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from mla_jax import methods
-from mla_jax.compare import latex, layout
+from mla_jax.compare import curves, latex, layout
 from mla_jax.compare.variants import Variant
 from mla_jax.runs import plots, report
 from mla_jax.runs.nulls import number, with_nulls
@@ -29,7 +29,7 @@ HOLM = (
     "The best was chosen on the same examples, which the correction does not know: a p just below "
     "the level deserves doubt."
 )
-COSTS = ("seconds", "examples/s", "parameters", "compiling")
+COSTS = ("seconds", "examples/s", "GFLOPs", "parameters", "compiling")
 """The columns of what a run costs."""
 
 
@@ -48,6 +48,7 @@ def summarize_row(variant: Variant, runs: Runs) -> dict[str, Any]:
                 if figure != "fused" or not alone:
                     values.setdefault(figure, []).append(number(result["test"][figure]))
     rate = [1 / sum(1 / r["train"]["examples_per_second"] for r in parts) for parts in runs]
+    flops = [result["train"].get("flops") for result in runs[0]]  # none in runs of earlier versions
     return {
         "label": variant.label,
         "method": variant.method,
@@ -60,6 +61,7 @@ def summarize_row(variant: Variant, runs: Runs) -> dict[str, Any]:
         "interval": {figure: bootstrap_interval(v) for figure, v in values.items()},
         "seconds": [sum(map(seconds, parts)) for parts in runs],
         "examples_per_second": float(np.mean(rate)),
+        "flops": None if None in flops else sum(flops),
         "compile_seconds": sum(r["train"]["compile_seconds"] for parts in runs for r in parts),
         "parameters": sum(r["parameters"] for r in runs[0]),
         "stages": runs[0][0]["train"]["stages"],
@@ -122,7 +124,10 @@ def write(path: pathlib.Path, comparison: Mapping[str, Any]) -> str:
     header, body = layout.with_published(header, body, rows, figures)
     shown = report.markdown_table(header, marked(body, bold, "**{}**"))
     text = [layout.title(comparison), about, shown]
-    text += [*layout.sections(comparison, figures), "![](comparison.png)", origin(comparison)]
+    text += [*layout.sections(comparison, figures), "![](comparison.png)"]
+    if curves.write(path, rows):
+        text.append(f"![]({curves.FILE})")
+    text.append(origin(comparison))
     (path / "comparison.md").write_text("\n\n".join(text) + "\n", encoding="utf-8")
     (path / "comparison.json").write_text(
         json.dumps(with_nulls(comparison), indent=1) + "\n", encoding="utf-8"
@@ -172,6 +177,7 @@ def cells(
         p_value(found["p_holm"]) if "p_holm" in found else "best" if found else "–",
         mean_std(row["seconds"], ".1f"),
         f"{row['examples_per_second']:,.0f}",
+        "–" if row["flops"] is None else f"{row['flops'] / 1e9:,.0f}",
         f"{row['parameters']:,}",
         f"{row['compile_seconds']:.1f}",
     ]
@@ -192,7 +198,8 @@ def caption(comparison: Mapping[str, Any]) -> str:
         f"deviation over seeds {', '.join(map(str, comparison['seeds']))}, and the bootstrap "
         "intervals of the fused mean: over the seeds, for these examples, and over seeds and "
         f"examples. {caption_of_statistics(comparison)}Seconds per run, to train and evaluate; "
-        "training examples per second; seconds compiling, once per row (less where programs were "
+        "training examples per second; billions of floating-point operations of a run's gradient "
+        "steps, as XLA counts them; seconds compiling, once per row (less where programs were "
         "cached). `unimodal` is one run per modality, and its cost is that of all of them."
     )
     for row in comparison["rows"]:

@@ -3,9 +3,11 @@
     python -m mla_jax.evaluate --run=runs/digits
     python -m mla_jax.evaluate --run=runs/digits --split=validation --modalities=image
     python -m mla_jax.evaluate --run=runs/digits --subsets
+    python -m mla_jax.evaluate --run=runs/digits --corrupt=audio:snr=0
 
 Every example is counted once, on all local devices.  --subsets gives the accuracy of the fusion for
-every subset of the modalities: each counts the examples that have all of it.
+every subset of the modalities: each counts the examples that have all of it.  --corrupt takes
+MODALITY:KIND=SEVERITY, and several of them one after the other: docs/robustness.md.
 """
 
 import argparse
@@ -17,10 +19,12 @@ from typing import Any
 
 from mla_jax.config.command_line import check_output, status_of, write_whole
 from mla_jax.config.help import create_parser
-from mla_jax.errors import UserError
+from mla_jax.data import corruptions
+from mla_jax.data.dataset import Split
+from mla_jax.errors import UserError, check_choice
 from mla_jax.runs.nulls import with_nulls
 from mla_jax.runs.report import figures_table, subsets_table
-from mla_jax.runs.run import EPOCHS, open_run
+from mla_jax.runs.run import EPOCHS, Run, open_run
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -35,6 +39,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--subsets", action="store_true", help="every subset of up to six modalities"
     )
+    parser.add_argument(
+        "--corrupt", action="append", default=[], metavar="NAME:KIND=X",
+        help=f"spoils one modality; kinds: {', '.join(corruptions.KINDS)} (may be repeated)",
+    )  # fmt: skip
     parser.add_argument(
         "--epoch", default="chosen", choices=EPOCHS, help="which checkpoint (default: chosen)"
     )
@@ -55,19 +63,35 @@ def _evaluate(chosen: argparse.Namespace) -> None:
         check_output(output)
     run = open_run(chosen.run)
     modalities = tuple(chosen.modalities.split("+")) if chosen.modalities else ()
+    spoilt = f", with {' and '.join(chosen.corrupt)}" if chosen.corrupt else ""
     if chosen.subsets:
         if modalities:
             raise UserError("--subsets goes through all modalities: leave out --modalities")
-        found = run.subsets(chosen.split, chosen.epoch, chosen.data_dir)
-        print(f"{run.config.method.name} on {run.data.name}, {chosen.epoch} epoch, {chosen.split}:")
+        found = run.subsets(_split(run, chosen), chosen.epoch, chosen.data_dir)
+        print(f"{run.config.method.name} on {run.data.name}, {chosen.epoch} epoch, {chosen.split}"
+              f"{spoilt}:")  # fmt: skip
         print(subsets_table(found))
         return _write(output, found)
-    found = run.evaluate(chosen.split, modalities, chosen.epoch, chosen.data_dir)
+    found = run.evaluate(_split(run, chosen), modalities, chosen.epoch, chosen.data_dir)
     seen = f", seeing {' and '.join(modalities)}" if modalities else ""
     print(f"{run.config.method.name} on {run.data.name}, {chosen.epoch} epoch: "
-          f"{found['examples']} {chosen.split} examples{seen}")  # fmt: skip
+          f"{found['examples']} {chosen.split} examples{seen}{spoilt}")  # fmt: skip
     print(figures_table(found))
     _write(output, found)
+
+
+def _split(run: Run, chosen: argparse.Namespace) -> str | Split:
+    """The name of the split, or the split with what ``--corrupt`` does to it."""
+    wanted = [corruptions.parse(text) for text in chosen.corrupt]
+    for one in wanted:  # mistakes come out before the data is loaded
+        corruptions.check(run.data, *one)
+    if not wanted:
+        return chosen.split
+    check_choice(f"split of {run.data.name}", chosen.split, run.data.examples)
+    split = run.dataset(chosen.data_dir).splits[chosen.split]
+    for modality, kind, severity in wanted:
+        split = corruptions.corrupted(split, run.data, modality, kind, severity)
+    return split
 
 
 def _write(output: pathlib.Path, found: dict[str, Any]) -> None:

@@ -13,9 +13,10 @@ from mla_jax.config import fields
 from mla_jax.data.example_checks import remarks
 from mla_jax.datasets import Dataset
 from mla_jax.methods.base import Stage
-from mla_jax.runs import plots
+from mla_jax.runs import plots, telemetry_plot
 from mla_jax.runs.metrics import read_lines
 from mla_jax.runs.nulls import number
+from mla_jax.telemetry import EVENT
 
 TABLED_CLASSES, EXTREME_CLASSES = 20, 10
 """Up to how many classes ``report.md`` lists each of them; how many best and worst ones beyond."""
@@ -155,7 +156,12 @@ def write_report(
     ``notes``: remarks about the data.
     """
     (path / "confusion.json").write_text(json.dumps(confusion) + "\n", encoding="utf-8")
-    lines = [line for line in read_lines(path / "metrics.jsonl") if "event" not in line]
+    everything = read_lines(path / "metrics.jsonl")
+    lines = [line for line in everything if "event" not in line]
+    telemetry = []
+    if any(line.get("event") == EVENT for line in everything):
+        plots.save(telemetry_plot.plot(everything), path / telemetry_plot.FILE)
+        telemetry = [f"![telemetry by epoch]({telemetry_plot.FILE})"]
     if any("test" in line for line in lines):  # unless somebody removed the metrics
         plots.save(plots.curves(lines, result["selection"]["epoch"]), path / "curves.png")
     plots.save(plots.confusion(confusion, class_names), path / "confusion.png")
@@ -173,6 +179,7 @@ def write_report(
         *[f"{note}." for note in (*notes, *not_finite(test))],
         "![losses and accuracies by epoch](curves.png)",
         "![confusion matrices](confusion.png)",
+        *telemetry,
         *missing_section(result),
         "## Classes",
         classes_section(confusion, class_names),

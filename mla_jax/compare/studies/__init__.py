@@ -4,7 +4,7 @@ A file defines ``STUDY``; here it is entered.  A study trains nothing that ``--m
 and ``--missing`` could not: it adds the order, the headings and the published figures.
 """
 
-from mla_jax.compare.studies import dimml, fidelity, forgetting, table1, table2, table3
+from mla_jax.compare.studies import dimml, fidelity, forgetting, noise, table1, table2, table3
 from mla_jax.compare.studies.study import Study
 
 STUDIES: dict[str, Study] = {
@@ -14,4 +14,5 @@ STUDIES: dict[str, Study] = {
     "fidelity": fidelity.STUDY,
     "dimml": dimml.STUDY,
     "forgetting": forgetting.STUDY,
+    "noise": noise.STUDY,
 }
