@@ -25,15 +25,14 @@ NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 ROW = (
     "label", "heading", "method", "switches", "fields", "fidelity", "alone", "seeds", "published",
     "evaluated_from", "test", "mean", "interval", "rates", "seconds", "examples_per_second",
-    "compile_seconds", "parameters", "stages",
+    "flops", "compile_seconds", "parameters", "stages",
 )  # fmt: skip
 """What an artefact keeps of a row: all that the tables show, and no folders."""
 SHARED = ("command", "date", "seeds", "about", "missing", "trained_once")
-DIGITS = 9
-"""Significant ones, of what no table shows to more than four: intervals, p, changes of the loss."""
 INNERMOST = (re.compile(r"\[\n[^\[\]{}]*?\n\s*\]"), re.compile(r"{\n[^{}]*?\n\s*}"))
 """Lists, then objects, that hold neither."""
-COSTS, DIGITS_OF_COSTS = ("seconds", "examples_per_second", "compile_seconds"), 4
+COSTS, DIGITS = ("seconds", "examples_per_second", "compile_seconds"), 4
+"""What is kept to so many significant digits; other figures are exact, so that tables are equal."""
 AGAIN = "repeat its command, which trains nothing again, and add it then"
 
 Artefact = dict[str, Any]
@@ -102,7 +101,7 @@ def of_comparison(comparison: pathlib.Path, root: pathlib.Path) -> Artefact:
         **{key: found[key] for key in SHARED if key in found},
         "command": re.sub(r" --workdir=\S+", "", found["command"]),
         "data": fingerprints,
-        **{key: _rounded(found[key]) for key in ("study", "statistics") if key in found},
+        **{key: found[key] for key in ("study", "statistics") if key in found},
         "rows": [_kept(row) for row in found["rows"]],
     }
 
@@ -241,9 +240,7 @@ def check_statistics(
 def _kept(row: Mapping[str, Any]) -> dict[str, Any]:
     """What an artefact keeps of a row."""
     kept = {key: row[key] for key in ROW if key in row}
-    kept |= {key: _rounded(kept[key], DIGITS_OF_COSTS) for key in COSTS if key in kept}
-    if "interval" in kept:
-        kept["interval"] = _rounded(kept["interval"])
+    kept |= {key: _rounded(kept[key]) for key in COSTS if key in kept}
     if "rates" in kept:
         ends = {next(iter(row["rates"])), list(row["rates"])[-1]}
         kept["rates"] = {
@@ -267,15 +264,13 @@ def by_size(subsets: Mapping[str, Sequence[float]]) -> dict[str, list[float]]:
     for name in names:
         groups.setdefault(f"{name.count('+') + 1} given", []).append(subsets[name])
     means = {group: np.mean(values, 0).tolist() for group, values in groups.items()}
-    return _rounded({**means, "incomplete": list(subsets["incomplete"])})
+    return {**means, "incomplete": list(subsets["incomplete"])}
 
 
-def _rounded(content: Any, digits: int = DIGITS) -> Any:
-    if isinstance(content, dict):
-        return {key: _rounded(value, digits) for key, value in content.items()}
-    if isinstance(content, list | tuple):
-        return [_rounded(value, digits) for value in content]
-    return float(f"{content:.{digits}g}") if isinstance(content, float) else content
+def _rounded(content: float | list[float]) -> Any:
+    if isinstance(content, list):
+        return [_rounded(value) for value in content]
+    return float(f"{content:.{DIGITS}g}")
 
 
 def write(artefact: Artefact, path: pathlib.Path) -> None:
@@ -312,6 +307,7 @@ def read_all(root: pathlib.Path) -> dict[str, Artefact]:
         for measure in MEASURES.keys() & content.get("study", {}).keys():
             content["study"][measure] = _with_nan(content["study"][measure])
         for row in content.get("rows", ()):
+            row.setdefault("flops", None)  # of comparisons of earlier versions
             row |= {key: _with_nan(row[key]) for key in ("test", "rates") if key in row}
         found[path.stem] = content
     return found

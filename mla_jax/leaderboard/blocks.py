@@ -12,7 +12,7 @@ from mla_jax.leaderboard import marks
 from mla_jax.leaderboard.artefacts import FOLDER, Artefact
 from mla_jax.runs import report
 
-OPTIONS = ("columns", "rows", "rate", "in")
+OPTIONS = ("columns", "rows", "rate", "in", "tables")
 
 
 def rendered(text: str, artefacts: Mapping[str, Artefact], where: str) -> tuple[str, list[str]]:
@@ -116,7 +116,10 @@ def _origin(artefact: Artefact, *_: Any) -> str:
 def _measured(
     artefact: Artefact, measure: str, options: Mapping[str, Sequence[str]], where: str
 ) -> str:
-    """The tables of what a study measures; ``in`` are the starts of the lines' second names."""
+    """The tables of what a study measures, those of the numbers ``tables``.
+
+    ``in`` are the starts of what is measured of a row: of pairs of modalities, of corruptions.
+    """
     found = artefact.get("study", {}).get(measure)
     if not found:
         raise UserError(f"{where}: the artefact has no study of {measure}")
@@ -129,7 +132,10 @@ def _measured(
         }
         for label in labels
     }
-    return "\n\n".join(text for text in MEASURES[measure].sections(kept) if text.startswith("|"))
+    tables = [text for text in MEASURES[measure].sections(kept) if text.startswith("|")]
+    by_number = {str(number): text for number, text in enumerate(tables, 1)}
+    wanted = marks.chosen(by_number, options.get("tables"), "table", where)
+    return "\n\n".join(by_number[number] for number in wanted)
 
 
 PARTS: dict[str, Callable[..., str]] = {
