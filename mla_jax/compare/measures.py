@@ -11,6 +11,6 @@ A study names one (``Study.measure``); the figures stand in ``comparison.json`` 
 
 from types import ModuleType
 
-from mla_jax.compare import forgetting
+from mla_jax.compare import forgetting, representation
 
-MEASURES: dict[str, ModuleType] = {"forgetting": forgetting}
+MEASURES: dict[str, ModuleType] = {"forgetting": forgetting, "representation": representation}
