@@ -228,8 +228,11 @@ def plot(panels: Sequence[Panel]):
     def colour(c: int) -> Any:
         return palette(c if few else c / (len(names) - 1))
 
-    canvas, axes = plots.figure(3.8 * (len(panels) + 1), 3.8, len(panels) + 1, left=0.85, gap=0.85)
-    for ax, (title, one) in zip(axes, panels, strict=False):
+    side = 0.6 + plots.longest(list(map(short, [*modalities, *names])), 8)  # inches, of the legend
+    width = 3.8 * len(panels) + side
+    canvas, axes = plots.figure(width, 3.8, len(panels), left=0.85, gap=0.85)
+    canvas.subplots_adjust(right=1 - side / width)
+    for ax, (title, one) in zip(axes, panels, strict=True):
         for m, points in one["points"].items():
             x, y = np.array(points).reshape(len(points), -1)[:, [0, -1]].T
             colours = list(map(colour, one["label"][m]))
@@ -239,14 +242,18 @@ def plot(panels: Sequence[Panel]):
         ax.set_ylabel(f"component 2 ({100 * shares[-1]:.0f} %)")
         ax.title.set_fontsize("medium")
         ax.grid(alpha=0.3)
-    keys = [Line2D([], [], ls="", marker=marker[m], color="0.4", label=m) for m in modalities]
+    keys = [
+        Line2D([], [], ls="", marker=marker[m], color="0.4", label=short(m)) for m in modalities
+    ]
     if few:
         keys += [
-            Line2D([], [], ls="", marker="s", color=colour(c), label=" ".join(name.split()))
+            Line2D([], [], ls="", marker="s", color=colour(c), label=short(name))
             for c, name in enumerate(names)
         ]
-    axes[-1].legend(
-        handles=keys, loc="center left", bbox_to_anchor=(-0.2, 0.5), fontsize=8, frameon=False
-    )
-    axes[-1].set_axis_off()
+    canvas.legend(handles=keys, loc="center right", fontsize=8, frameon=False)
     return canvas
+
+
+def short(name: str) -> str:
+    """A name on one line, at most 24 letters, none of which begins a formula."""
+    return " ".join(name.split())[:24].replace("$", r"\$")

@@ -62,8 +62,8 @@ def normalised(z: np.ndarray) -> np.ndarray:
 def modality_gap(a: np.ndarray, b: np.ndarray) -> float:
     """``||mean_i a_i / ||a_i|| - mean_i b_i / ||b_i|| ||``, in [0, 2].
 
-    Liang et al., Mind the gap (NeurIPS 2022), section 2: the distance between the centroids of the
-    normalised features of two modalities.
+    The distance between the centroids of the normalised features of two modalities (Liang et al.,
+    Mind the gap, NeurIPS 2022).
     """
     return float(np.linalg.norm(normalised(a).mean(0) - normalised(b).mean(0)))
 
