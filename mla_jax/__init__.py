@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from mla_jax.functional.projection import alpha_schedule as alpha_schedule
     from mla_jax.functional.projection import orthogonal_projection as orthogonal_projection
     from mla_jax.runs.predictions import Predictions as Predictions
+    from mla_jax.runs.representation import Representation as Representation
+    from mla_jax.runs.representation import features as features
     from mla_jax.runs.run import Run as Run
     from mla_jax.runs.run import open_run as open_run
     from mla_jax.train import train as train
@@ -37,9 +39,11 @@ _HOME = {
     "Interrupted": "errors",
     "NonFiniteLossError": "errors",
     "Predictions": "runs.predictions",
+    "Representation": "runs.representation",
     "Run": "runs.run",
     "UserError": "errors",
     "alpha_schedule": "functional.projection",
+    "features": "runs.representation",
     "gradient_modulation": "functional.modulation",
     "load_config": "config.files",
     "open_run": "runs.run",

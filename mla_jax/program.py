@@ -19,7 +19,7 @@ from mla_jax.encoders import Encoders, create_encoders
 from mla_jax.errors import UserError
 from mla_jax.evaluate import Evaluator
 from mla_jax.functional.optimizers import Optimizer, create_optimizer
-from mla_jax.methods import Method, Task, create_method, sees_hidden
+from mla_jax.methods import Method, Task, create_method, sees_hidden, trains_encoders
 from mla_jax.methods.base import Phase, Stage
 from mla_jax.state import Batch, TrainState
 
@@ -65,6 +65,8 @@ def build_program(
     optimizer = create_optimizer(config.optimizer, config.epochs)
     task = Task(data.classes, config.epochs, data.training_examples, config.head_init)
     method = create_method(config.method, encoders, optimizer, task)
+    if method.features is None and trains_encoders(config.method.name):
+        method = method._replace(features=functools.partial(_features, encoders))
     streams = encoders.fitted(data.streams)
     transform = create_transform(streams, data.modalities)
     fill = {m: np.asarray(value, np.float32) for m, value in data.fill.items()}
@@ -73,6 +75,12 @@ def build_program(
         method = in_full_precision(method)
     dispatches = {s.name: Dispatch([p.update for p in s.phases]) for s in method.stages}
     return Program(encoders, method, optimizer, dispatches, Evaluator(method, devices), placement)
+
+
+def _features(encoders: Encoders, variables: dict[str, Any], batch: Batch) -> dict[str, jax.Array]:
+    """``Method.features`` of a method whose heads get what the encoders make of each modality."""
+    params = variables["params"]["encoder"]
+    return encoders.features(params, variables["batch_stats"], batch, train=False)[0]
 
 
 def _always_complete(config: FrozenConfigDict, data: Dataset | DataSpec) -> bool:
@@ -240,4 +248,5 @@ def _with_each_function(method: Method, after: Callable[[Callable, int, bool], C
         init=after(method.init, 1, False),
         stages=tuple(map(stage, method.stages)),
         predict=after(method.predict, 1, False),
+        features=method.features and after(method.features, 1, False),
     )

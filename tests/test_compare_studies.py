@@ -140,7 +140,7 @@ def test_a_varied_study_has_the_identity_at_every_point(table3):
     assert layout.check_same_unimodal(rows, STUDIES["table3"].same_unimodal[0])["equal"]
 
 
-@pytest.mark.parametrize("name", ["table2", "fidelity", "dimml"])
+@pytest.mark.parametrize("name", ["table2", "table4", "fidelity", "dimml", "representation"])
 def test_a_study_is_planned(name, commands, tmp_path):
     """Its plan is made, then a mistake in the folder stops it before anything is trained."""
     (tmp_path / "mine").write_text("")

@@ -26,7 +26,9 @@ repeated.
 --study=NAME is a table of a paper: its rows in its order, with the published figures beside ours
 where the data set has some.  table1, table2 and table3 are those of the MLA paper; fidelity has the
 forms of MLA and each of their switches; dimml has DI-MML and its parts; forgetting measures what
-the shared head forgets, with and without the projection; noise spoils one modality at test time.
+the shared head forgets, with and without the projection; noise spoils one modality at test time;
+representation measures the features, and whether the fusion trusts the right modality; table4 has
+the rows for features that you computed.
 
 --runs=DIR,DIR puts finished runs into one table and trains nothing.  A folder may be a run, hold
 runs as seed0, seed1, or be that of a comparison.

@@ -11,6 +11,10 @@ A study names one (``Study.measure``); the figures stand in ``comparison.json`` 
 
 from types import ModuleType
 
-from mla_jax.compare import forgetting, robustness
+from mla_jax.compare import forgetting, representation, robustness
 
-MEASURES: dict[str, ModuleType] = {"forgetting": forgetting, "robustness": robustness}
+MEASURES: dict[str, ModuleType] = {
+    "forgetting": forgetting,
+    "representation": representation,
+    "robustness": robustness,
+}

@@ -5,9 +5,16 @@
     python -m mla_jax.evaluate --run=runs/digits --subsets
     python -m mla_jax.evaluate --run=runs/digits --corrupt=audio:snr=0
 
+    python -m mla_jax.evaluate --run=runs/digits --features=features.npz
+
 Every example is counted once, on all local devices.  --subsets gives the accuracy of the fusion for
 every subset of the modalities: each counts the examples that have all of it.  --corrupt takes
 MODALITY:KIND=SEVERITY, and several of them one after the other: docs/robustness.md.
+
+--features writes, for the examples of the split: index, label, present: bool[N, M] (a column per
+name in modalities), features/MODALITY: float32[N, D] as the heads see them, logits/MODALITY:
+float32[N, C], classes: int32[N] (fused), class_names, and the weights of the fusion where the
+method weighs modalities.  Rows of examples that lack a modality are NaN.
 """
 
 import argparse
@@ -22,6 +29,7 @@ from mla_jax.config.help import create_parser
 from mla_jax.data import corruptions
 from mla_jax.data.dataset import Split
 from mla_jax.errors import UserError, check_choice
+from mla_jax.runs import representation
 from mla_jax.runs.nulls import with_nulls
 from mla_jax.runs.report import figures_table, subsets_table
 from mla_jax.runs.run import EPOCHS, Run, open_run
@@ -53,11 +61,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--output", default="", metavar="FILE.json", help="writes the figures there too"
     )
+    parser.add_argument(
+        "--features", default="", metavar="FILE.npz", help="writes the features there, no figures"
+    )
     chosen = parser.parse_args(arguments)
     return status_of("mla_jax.evaluate", lambda: _evaluate(chosen))
 
 
 def _evaluate(chosen: argparse.Namespace) -> None:
+    if chosen.features:
+        return _features(chosen)
     output = pathlib.Path(chosen.output)
     if chosen.output:
         check_output(output)
@@ -92,6 +105,24 @@ def _split(run: Run, chosen: argparse.Namespace) -> str | Split:
     for modality, kind, severity in wanted:
         split = corruptions.corrupted(split, run.data, modality, kind, severity)
     return split
+
+
+def _features(chosen: argparse.Namespace) -> None:
+    """``--features``."""
+    path = pathlib.Path(chosen.features)
+    for other in ("subsets", "output", "corrupt"):
+        if getattr(chosen, other):
+            raise UserError(f"--features writes those of the split as it is: leave out --{other}")
+    check_choice("ending of --features", path.suffix, (".npz",))
+    check_output(path, "--features")
+    run = open_run(chosen.run)
+    where = chosen.split, chosen.modalities, chosen.epoch, chosen.data_dir
+    found = representation.features(run, *where)
+    write_whole(path, representation.to_npz(found, run.modalities))
+    D = next(iter(found.features.values())).shape[1]
+    print(f"{run.config.method.name} on {run.data.name}, {chosen.epoch} epoch: "
+          f"{len(found.label)} {chosen.split} examples, {D} features of each of "
+          f"{', '.join(found.features)}: {path}")  # fmt: skip
 
 
 def _write(output: pathlib.Path, found: dict[str, Any]) -> None:

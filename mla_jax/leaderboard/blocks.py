@@ -104,6 +104,13 @@ def _subsets(
     return _selected(["method", *names], body, options, where)
 
 
+def _layout(artefact: Artefact, rows: Sequence[dict], _: Any, where: str) -> str:
+    """The table of a study as the paper has it, in its order."""
+    if "study" not in artefact or "missing" in artefact:
+        raise UserError(f"{where}: 'layout' is of a study, and not under missing modalities")
+    return report.markdown_table(*layout.as_published(artefact, table.figures_of(rows)))
+
+
 def _caption(artefact: Artefact, rows: Sequence[dict], *_: Any) -> str:
     writer = sweep_table if "missing" in artefact else table
     return writer.caption({**artefact, "rows": list(rows)})
@@ -120,9 +127,10 @@ def _measured(
 
     ``in`` are the starts of what is measured of a row: of pairs of modalities, of corruptions.
     """
-    found = artefact.get("study", {}).get(measure)
-    if not found:
+    whole = artefact.get("study", {}).get(measure)
+    if not whole:
         raise UserError(f"{where}: the artefact has no study of {measure}")
+    found = whole.get("rows", whole)  # one of the measures has its rows a level deeper
     labels = marks.chosen(found, options.get("rows"), "row", where)
     kept = {
         label: {
@@ -132,6 +140,7 @@ def _measured(
         }
         for label in labels
     }
+    kept = {**whole, "rows": kept} if "rows" in whole else kept
     tables = [text for text in MEASURES[measure].sections(kept) if text.startswith("|")]
     by_number = {str(number): text for number, text in enumerate(tables, 1)}
     wanted = marks.chosen(by_number, options.get("tables"), "table", where)
@@ -139,7 +148,8 @@ def _measured(
 
 
 PARTS: dict[str, Callable[..., str]] = {
-    "table": _table, "means": _means, "subsets": _subsets, "caption": _caption, "origin": _origin,
+    "table": _table, "layout": _layout, "means": _means, "subsets": _subsets,
+    "caption": _caption, "origin": _origin,
 }  # fmt: skip
 
 

@@ -109,6 +109,11 @@ def test_time(name: str) -> tuple[str, ...]:
     return getattr(get(name), "TEST_TIME", ())
 
 
+def trains_encoders(name: str) -> bool:
+    """Whether the encoders of a method learn, so that their features are its own."""
+    return getattr(get(name), "TRAINS_ENCODERS", True)
+
+
 def sees_hidden(name: str) -> bool:
     """Whether a method learns, in training, from the inputs that masks hide."""
     return getattr(get(name), "SEES_HIDDEN", False)

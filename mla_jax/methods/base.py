@@ -74,6 +74,10 @@ class Method(NamedTuple):
     features."""
     weighs_joint: bool = False
     """Whether ``weigh`` weighs the joint logits too, which depend on what is present."""
+    features: Callable[[dict[str, Any], Batch], dict[str, jax.Array]] | None = None
+    """``({"params", "batch_stats"}, batch) -> {modality: float32[B, D]}`` in evaluation mode: what
+    the heads get of each modality.  Where a method sets none, ``build_program`` gives it those of
+    its encoders; None stays for methods that train no encoder."""
 
 
 class Task(NamedTuple):

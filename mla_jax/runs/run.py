@@ -174,12 +174,10 @@ class Run:
     ) -> dict[str, Any]:
         """The figures of every subset of the modalities: ``Evaluator.subsets``.
 
-        A split of the data set is taken without its masks; the other arguments, and what is
-        raised, are those of ``evaluate`` and ``Evaluator.subsets``.
+        Without the masks of a data set's split; else as ``evaluate`` and ``Evaluator.subsets``.
         """
-        split = self._split(split, data_dir)
+        split = self.split_of(split, data_dir=data_dir)
         split = getattr(split, "unmasked", split)
-        predictions.check_split(self.data, split)
         return self._evaluator.subsets(self.load(epoch), split, self.config.evaluation.batch_size)
 
     def _placement(self) -> jax.sharding.Sharding:
@@ -257,6 +255,14 @@ class Run:
         Raises:
           UserError: an unknown split or modality, or data that differs from the run's.
         """
+        name = split if isinstance(split, str) else ""
+        split = self.split_of(split, modalities, data_dir)
+        return self._evaluator(self.load(epoch), split, self.config.evaluation.batch_size, name)
+
+    def split_of(
+        self, split: str | Split, modalities: str | Sequence[str] = (), data_dir: str = ""
+    ) -> Split:
+        """The split that ``evaluate`` looks at; arguments, and what is raised, as there."""
         if isinstance(modalities, str):
             modalities = modalities.split("+") if modalities else ()
         for modality in modalities:
@@ -264,19 +270,13 @@ class Run:
             check_choice(what, modality, self.modalities)
             if list(modalities).count(modality) > 1:
                 raise UserError(f"modalities={'+'.join(modalities)} names '{modality}' twice")
-        name = split if isinstance(split, str) else ""
-        split = self._split(split, data_dir)
+        if isinstance(split, str):
+            check_choice(f"split of {self.data.name}", split, self.data.examples)
+            split = self.dataset(data_dir).splits[split]
         if modalities:
             split = SubsetOfModalities(split, [m in modalities for m in self.modalities])
         predictions.check_split(self.data, split)
-        return self._evaluator(self.load(epoch), split, self.config.evaluation.batch_size, name)
-
-    def _split(self, split: str | Split, data_dir: str) -> Split:
-        """A split of the data set by its name, or the one that is given."""
-        if not isinstance(split, str):
-            return split
-        check_choice(f"split of {self.data.name}", split, self.data.examples)
-        return self.dataset(data_dir).splits[split]
+        return split
 
     @functools.cached_property
     def _evaluator(self) -> Evaluator:

@@ -154,6 +154,10 @@ def correlation_method(
         del epoch
         return solve_svm(fill(state, 0, reduce_training), reduce_training)
 
+    def features(variables: dict[str, Any], batch: Batch) -> Named:
+        params, stats = variables["params"], variables["batch_stats"]
+        return {m: feature(m, params, stats, batch["inputs"][m], False)[0] for m in modalities}
+
     def predict(variables: dict[str, Any], batch: Batch) -> Prediction:
         codes, present = coded(variables, batch), batch["present"].T
         only = [present & (jnp.arange(len(modalities)) == i)[:, None] for i in range(len(present))]
@@ -186,7 +190,8 @@ def correlation_method(
         Stage("correlation", task.epochs, (Phase("correlation", update),), on_epoch=fill),
         Stage("svm", 1, (), on_epoch=solve),
     )
-    return Method(name, modalities, task.classes, init, stages, predict, joint_fusion)
+    C = task.classes
+    return Method(name, modalities, C, init, stages, predict, joint_fusion, features=features)
 
 
 def _has_mean(x: jax.Array) -> bool:

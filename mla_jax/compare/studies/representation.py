@@ -1,0 +1,23 @@
+"""What methods make of the modalities: ours, after figures that papers show without numbers.
+
+The features of the test split are measured (``compare/representation.py``): the gap between
+modalities, what tells classes apart in each, DI-MML's effective dimensions, and whether the weights
+of the fusion go to the modality that is right.  ``late_fusion`` trains its encoders apart, so
+whatever modalities share there is chance, and weighs them equally.
+"""
+
+from mla_jax.compare.studies.study import Study
+
+STUDY = Study(
+    title="What methods make of the modalities",
+    entries={
+        "concat": "Concat",
+        "late_fusion": "Late Fusion",
+        "qmf": "QMF",
+        "mla": "MLA",
+        "mla:projection.enabled=false": "MLA without HGM",
+        "dimml": "DI-MML",
+        "dimml:duc_weight=0": "DI-MML without DUC",
+    },
+    measure="representation",
+)
