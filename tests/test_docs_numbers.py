@@ -175,6 +175,15 @@ def test_what_is_no_artefact(case, clone, capsys):
 
 
 SOURCE = "<!-- numbers: toy rows=mla figures=fused -->\n"
+BLOCK = """<!-- results: toy columns=method|fused|audio rows=mla|unimodal -->
+
+| method | fused | audio |
+| :-- | --: | --: |
+| mla | 0.967 ± 0.008 | 0.483 ± 0.004 |
+| unimodal | – | 0.253 ± 0.004 |
+
+<!-- /results -->
+"""
 PROSE = {
     f"{SOURCE}MLA has 0.967 ± 0.008, or 96.7 ± 0.8 %.": "",
     f"{SOURCE}MLA has 0.966.": "README.md:4: 0.966 is no figure of toy rows=mla figures=fused",
@@ -188,6 +197,8 @@ PROSE = {
     "<!-- numbers: toy rows=mla seeds -->One seed has 0.964.": "",
     f"{SOURCE}It is 0.160 more.": "4: 0.160 is no figure",
     "<!-- numbers: toy differences figures=fused -->It is 0.160 more.": "",
+    f"{BLOCK}<!-- numbers: tables rows=mla -->\nMLA has 0.967 ± 0.008.": "",
+    f"{BLOCK}<!-- numbers: tables rows=mla -->\nMLA has 0.253.": "0.253 is no figure of tables",
     "`0.967`, version 3.11.20\n\n    0.967 --x=0.123\n": "",
     "<!-- numbers: published a paper, Table 1 --> It has 71.35.": "",
     "<!-- numbers: other --> It has 71.35.": "3: there is no results/other.json",

@@ -9,9 +9,10 @@ comment or heading:
 Each entry is the name of an artefact (``A|B``: of two) and what may be quoted of it: ``rows``,
 ``figures`` and ``rates`` (all, where one is not given), the words ``seeds`` for single seeds and
 ``differences`` for those between means, and ``in`` with ``scale`` for what a study measures or a
-measurement has: the start of a value's path.  Without these words: means, standard deviations,
-intervals, p values.
-What no artefact can have is marked with the reason:
+measurement has: the start of a value's path, in which ``*`` is anything.  Without these words:
+means, standard deviations, intervals, p values.
+``tables`` as a name: what the generated blocks of this page show, in lines that begin with one of
+``rows``.  What no artefact can have is marked with the reason:
 
     <!-- numbers: published MLA paper, Table 1 -->
     <!-- numbers: setting the weights of the fixed fusion -->
@@ -20,6 +21,7 @@ What no artefact can have is marked with the reason:
 Generated blocks, code and the targets of links are not looked at.
 """
 
+import fnmatch
 import itertools
 import math
 import re
@@ -52,6 +54,7 @@ EXEMPT = {
     "setting": "what is set",
     "measured": "the day, as 2026-11-27, and how",
 }
+TABLES = "tables"
 DAY = re.compile(r"\d{4}-\d\d-\d\d")
 WORDS, OPTIONS = ("seeds", "differences"), ("rows", "figures", "rates", "in", "scale")
 
@@ -92,7 +95,7 @@ def problems(text: str, artefacts: Mapping[str, Artefact], where: str) -> list[s
             source = None
         else:
             text_of = " ".join(found["sources"].split())
-            source, absent = _source(text_of, artefacts, place)
+            source, absent = _source(text_of, artefacts, text, place)
             found_problems += [
                 f"{place}: there is no {FOLDER}/{name}.json (see {FOLDER}/README.md)"
                 for name in absent
@@ -150,7 +153,9 @@ def quoted(number: str, percent: bool, values: Iterable[float]) -> bool:
     return any(abs(value - told) <= half or abs(abs(value) - told) <= half for value in fractions)
 
 
-def _source(text: str, artefacts: Mapping[str, Artefact], where: str) -> tuple[Source, list[str]]:
+def _source(
+    text: str, artefacts: Mapping[str, Artefact], page: str, where: str
+) -> tuple[Source, list[str]]:
     """The source that a marker names, and the artefacts that are not there.
 
     Where one is not, the figures are not looked at: that it is not there is problem enough.
@@ -168,7 +173,9 @@ def _source(text: str, artefacts: Mapping[str, Artefact], where: str) -> tuple[S
         marker = marks.parse(entry, where, WORDS, OPTIONS)
         names.append(marker.text)
         for name in marker.name.split(marks.SEPARATOR):
-            if name in artefacts:
+            if name == TABLES:
+                found.append(_values_of_blocks(page, marker, where))
+            elif name in artefacts:
                 found.append(values_of(artefacts[name], marker, where))
             else:
                 absent.append(name)
@@ -228,6 +235,22 @@ def _listed(row: Mapping[str, Any], rates: Iterable[str] | None) -> Iterator[tup
             yield from found["subsets"].items()
 
 
+def _values_of_blocks(page: str, marker: marks.Marker, where: str) -> Values:
+    """The figures in the generated tables of a page, of the lines that ``rows`` begin."""
+    lines: dict[str, list[str]] = {}
+    for block in marks.BLOCK.finditer(page):
+        for line in block["body"].splitlines():
+            if line.startswith("| "):
+                lines.setdefault(line[2:].partition(" |")[0], []).append(line)
+    labels = marks.chosen(lines, marker.options.get("rows"), "row", where)
+    found = [f for label in labels for line in lines[label] for f in FIGURE.finditer(line)]
+    numbers = [(float(f["number"]), bool(f["spread"])) for f in found]
+    return Values(
+        tuple(number for number, spread in numbers if not spread),
+        tuple(number for number, spread in numbers if spread),
+    )
+
+
 def _values_in(artefact: Artefact, marker: marks.Marker, where: str) -> Values:
     """Numbers of a study, or of a measurement, whose path starts with what ``in`` says."""
     starts = marker.options.get("in", ("",))
@@ -237,7 +260,8 @@ def _values_in(artefact: Artefact, marker: marks.Marker, where: str) -> Values:
     found = [
         scale * value
         for path, value in leaves(tree)
-        if path.startswith(tuple(starts)) and (seeds or "/seeds/" not in path)
+        if any(fnmatch.fnmatchcase(path, f"{start}*") for start in starts)
+        and (seeds or "/seeds/" not in path)
     ]
     if not found:
         raise UserError(f"{where}: {marker.name} has nothing in {' or '.join(starts)}")
