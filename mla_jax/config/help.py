@@ -19,6 +19,8 @@ class HelpFormatter(argparse.RawDescriptionHelpFormatter):
             return text
         if action.required:
             return f"{text} (required)".lstrip()
+        if "(required)" in text:  # but for some other option
+            return text
         shown = ABSENT.get(action.default, action.default)
         return f"{text} (default: {str(shown).replace('%', '%%')})".lstrip()
 
@@ -88,7 +90,7 @@ def of_training_command(
         default = ",".join(flag.default) if isinstance(flag.default, list) else flag.default
         text = flag.help.replace("%", "%%")
         if flag.name == "config" and without_config:
-            text += " (required, except with --runs; default: none)"
+            text += " (required) unless there is --runs"
         parser.add_argument(
             f"--{flag.name}", metavar=kind, default=default, help=text,
             required=flag.name == "config" and not without_config,

@@ -48,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--subsets", action="store_true", help="every subset of up to six modalities"
     )
     parser.add_argument(
-        "--corrupt", action="append", default=[], metavar="NAME:KIND=X",
+        "--corrupt", action="append", metavar="NAME:KIND=X",
         help=f"spoils one modality; kinds: {', '.join(corruptions.KINDS)} (may be repeated)",
     )  # fmt: skip
     parser.add_argument(
@@ -95,7 +95,7 @@ def _evaluate(chosen: argparse.Namespace) -> None:
 
 def _split(run: Run, chosen: argparse.Namespace) -> str | Split:
     """The name of the split, or the split with what ``--corrupt`` does to it."""
-    wanted = [corruptions.parse(text) for text in chosen.corrupt]
+    wanted = [corruptions.parse(text) for text in chosen.corrupt or ()]
     for one in wanted:  # mistakes come out before the data is loaded
         corruptions.check(run.data, *one)
     if not wanted:
