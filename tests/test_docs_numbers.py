@@ -95,7 +95,7 @@ def build(workdir, commit):
         variant = Variant(label, label.partition(":")[0], {})
         rows.append(table.summarize_row(variant, results) | {"runs": paths})
         first = first or results[0][0]
-    command = "python -m mla_jax.compare --config=x --workdir=/secret/x --seeds=0,1"
+    command = "python -m mla_jax.compare --config=x '--workdir=/secret/x y' --seeds=0,1"
     found = {"command": command, "date": "2026-11-27", "seeds": list(SEEDS)}
     found |= {"about": table.about(first, 3), "rows": table.ranked(rows)}
     (workdir / "comparison.json").write_text(json.dumps(found))

@@ -188,6 +188,8 @@ def test_a_run_is_the_same_with_telemetry(tmp_path):
     assert not (plain.path / "telemetry.png").exists()
     axes = telemetry_plot.plot(watched.metrics).axes
     assert len(axes) == 5 and all(ax.lines for ax in axes)
+    at = [line["step"] / PER_EPOCH for line in lines]
+    np.testing.assert_allclose(axes[0].lines[0].get_xdata(), at)
     total = sum(watched.result["contributions"].values())
     commonest = np.bincount(dataset.splits["test"].label).max() / 950
     assert total == pytest.approx(watched.result["test"]["fused"] - commonest)

@@ -180,9 +180,9 @@ def write(
         found["statistics"] = statistics.of_runs(folders)
         alone = {row["label"]: "trains one modality at a time" for row in rows if row["alone"]}
         found["statistics"]["without"] |= alone
-    if name and (measure := STUDIES[name].measure):
-        found["study"][measure] = MEASURES[measure].of_rows(rows, workdir)
     with space_watched(workdir):
+        if name and (measure := STUDIES[name].measure):
+            found["study"][measure] = MEASURES[measure].of_rows(rows, workdir)
         print("\n" + writer.write(workdir, found))
         page.write(workdir, found)
     for check in found.get("study", {}).get("checks", ()):

@@ -20,18 +20,21 @@ MOST_ROWS = 10
 
 
 def write(workdir: pathlib.Path, rows: Sequence[Mapping[str, Any]]) -> bool:
-    """Draws ``curves.png`` into ``workdir``; False, and nothing, without a row trained alone.
+    """Draws ``curves.png`` into ``workdir``, if just one row is trained alone: the ceiling.
+
+    Otherwise the answer is False, and an older picture is removed.
 
     Args:
       rows: those of a comparison, each with ``runs``, folders as seen from ``workdir``.
     """
-    alone = next((row for row in rows if row["alone"]), None)
+    alone = [row for row in rows if row["alone"]]
     together = [row for row in rows if not row["alone"]][:MOST_ROWS]
     found = {row["label"]: by_epoch(workdir, row["runs"]) for row in together}
     found = {label: curves for label, curves in found.items() if curves}
-    if alone is None or not found:
+    if len(alone) != 1 or not found:
+        (workdir / FILE).unlink(missing_ok=True)
         return False
-    plots.save(plot(found, alone["mean"]), workdir / FILE)
+    plots.save(plot(found, alone[0]["mean"]), workdir / FILE)
     return True
 
 

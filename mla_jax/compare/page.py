@@ -17,6 +17,7 @@ from mla_jax.compare.page_runs import Detail, Run, RunFolder
 
 FILE = "comparison.html"
 TEMPLATE = pathlib.Path(__file__).with_name("page.html")
+CURVES = f"![Accuracy by epoch]({curves.FILE})"
 LARGEST = 1_900_000
 """Bytes of the page; what it holds of the runs is reduced until it fits."""
 DETAILS = (
@@ -56,7 +57,7 @@ def write(
         "tables": tables_html(tables(comparison)),
         "sections": page_text.blocks_html(sections(comparison), path),
         "plot": plot_html(image.read_bytes() if image.is_file() else b"")
-        + page_text.block_html(f"![Accuracy by epoch]({curves.FILE})", path),
+        + (page_text.block_html(CURVES, path) if writer is table else ""),
         "differences": differences_html(labels, page_runs.differences(configs)),
         "facts": facts_html(comparison),
     }

@@ -22,6 +22,7 @@ import numpy as np
 from mla_jax.config import fields
 from mla_jax.config.command_line import write_whole
 from mla_jax.data.corruptions import corrupted, kinds_of, position
+from mla_jax.errors import UserError
 from mla_jax.program import build_program
 from mla_jax.runs import plots, report
 from mla_jax.runs.nulls import number, with_nulls
@@ -55,8 +56,12 @@ def of_rows(rows: Sequence[Mapping[str, Any]], workdir: pathlib.Path) -> dict[st
     curves: dict[str, list[Curves]] = {}
     if jax.process_count() == 1:  # the others wait for nobody who measures
         for row in rows:
-            if not row["alone"]:
-                curves[row["label"]] = curves_of([workdir / p for p in row["runs"]], row["label"])
+            try:
+                if not row["alone"]:
+                    folders = [workdir / path for path in row["runs"]]
+                    curves[row["label"]] = curves_of(folders, row["label"])
+            except UserError as error:  # a run that lost its data or its checkpoint
+                print(f"robustness of {row['label']} is left out: {error}", flush=True)
     found = {label: summarize(runs) for label, runs in curves.items()}
     for label, panels in found.items():
         base = found.get(baseline_of(label), {})
@@ -193,7 +198,12 @@ def sections(found: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """What ``comparison.md`` says of it, as Markdown."""
     heading = "## Robustness"
     if not any(found.values()):
-        return [heading, "Not measured: repeat the command in one process, which trains no more."]
+        if jax.process_count() > 1:
+            return [
+                heading,
+                "Not measured: repeat the command in one process, which trains no more.",
+            ]
+        return [heading, "Not measured: no row has runs with a modality that can be corrupted."]
     told = (
         "One modality of the test split is corrupted, the others stay as they are; every row and "
         "seed sees the same corrupted examples (`mla_jax/data/corruptions.py`). `clean`: fused "

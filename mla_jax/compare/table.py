@@ -48,7 +48,8 @@ def summarize_row(variant: Variant, runs: Runs) -> dict[str, Any]:
                 if figure != "fused" or not alone:
                     values.setdefault(figure, []).append(number(result["test"][figure]))
     rate = [1 / sum(1 / r["train"]["examples_per_second"] for r in parts) for parts in runs]
-    flops = [result["train"].get("flops") for result in runs[0]]  # none in runs of earlier versions
+    counted = [[result["train"].get("flops") for result in parts] for parts in runs]
+    flops = next((parts for parts in counted if None not in parts), [None])
     return {
         "label": variant.label,
         "method": variant.method,

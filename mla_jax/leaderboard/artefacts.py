@@ -4,6 +4,7 @@ import json
 import math
 import pathlib
 import re
+import shlex
 import subprocess
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -28,6 +29,7 @@ ROW = (
     "flops", "compile_seconds", "parameters", "stages",
 )  # fmt: skip
 """What an artefact keeps of a row: all that the tables show, and no folders."""
+FOLDER_OPTIONS = ("--workdir", "--data_dir", "--runs")
 SHARED = ("command", "date", "seeds", "about", "missing", "trained_once")
 INNERMOST = (re.compile(r"\[\n[^\[\]{}]*?\n\s*\]"), re.compile(r"{\n[^{}]*?\n\s*}"))
 """Lists, then objects, that hold neither."""
@@ -99,11 +101,29 @@ def of_comparison(comparison: pathlib.Path, root: pathlib.Path) -> Artefact:
     return {
         "kind": "comparison",
         **{key: found[key] for key in SHARED if key in found},
-        "command": re.sub(r" --workdir=\S+", "", found["command"]),
+        "command": without_folders(found["command"]),
         "data": fingerprints,
         **{key: found[key] for key in ("study", "statistics") if key in found},
         "rows": [_kept(row) for row in found["rows"]],
     }
+
+
+def without_folders(command: str) -> str:
+    """A command less ``--workdir``, and with DIR for what tells where a machine keeps its files.
+
+    >>> without_folders("python -m mla_jax.compare --workdir='/a b' --data_dir /x --seeds=0")
+    'python -m mla_jax.compare --data_dir=DIR --seeds=0'
+    """
+    found, words = [], iter(shlex.split(command))
+    for word in words:
+        name, equals, _ = word.partition("=")
+        if name in FOLDER_OPTIONS and not equals:
+            next(words, None)
+        if name not in FOLDER_OPTIONS:
+            found.append(word)
+        elif name != "--workdir":
+            found.append(f"{name}=DIR")
+    return shlex.join(found)
 
 
 def read(path: pathlib.Path) -> Finished:

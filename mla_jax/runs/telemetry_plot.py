@@ -28,7 +28,8 @@ def plot(lines: Lines):
       lines: those of ``metrics.jsonl``; at least one has telemetry.
     """
     found = [line for line in lines if line.get("event") == EVENT]
-    steps_per_epoch = max(1, max(line["step"] for line in found) / max(l["epoch"] for l in found))
+    ends = [line for line in lines if "event" not in line] or found  # of epochs, as far as known
+    steps_per_epoch = ends[0]["step"] / ends[0]["epoch"]
     x = [line["step"] / steps_per_epoch for line in found]
     told = [line[EVENT] for line in found]
     modalities = list(told[0]["loss"])
@@ -54,7 +55,7 @@ def plot(lines: Lines):
             continue
         pairs = list(told[0][kind])
         if len(pairs) > MOST_PAIRS:
-            means = [np.mean(list(one[kind].values())) for one in told]
+            means = [np.mean([number(value) for value in one[kind].values()]) for one in told]
             draw(cosine, means, f"mean of {len(pairs)} pairs{ending}", "C0", style)
             continue
         for i, pair in enumerate(pairs):
@@ -65,7 +66,7 @@ def plot(lines: Lines):
     cosine.set_title("cosine of the head's gradients", fontsize="medium")
     if projected:
         for i, name in enumerate(SPECTRUM):
-            values = [one["projection"][name] for one in told]
+            values = [number(one["projection"][name]) for one in told]
             draw(axes[4], np.maximum(values, 1e-12), name, f"C{i}")
         axes[4].set_yscale("log")
         axes[4].set_title("eigenvalues of the projection P", fontsize="medium")
