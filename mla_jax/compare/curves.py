@@ -29,9 +29,11 @@ def write(workdir: pathlib.Path, rows: Sequence[Mapping[str, Any]]) -> bool:
     """
     alone = [row for row in rows if row["alone"]]
     together = [row for row in rows if not row["alone"]][:MOST_ROWS]
-    found = {row["label"]: by_epoch(workdir, row["runs"]) for row in together}
-    found = {label: curves for label, curves in found.items() if curves}
-    if len(alone) != 1 or not found:
+    found = {}
+    if len(alone) == 1:
+        found = {row["label"]: by_epoch(workdir, row["runs"]) for row in together}
+        found = {label: curves for label, curves in found.items() if curves}
+    if not found:
         (workdir / FILE).unlink(missing_ok=True)
         return False
     plots.save(plot(found, alone[0]["mean"]), workdir / FILE)
