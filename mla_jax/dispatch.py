@@ -33,13 +33,9 @@ class Dispatch:
 
         self._switch = switch
         self._count = len(phases)
-        self._compiled = False
+        self._programs: list[jax.stages.Compiled] = []
         self.compile_seconds = 0.0
         """Time spent tracing and compiling the phases, all of them at the first call."""
-        self.flops: float | None = None
-        """Floating-point operations of one batch through all phases, on each device, as XLA counts
-        them (``cost_analysis``); None until they are compiled, and where the backend does not say.
-        """
 
     def _index(self, index: int) -> int:
         if isinstance(index, jax.core.Tracer):
@@ -57,7 +53,7 @@ class Dispatch:
         self, index: int, state: TrainState, batch: Batch, info: StepInfo
     ) -> tuple[TrainState, Metrics]:
         index = self._index(index)
-        if not self._compiled:
+        if not self._programs:
             self._compile(state, batch, info)
         return self._switch(index, state, batch, info)
 
@@ -70,17 +66,23 @@ class Dispatch:
         lowered = [self.lower(index, state, batch, info) for index in range(self._count)]
         _, processes = distributed.process()
         with concurrent.futures.ThreadPoolExecutor(None if processes == 1 else 1) as threads:
-            compiled = list(threads.map(jax.stages.Lowered.compile, lowered))
-        self.flops = _flops(compiled)
-        self._compiled = True
+            self._programs = list(threads.map(jax.stages.Lowered.compile, lowered))
         self.compile_seconds += time.perf_counter() - started
 
     def lower(self, index: int, state: TrainState, batch: Batch, info: StepInfo):
         """The lowered program of one phase, for the tests that read what XLA made of it."""
         return self._switch.lower(self._index(index), state, batch, info)
 
+    @property
+    def flops(self) -> float | None:
+        """Floating-point operations of one batch through all phases, on each device, as XLA counts
+        them; None until they are compiled, and where the backend does not say.
 
-def _flops(programs: Sequence[jax.stages.Compiled]) -> float | None:
-    """The sum over the programs; None where one does not tell."""
-    found = [(program.cost_analysis() or {}).get("flops") for program in programs]
-    return None if None in found else float(sum(found))
+        Counted when asked for: it takes about 0.2 s per program.
+        """
+        return self._counted if self._programs else None
+
+    @functools.cached_property
+    def _counted(self) -> float | None:
+        found = [(program.cost_analysis() or {}).get("flops") for program in self._programs]
+        return None if None in found else float(sum(found))
