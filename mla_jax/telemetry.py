@@ -30,7 +30,7 @@ length of their own, the last three would not say what a gradient does: only ``t
 
 import functools
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -50,6 +50,11 @@ from mla_jax.state import Batch, TrainState
 
 EVENT = "telemetry"
 """The name of its lines in ``metrics.jsonl``."""
+
+
+def measurements(lines: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The lines with telemetry among those of ``metrics.jsonl``, in their order."""
+    return [line for line in lines if line.get("event") == EVENT]
 
 
 class Telemetry:

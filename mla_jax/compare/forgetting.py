@@ -17,7 +17,7 @@ from scipy import stats
 
 from mla_jax.runs import plots, report
 from mla_jax.runs.metrics import read_lines
-from mla_jax.telemetry import EVENT
+from mla_jax.telemetry import EVENT, measurements
 
 STEPS = {
     "taken": "the step that was taken",
@@ -39,11 +39,6 @@ UNIT = 1e-3
 
 Lines = Sequence[Mapping[str, Any]]
 """The lines of a run's ``metrics.jsonl``."""
-
-
-def measurements(lines: Lines) -> list[Mapping[str, Any]]:
-    """The lines with telemetry, in their order."""
-    return [line for line in lines if line.get("event") == EVENT]
 
 
 def pairs(lines: Lines) -> list[tuple[str, str]]:

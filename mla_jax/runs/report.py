@@ -16,7 +16,7 @@ from mla_jax.methods.base import Stage
 from mla_jax.runs import plots, telemetry_plot
 from mla_jax.runs.metrics import read_lines
 from mla_jax.runs.nulls import number
-from mla_jax.telemetry import EVENT
+from mla_jax.telemetry import measurements
 
 TABLED_CLASSES, EXTREME_CLASSES = 20, 10
 """Up to how many classes ``report.md`` lists each of them; how many best and worst ones beyond."""
@@ -159,7 +159,7 @@ def write_report(
     everything = read_lines(path / "metrics.jsonl")
     lines = [line for line in everything if "event" not in line]
     telemetry = []
-    if any(line.get("event") == EVENT for line in everything):
+    if measurements(everything):
         plots.save(telemetry_plot.plot(everything), path / telemetry_plot.FILE)
         telemetry = [f"![telemetry by epoch]({telemetry_plot.FILE})"]
     if any("test" in line for line in lines):  # unless somebody removed the metrics

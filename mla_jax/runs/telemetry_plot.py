@@ -7,7 +7,7 @@ import numpy as np
 
 from mla_jax.runs import plots
 from mla_jax.runs.nulls import number
-from mla_jax.telemetry import EVENT
+from mla_jax.telemetry import EVENT, measurements
 
 FILE = "telemetry.png"
 SPECTRUM = ("largest", "mean", "smallest")
@@ -27,7 +27,7 @@ def plot(lines: Lines):
     Args:
       lines: those of ``metrics.jsonl``; at least one has telemetry.
     """
-    found = [line for line in lines if line.get("event") == EVENT]
+    found = measurements(lines)
     ends = [line for line in lines if "event" not in line] or found  # of epochs, as far as known
     steps_per_epoch = ends[0]["step"] / ends[0]["epoch"]
     x = [line["step"] / steps_per_epoch for line in found]
