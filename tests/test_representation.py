@@ -293,7 +293,7 @@ def test_rows_are_measured_once(runs, tmp_path, drawing, capsys):
     text = "\n".join(representation.sections(found))
     assert "| concat | audio |" in text and "`unimodal` is left out: it trains one" in text
     kept = runs / "mla" / representation.FILE
-    kept.write_text(json.dumps({**json.loads(kept.read_text()), "of": "another run"}))
+    kept.write_text(json.dumps({**json.loads(kept.read_text()), "identity": "another run"}))
     assert representation.kept(runs / "mla") is None  # of another result: measured again
 
 

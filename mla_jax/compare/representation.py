@@ -5,7 +5,6 @@ code.  A run is measured once: ``representation.json`` in its folder keeps its f
 """
 
 import hashlib
-import json
 import math
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -14,10 +13,11 @@ from typing import Any
 import jax
 import numpy as np
 
+from mla_jax.compare import kept as kept_figures
 from mla_jax.compare.representation_figures import figures, principal_map
 from mla_jax.errors import UserError
 from mla_jax.runs import plots, report
-from mla_jax.runs.nulls import number, with_nulls
+from mla_jax.runs.nulls import number
 from mla_jax.runs.representation import compute_of, features
 from mla_jax.runs.run import open_run
 
@@ -86,11 +86,8 @@ def measure(label: str, paths: Sequence[pathlib.Path]) -> list[dict[str, Any]]:
         seen = features(run, test, compute=compute)
         names = list(seen.predictions.class_names)
         shown = {**principal_map(seen), "class_names": names}
-        content = {"of": key(paths[i]), "figures": figures(seen, run.modalities), "map": shown}
-        found[i] = with_nulls(content)
-        temporary = paths[i] / f"{FILE}.tmp"
-        temporary.write_text(json.dumps(found[i]) + "\n", encoding="utf-8")
-        temporary.replace(paths[i] / FILE)
+        content = {"figures": figures(seen, run.modalities), "map": shown}
+        found[i] = kept_figures.write(paths[i] / FILE, key(paths[i]), content)
     return found
 
 
@@ -105,11 +102,10 @@ def key(path: pathlib.Path) -> str:
 def kept(path: pathlib.Path) -> dict[str, Any] | None:
     """What was measured of a run before; None where nothing was, or of another result."""
     try:
-        content = json.loads((path / FILE).read_text(encoding="utf-8"))
-        sound = content["of"] == key(path) and {"figures", "map"} <= content.keys()
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        content = kept_figures.read(path / FILE, key(path))
+    except OSError:  # no run
         return None
-    return content if sound else None
+    return content if content and {"figures", "map"} <= content.keys() else None
 
 
 def over_seeds(runs: Sequence[Any]) -> Any:

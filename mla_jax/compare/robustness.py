@@ -19,8 +19,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from mla_jax.compare import kept as kept_figures
 from mla_jax.config import fields
-from mla_jax.config.command_line import write_whole
 from mla_jax.data.corruptions import corrupted, kinds_of, position
 from mla_jax.errors import UserError
 from mla_jax.program import build_program
@@ -126,24 +126,21 @@ def identity_of(run: Run) -> dict[str, Any]:
 
 def kept(run: Run) -> Curves | None:
     """The figures that the run's folder holds; None where there are none that are good."""
+    content = kept_figures.read(run.path / KEPT, identity_of(run))
     try:
-        content = json.loads((run.path / KEPT).read_text(encoding="utf-8"))
-        if content["identity"] != identity_of(run):
-            return None
         curves = content["curves"]
         for panel in curves.values():
             panel["levels"] = [np.inf if x is None else x for x in panel["levels"]]
             for figure in ("fused", "itself"):
                 panel[figure] = [number(value) for value in panel[figure]]
         return curves
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # none, or damaged
+    except (ValueError, KeyError, TypeError, AttributeError):  # none, or damaged
         return None
 
 
 def keep(run: Run, curves: Curves) -> None:
     """Writes the figures into the run's folder."""
-    content = with_nulls({"identity": identity_of(run), "curves": curves})
-    write_whole(run.path / KEPT, (json.dumps(content, indent=1) + "\n").encode())
+    kept_figures.write(run.path / KEPT, identity_of(run), {"curves": curves})
 
 
 def summarize(runs: Sequence[Curves]) -> dict[str, Any]:
