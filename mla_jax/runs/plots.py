@@ -79,7 +79,7 @@ def curves(lines: Sequence[Mapping[str, Any]], chosen: int):
         set_ticks(ax.yaxis, 6)
         ax.grid(alpha=0.3)
         if ax.lines[:-1]:  # more than the line of the chosen epoch: closed forms have no losses
-            ax.legend(loc="upper left" if ax is axes[0] else "lower right")  # "best" is slow
+            ax.legend(loc="upper right" if ax is axes[0] else "lower right")  # "best" is slow
     return canvas
 
 
