@@ -18,12 +18,12 @@ import numpy as np
 from ml_collections import ConfigDict, FrozenConfigDict
 
 import mla_jax
-from mla_jax import distributed
+from mla_jax import distributed, storage
 from mla_jax.config import fields
 from mla_jax.data import missing, pipeline
 from mla_jax.data.example_checks import remarks
 from mla_jax.datasets import Dataset, load_dataset
-from mla_jax.errors import Interrupted, space_watched
+from mla_jax.errors import Interrupted
 from mla_jax.evaluate import TrainingReduction
 from mla_jax.evaluate.shapley import shapley_values
 from mla_jax.functional.optimizers import StepInfo
@@ -103,7 +103,7 @@ def train(
     run.seconds.add("setup", time.perf_counter() - started)
 
     # ---- Training, and its result --------------------------------------------------------------
-    with space_watched(run.path, checkpoint.size(state)), contextlib.closing(run):
+    with storage.watched(run.path, checkpoint.size(state)), contextlib.closing(run):
         run.start()
         if distributed.is_main() and dataset.masks:
             missing.save(run.path / missing.MASKS, dataset)

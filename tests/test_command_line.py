@@ -38,7 +38,7 @@ MISTAKES = {
     "data_dir_of_embedded_data": ([f"--config={TINY}", "--data_dir=data"], "dataset 'digits' is not prepared and takes no --data_dir"),
     "data_dir_twice": (["--config=configs/cremad.py", "--data_dir=a", "--config.dataset.data_dir=b"], "--data_dir and --config.dataset.data_dir say the same"),
     "stray_argument": ([f"--config={TINY}", "image"], "unexpected argument 'image'"),
-    "bucket_workdir": ([f"--config={TINY}", "--workdir=gs://bucket/run"], "gs://bucket/run is not a local path: mount the bucket"),
+    "bucket_workdir": ([f"--config={TINY}", "--workdir=s3://bucket/run"], "s3:// is not supported: name a local folder, or one of a Google Cloud"),
     "half_of_the_processes": ([f"--config={TINY}", "--num_processes=2", "--process_id=0"], "--coordinator_address, --num_processes and --process_id go together"),
     "negative_seed": ([f"--config={TINY}", "--config.seed=-1"], "seed must be at least 0"),
     "negative_rate": ([f"--config={TINY}", "--config.optimizer.learning_rate=-0.1"], "optimizer.learning_rate must be at least 0"),

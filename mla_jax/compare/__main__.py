@@ -83,7 +83,7 @@ def main() -> None:
     if F["runs"].present:
         return compare_runs(F.runs)
     study = chosen_study()
-    workdir = Workdir(command_line.workdir(f"-{F.study}" if study else ENDING)).path
+    workdir = local(command_line.workdir(f"-{F.study}" if study else ENDING))
     rates, seeds, vary = F.missing, F.seeds, F.vary or []
     entries = F.methods
     if study:
@@ -120,6 +120,16 @@ def main() -> None:
     write(table, workdir, rows if study else table.ranked(rows), seeds, first)
 
 
+def local(workdir: str) -> pathlib.Path:
+    """The folder of a comparison; raises ``UserError`` for one in a bucket."""
+    if "://" in workdir:
+        raise UserError(
+            f"--workdir={workdir}: a comparison is written to a local folder, so name one (a run "
+            "of mla_jax.main may lie in a bucket)"
+        )
+    return pathlib.Path(workdir)
+
+
 def compare_runs(folders: Sequence[str]) -> None:
     """The comparison of finished runs."""
     F = flags.FLAGS
@@ -127,7 +137,7 @@ def compare_runs(folders: Sequence[str]) -> None:
         if F[name].present:
             raise UserError(f"--runs trains nothing, so --{name} means nothing to it: leave it out")
     rows, found = runs.rows_of(folders)
-    workdir = Workdir(F.workdir or f"runs/runs{ENDING}").path
+    workdir = local(F.workdir or f"runs/runs{ENDING}")
     check_folders([], [], workdir)
     workdir.mkdir(parents=True, exist_ok=True)
     seeds = sorted({seed for row in rows for seed in row["seeds"]})

@@ -19,7 +19,7 @@ BY_FIDELITY = ("drop_last", "absent", "head_init")
 """Fields that the fidelity decides where nobody sets them; a label does not repeat them."""
 
 DATA_FIELDS = ("dataset.", "missing.")
-PLACES = ("dataset.path", "dataset.data_dir", "missing.masks")
+PLACES = ("dataset.path", "dataset.data_dir", "dataset.stage_dir", "missing.masks")
 
 
 class Finished(NamedTuple):

@@ -18,7 +18,7 @@ NOT_VARIED = {
     **{
         field: ONE_TABLE.format(field)
         for field in ("protocol", "selection", "dataset.name", "dataset.path", "dataset.data_dir",
-                      "dataset.variant", "dataset.split", "dataset.split_seed")
+                      "dataset.stage_dir", "dataset.variant", "dataset.split", "dataset.split_seed")
     },
 }  # fmt: skip
 """Fields that ``--vary`` does not take, and what to do instead.  Rows of one table are tested on

@@ -15,7 +15,7 @@ import jax
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from mla_jax import distributed, loading
+from mla_jax import distributed, loading, storage
 from mla_jax.config import fields, files, help, recipes
 from mla_jax.datasets import DESCRIPTIONS
 from mla_jax.errors import (
@@ -40,7 +40,7 @@ WORDINGS = {
 OF_A_RUN = ("config.json", "data.json", "result.json", "metrics.jsonl")
 """Files of a run without which it is lost, or cannot be opened."""
 NO_CONFIG = "give --config=FILE, for example --config=configs/digits.py"
-NOT_EMPTY = ("workdir", "data_dir", "coordinator_address")
+NOT_EMPTY = ("workdir", "data_dir", "stage_dir", "coordinator_address")
 """Flags that name something, where they are given."""
 HELP = {"--help", "-help", "--helpshort", "-h", "-?"}
 
@@ -65,7 +65,14 @@ def define_flags() -> None:
         "data_dir", None, "where python -m mla_jax.prepare wrote (default: what FILE says, or data)"
     )
     flags.DEFINE_string(
-        "workdir", None, "directory of the run (default: runs/<config name and arguments>)"
+        "stage_dir",
+        None,
+        "where data of a gs:// --data_dir is copied to (default: temporary folder)",
+    )
+    flags.DEFINE_string(
+        "workdir",
+        None,
+        "directory of the run, also gs://BUCKET/... (default: runs/<config name and arguments>)",
     )
     flags.DEFINE_enum(
         "distributed", "auto", distributed.MODES, "connect several processes: auto asks the cluster"
@@ -170,6 +177,8 @@ def _stopped(ending: str) -> str:
         folder = pathlib.Path(workdir(ending))
     except (flags.Error, AttributeError, ValueError):  # the flags were not read to the end
         return "stopped before the start: repeat the command"
+    if storage.in_bucket(workdir(ending)):
+        return "stopped: the same command goes on from the last checkpoint, if there is one"
     saved = (*folder.glob("checkpoints/*"), *folder.glob("*/seed*/checkpoints/*"))
     if any(path.name.isdigit() for path in saved):
         return "stopped: the same command goes on from the last checkpoint"
@@ -316,19 +325,23 @@ def config_filename() -> str:
 
 
 def config_overrides() -> dict[str, Any]:
-    """``{"a.b": value}`` of the ``--config.a.b=value`` flags and of ``--data_dir``."""
+    """``{"a.b": value}`` of the ``--config.a.b=value`` flags, ``--data_dir``, ``--stage_dir``."""
     return config_flags.get_override_values(flags.FLAGS["config"]) | data_dir_override()
 
 
 def data_dir_override() -> dict[str, str]:
-    """The field that ``--data_dir`` sets, with its value; empty if there is no such flag.
+    """The fields that ``--data_dir`` and ``--stage_dir`` set, with their values.
 
     Raises:
       UserError: the data set is not read from a folder, or the field is set in another way too.
     """
     F = flags.FLAGS
+    staged = {} if F.stage_dir is None else {"dataset.stage_dir": F.stage_dir}
+    where = F.data_dir if F.data_dir is not None else F.config.dataset.data_dir
+    if staged and not storage.in_bucket(where):
+        raise UserError("--stage_dir is for data of a bucket (--data_dir=gs://...): leave it out")
     if F.data_dir is None:
-        return {}
+        return staged
     name, field = F.config.dataset.name, "dataset.data_dir"
     if name not in DESCRIPTIONS:
         raise UserError(f"dataset '{name}' is not prepared and takes no --data_dir: leave it out")
@@ -336,4 +349,4 @@ def data_dir_override() -> dict[str, str]:
         raise UserError("--data_dir means nothing to synthetic data: leave out one of the two")
     if field in config_flags.get_override_values(F["config"]):
         raise UserError(f"--data_dir and --config.{field} say the same: give one of them")
-    return {field: F.data_dir}
+    return {field: F.data_dir, **staged}

@@ -28,8 +28,8 @@ OPEN_GROUPS = {"encoders", "method"}
 """Groups whose fields depend on the modalities and on the method."""
 
 NOT_COMPARED = (
-    "check_loss_every", "checkpoint", "dataset.data_dir", "loader", "log_every_steps",
-    "missing.masks", "telemetry",
+    "check_loss_every", "checkpoint", "dataset.data_dir", "dataset.stage_dir", "loader",
+    "log_every_steps", "missing.masks", "telemetry",
 )  # fmt: skip
 """Fields that a resumed run may change, because no result depends on them."""
 
@@ -108,7 +108,8 @@ def dataset_block(name: str) -> ConfigDict:
         {
             "name": name,
             "path": "",  # digits: another copy of its file; arrays: the folder of the arrays
-            "data_dir": "data",  # where python -m mla_jax.prepare wrote
+            "data_dir": "data",  # where python -m mla_jax.prepare wrote; also gs://BUCKET/FOLDER
+            "stage_dir": "",  # where data of a bucket is copied to; empty: the temporary folder
             "variant": "",  # a variant of the data set, or the name given to prepare
             "recipe": "",  # how sound is represented: mla_jax/data/audio.py
             "split": "auto",  # the name of a split; auto: the one of the protocol

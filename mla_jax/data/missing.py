@@ -21,6 +21,7 @@ No rule takes the last modality that an example has.
 """
 
 import hashlib
+import io
 import itertools
 import json
 import pathlib
@@ -30,6 +31,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mla_jax import storage
 from mla_jax.data.dataset import Dataset, Split, fetch_wanted
 from mla_jax.data.hashing import draws
 from mla_jax.errors import UserError
@@ -288,7 +290,7 @@ def _read(path: str, dataset: Dataset) -> dict[str, np.ndarray]:
       UserError: it is missing or damaged, or does not suit the data.
     """
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with storage.place(path).open("rb") as file, np.load(file, allow_pickle=False) as archive:
             found = {name: archive[name] for name in archive.files}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, AttributeError, TypeError) as error:
         reason = getattr(error, "strerror", None) or str(error).partition("\n")[0]
@@ -326,7 +328,9 @@ def _read(path: str, dataset: Dataset) -> dict[str, np.ndarray]:
 
 def save(path: pathlib.Path, dataset: Dataset) -> None:
     """Writes the masks of a data set, as ``config.missing.masks`` takes them."""
-    np.savez_compressed(path, modalities=np.array(dataset.modalities), **dataset.masks)
+    content = io.BytesIO()
+    np.savez_compressed(content, modalities=np.array(dataset.modalities), **dataset.masks)
+    storage.put(path, content.getvalue())
 
 
 def missing_share(split: Split) -> float:

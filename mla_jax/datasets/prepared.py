@@ -8,12 +8,14 @@ from typing import Any
 
 import numpy as np
 
+from mla_jax import storage
 from mla_jax.data.dataset import Dataset
 from mla_jax.data.streams import Stream
 from mla_jax.datasets import records, synthetic
 from mla_jax.datasets.description import Description
 from mla_jax.datasets.splits import Members
 from mla_jax.errors import UserError, check_choice, nearest
+from mla_jax.storage.stage import local_copy
 
 
 def load(description: Description, config: Any, modalities: tuple[str, ...]) -> Dataset:
@@ -34,6 +36,8 @@ def load(description: Description, config: Any, modalities: tuple[str, ...]) -> 
         return synthetic.load(description, config, modalities, variant, recipe)
 
     folder = find(description, config.data_dir, variant, recipe)
+    if storage.in_bucket(folder):
+        folder = local_copy(folder, config.get("stage_dir", ""))
     index = records.read_index(folder)
     for modality in modalities:
         _check_modality(description, modality, index["streams"])

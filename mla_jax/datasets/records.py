@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mla_jax import storage
 from mla_jax.data.dataset import RESERVED_NAMES
 from mla_jax.data.streams import Stream
 from mla_jax.errors import UserError
@@ -40,7 +41,7 @@ INDEX_KINDS = {
 
 def directory(data_dir: str, name: str, configuration: str) -> pathlib.Path:
     """Where TFDS looks for a data set: ``data_dir/name/configuration/version``."""
-    return pathlib.Path(data_dir).expanduser() / name / configuration / VERSION
+    return storage.place(data_dir).expanduser() / name / configuration / VERSION
 
 
 def shard_name(name: str, shard: int, shards: int) -> str:

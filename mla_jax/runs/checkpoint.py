@@ -28,8 +28,8 @@ import jax
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 
-from mla_jax import distributed
-from mla_jax.errors import NoSpaceError, UserError, free_space
+from mla_jax import distributed, storage
+from mla_jax.errors import NoSpaceError, UserError
 from mla_jax.state import TrainState
 
 PROGRESS = {"progress": None}
@@ -63,7 +63,7 @@ class Checkpoints:
     """The checkpoints under one directory: the newest ``keep`` of them, and the pinned one."""
 
     def __init__(self, directory: pathlib.Path, keep: int = 2):
-        self._directory = directory.absolute()
+        self._directory = storage.absolute(directory)
         self._retention = _Retention(keep)
         with _quiet():
             self._checkpointer = ocp.training.Checkpointer(
@@ -79,7 +79,7 @@ class Checkpoints:
         Raises:
           NoSpaceError: there is no room; the checkpoints before it are kept.
         """
-        if free_space(self._directory) < (needed := size(state)):
+        if storage.free_space(self._directory) < (needed := size(state)):
             raise NoSpaceError(self._directory, needed)
         progress = {**progress, "checksum": checksum(state)}
         text = np.frombuffer(json.dumps(progress).encode(), np.uint8)
@@ -177,7 +177,7 @@ def read_state(directory: pathlib.Path, step: int, abstract: Any) -> TrainState:
 
 
 def _read_only(directory: pathlib.Path, step: int, wanted: dict[str, Any]) -> dict[str, Any]:
-    path = directory.absolute() / str(step)
+    path = storage.absolute(directory) / str(step)
     if not path.is_dir():
         raise UserError(f"there is no checkpoint {path}: train the run again")
     try:

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 from flax import traverse_util
 
+from mla_jax import storage
 from mla_jax.convert import files, layouts
 from mla_jax.convert.known_layouts import identify
 from mla_jax.convert.names import Tensors, check_names, flat
@@ -52,7 +53,7 @@ def initialize_from(
     params, stats = dict(state.params["encoder"]), dict(state.batch_stats)
     heads, replaced = dict(state.params["head"]), []
     for path in filter(None, str(paths).split(",")):
-        tensors, made_for, order = _read(pathlib.Path(path), state)
+        tensors, made_for, order = _read(storage.place(path), state)
         if set(order) == set(conventions or ()):
             tensors = layouts.in_order(tensors, order, tuple(conventions))
         try:

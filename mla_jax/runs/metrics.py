@@ -12,6 +12,7 @@ from unittest import mock
 import jax
 import numpy as np
 
+from mla_jax import storage
 from mla_jax.distributed import rows_of_all
 from mla_jax.errors import NonFiniteLossError, UserError
 from mla_jax.runs.nulls import with_nulls
@@ -116,31 +117,51 @@ class MetricsFile:
     Figures that are no numbers, such as the accuracy of a modality that no example has, are null.
 
     Its scalars also go to TensorBoard where tensorboardX is installed.
+
+    In a bucket, where nothing can be appended, the whole file is put with each line of an epoch,
+    and at the end.
     """
 
-    def __init__(self, path: pathlib.Path, resume_at: int):
-        """Drops the lines past step ``resume_at``: what came after the checkpoint happens again."""
+    def __init__(
+        self, path: pathlib.Path, resume_at: int, before_put: Callable[[], None] = lambda: None
+    ):
+        """Drops the lines past step ``resume_at``: what came after the checkpoint happens again.
+
+        ``before_put`` is called before the file is put into a bucket, and may refuse.
+        """
         kept = [line for line in read_lines(path) if line["step"] <= resume_at]
         self.epochs = {line["epoch"] for line in kept if "epoch" in line and "event" not in line}
         """The epochs that have a line, as the file was found."""
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text("".join(_written(line) + "\n" for line in kept), encoding="utf-8")
-        temporary.replace(path)
-        self._file = path.open("a", encoding="utf-8")
+        self._path, self._before_put = path, before_put
+        storage.put(path, "".join(_written(line) + "\n" for line in kept))
+        self._lines = list(map(_written, kept)) if storage.in_bucket(path) else None
+        self._file = None if storage.in_bucket(path) else path.open("a", encoding="utf-8")
         self._board = _tensorboard(path.with_name("tensorboard"), resume_at)
 
     def write(self, line: dict[str, Any]) -> None:
         """Appends one line and flushes it."""
-        self._file.write(_written(line) + "\n")
-        self._file.flush()
+        if self._file:
+            self._file.write(_written(line) + "\n")
+            self._file.flush()
+        else:
+            self._lines.append(_written(line))
+            if "event" not in line:
+                self._put()
         if self._board:
             for name, value in _scalars(line):
                 self._board.add_scalar(name, value, line["step"])
 
+    def _put(self) -> None:
+        self._before_put()
+        storage.put(self._path, "".join(line + "\n" for line in self._lines))
+
     def close(self) -> None:
-        self._file.close()
         if self._board:
             self._board.close()
+        if self._file:
+            self._file.close()
+        else:
+            self._put()
 
 
 def _written(line: dict[str, Any]) -> str:

@@ -1,6 +1,7 @@
 """The pictures of a run: losses and accuracies by epoch, and the confusion matrices."""
 
 import contextlib
+import io
 import pathlib
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -8,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from mla_jax import storage
 from mla_jax.runs.nulls import number
 
 MOST_NAMED = 400
@@ -140,7 +142,12 @@ def longest(texts: Sequence[str], size: float) -> float:
 def save(canvas: Any, path: pathlib.Path) -> None:
     """Writes a figure; its letters that Matplotlib's font lacks, such as Chinese, become boxes."""
     with boxes_for_unknown_letters():
-        canvas.savefig(path)
+        if not storage.in_bucket(path):
+            canvas.savefig(path)
+            return
+        content = io.BytesIO()
+        canvas.savefig(content, format=path.suffix.removeprefix("."))
+    storage.put(path, content.getvalue())
 
 
 @contextlib.contextmanager

@@ -1,5 +1,6 @@
 """What a run predicts, as numpy arrays, and the checks on what it is given."""
 
+import io
 import pathlib
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -7,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from mla_jax import storage
 from mla_jax.data.dataset import ArraySplit, DataSpec, Split
 from mla_jax.errors import UserError, check_choice
 from mla_jax.evaluate import Classes, Outputs
@@ -89,12 +91,11 @@ def save_classes(path: pathlib.Path, found: Classes) -> None:
     most = max(array.max(initial=0) for array in found[1:])
     kind = np.int16 if most <= np.iinfo(np.int16).max else np.int32
     arrays = {name: getattr(found, name).astype(kind) for name in ("fused", "unimodal", "label")}
-    temporary = path.with_suffix(".tmp")
-    with temporary.open("wb") as file:
-        np.savez_compressed(
-            file, modalities=np.array(found.modalities), present=found.present, **arrays
-        )
-    temporary.replace(path)
+    content = io.BytesIO()
+    np.savez_compressed(
+        content, modalities=np.array(found.modalities), present=found.present, **arrays
+    )
+    storage.put(path, content.getvalue())
 
 
 def read_classes(path: pathlib.Path) -> Classes | None:
@@ -104,7 +105,7 @@ def read_classes(path: pathlib.Path) -> Classes | None:
       UserError: it is damaged.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
             names = tuple(map(str, file["modalities"]))
             arrays = [file[name].astype(np.int32) for name in ("fused", "unimodal", "label")]
             found = Classes(names, *arrays)

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from ml_collections import FrozenConfigDict
 
-from mla_jax import distributed, methods
+from mla_jax import distributed, methods, storage
 from mla_jax.config import fields
 from mla_jax.data.dataset import DataSpec, Split, SubsetOfModalities
 from mla_jax.data.pipeline import batches_per_epoch, evaluation_batches
@@ -65,7 +65,7 @@ def open_run(
 
 def is_run(path: str | pathlib.Path) -> bool:
     """Whether a run lives in a folder: whether it has a ``config.json`` of ours."""
-    return "://" not in str(path) and Workdir(path).is_run()
+    return storage.is_known(path) and Workdir(path).is_run()
 
 
 class Run:
@@ -353,7 +353,7 @@ class Run:
         """
         if not distributed.is_main():
             return
-        self._metrics = metrics.MetricsFile(self.workdir.metrics, batches)
+        self._metrics = self.workdir.metrics_file(batches)
         config = self.config
         examples = self.data.training_examples
         ended = batches // batches_per_epoch(examples, config.batch_size, config.drop_last)

@@ -5,10 +5,13 @@ import pathlib
 from collections.abc import Collection
 from typing import Any
 
+from mla_jax import storage
 from mla_jax.config import fields
 from mla_jax.data.dataset import DataSpec
 from mla_jax.errors import UserError
+from mla_jax.runs.metrics import MetricsFile
 from mla_jax.runs.nulls import with_nulls
+from mla_jax.storage.lease import Lease
 
 try:
     import fcntl
@@ -59,12 +62,8 @@ class Workdir:
     and plots."""
 
     def __init__(self, path: str | pathlib.Path):
-        if "://" in str(path):
-            raise UserError(
-                f"{path} is not a local path: mount the bucket (gcsfuse) or another file system "
-                "that all processes share, and name a directory there"
-            )
-        self.path = pathlib.Path(path)
+        """``path`` is local, or of a bucket (``gs://``); raises as ``storage.place`` does."""
+        self.path = storage.place(path)
         self.metrics = self.path / "metrics.jsonl"
         self.checkpoints = self.path / "checkpoints"
         self.predictions = self.path / "predictions.npz"
@@ -97,7 +96,8 @@ class Workdir:
     def check_path(self) -> None:
         """Raises ``UserError`` unless a directory is at the path, or could be made there."""
         try:
-            for path in (self.path, self.checkpoints, *self.path.parents):
+            parents = () if storage.in_bucket(self.path) else self.path.parents
+            for path in (self.path, self.checkpoints, *parents):
                 if path.exists() and not path.is_dir():
                     raise UserError(f"--workdir={self.path}: {path} is a file: {ELSEWHERE}")
         except OSError as error:
@@ -173,8 +173,6 @@ class Workdir:
             belongs to another run by now.
         """
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            self._lock = (self.path / ".lock").open("w", encoding="utf-8")
             self._take_lock()
             self.check(identity)
             if self._config.exists():
@@ -209,16 +207,34 @@ class Workdir:
             self._write(self._data, data.to_json())
 
     def _take_lock(self) -> None:
-        if not fcntl:
-            return
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
+        taken = True
+        if storage.in_bucket(self.path):
+            lease = Lease(self.path / ".lock")
+            if taken := lease.take():
+                self._lock = lease
+        else:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._lock = (self.path / ".lock").open("w", encoding="utf-8")
+            try:
+                if fcntl:
+                    fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                taken = False
+            except OSError:  # a file system without locks
+                pass
+        if not taken:
             raise UserError(
                 f"another process is at work in {self.path}: wait for it, or {ELSEWHERE}"
-            ) from error
-        except OSError:  # a file system without locks
-            pass
+            )
+
+    def require_lock(self) -> None:
+        """Raises ``UserError`` if another process has taken over the directory, in a bucket."""
+        if isinstance(self._lock, Lease):
+            self._lock.require()
+
+    def metrics_file(self, batches: int) -> MetricsFile:
+        """``metrics.jsonl``, opened; its lines past ``batches`` are dropped."""
+        return MetricsFile(self.metrics, batches, self.require_lock)
 
     def data(self) -> DataSpec:
         """What ``data.json`` holds.
@@ -243,12 +259,12 @@ class Workdir:
         """Gives up the lock."""
         if self._lock:
             self._lock.close()
+            self._lock = None
 
     def steps(self) -> list[int]:
         """The steps of all checkpoint directories, sound or not, newest first."""
-        return sorted(
-            (int(p.name) for p in self.checkpoints.glob("*") if p.name.isdigit()), reverse=True
-        )
+        found = (p for p in self.checkpoints.glob("*") if p.name.isdigit() and storage.is_whole(p))
+        return sorted((int(path.name) for path in found), reverse=True)
 
     def newest_checkpoint(self) -> int:
         """The step of the newest checkpoint directory, sound or not; 0 if there is none."""
@@ -294,9 +310,7 @@ class Workdir:
         return content
 
     def _write(self, path: pathlib.Path, content: dict[str, Any]) -> None:
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-        temporary.replace(path)
+        storage.put(path, json.dumps(content, indent=1) + "\n")
 
 
 def foreign(folder: pathlib.Path, known: Collection[str]) -> str:

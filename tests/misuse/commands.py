@@ -42,7 +42,8 @@ CASES = {
     "half_an_address": Case("main --config=small.py --coordinator_address=localhost:1", "--coordinator_address, --num_processes and --process_id"),
     "process_id_word": Case("main --config=small.py --process_id=first", "flag --process_id=first: it must be an integer (--help"),
     "data_dir_of_arrays": Case("main --config=small.py --data_dir=data", "dataset 'arrays' is not prepared and takes no --data_dir:"),
-    "workdir_of_a_bucket": Case("main --config=small.py --workdir=gs://bucket/run", "gs://bucket/run is not a local path: mount the bucket"),
+    "workdir_of_a_bucket": Case("main --config=small.py --workdir=s3://bucket/run", "s3:// is not supported: name a local folder"),
+    "stage_dir_of_a_local_folder": Case("main --config=small.py --stage_dir=x", "--stage_dir is for data of a bucket"),
     # ---- compare --------------------------------------------------------------------------------
     "compare_nothing": Case("compare --config=small.py --methods=", "--methods names none: give some, as in concat,mla, or"),
     "compare_unknown_method": Case("compare --config=small.py --methods=mla,concatt", "unknown method 'concatt': did you mean 'concat'?"),

@@ -1,0 +1,207 @@
+"""Where files lie: local folders, through ``pathlib``, and buckets (``gs://``), through
+``etils.epath``.
+
+A bucket has objects and no folders.  An object appears as a whole or not at all, cannot be appended
+to, and is renamed by copying it.  So what is written to a temporary name and renamed on a disk is
+put as one object into a bucket.
+
+Nothing here is loaded for a local path, and nothing of TensorFlow for a bucket: ``gcsfs`` (extra
+``gcs``) reads and writes.
+"""
+
+import contextlib
+import functools
+import importlib.util
+import logging
+import os
+import pathlib
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+from mla_jax import errors
+from mla_jax.errors import UserError
+
+BUCKET = "gs://"
+SHORTEST_BUCKET = 3
+"""Characters of a bucket's name, at least; Google's rule, which TensorStore checks too."""
+COMMITTED = "commit_success.txt"
+"""The object that orbax puts last into a checkpoint in a bucket: one without it is not whole."""
+
+
+def place(path: str | os.PathLike) -> pathlib.Path:
+    """A path, local or in a bucket, with the methods of ``pathlib.Path``.
+
+    Raises:
+      UserError: another scheme than ``gs://``, or a bucket that cannot be used from here.
+    """
+    text = os.fspath(path)
+    if "://" not in text:
+        return pathlib.Path(path)
+    if not is_known(text):
+        scheme = text.partition("://")[0]
+        raise UserError(
+            f"{text}: {scheme}:// is not supported: name a local folder, or one of a Google Cloud "
+            "Storage bucket (gs://BUCKET/FOLDER)"
+        )
+    bucket = text.removeprefix(BUCKET).partition("/")[0]
+    if len(bucket) < SHORTEST_BUCKET:
+        raise UserError(f"{text} names no bucket: write gs://BUCKET/FOLDER")
+    file_system()
+    _check_bucket(bucket)
+    from etils import epath
+
+    return epath.Path(text)
+
+
+def in_bucket(path: str | os.PathLike) -> bool:
+    """Whether a path is one of a bucket."""
+    return os.fspath(path).startswith(BUCKET)
+
+
+def is_known(path: str | os.PathLike) -> bool:
+    """Whether a path is local, or of a bucket that ``place`` knows."""
+    return "://" not in os.fspath(path) or in_bucket(path)
+
+
+@functools.cache
+def file_system() -> Any:
+    """The ``gcsfs`` file system that all accesses share.
+
+    It asks the bucket each time: a listing that was kept would hide what other processes, and
+    TensorStore, have written since.
+
+    Raises:
+      UserError: ``gcsfs`` is not installed.
+    """
+    if importlib.util.find_spec("gcsfs") is None:
+        raise UserError("a gs:// path needs gcsfs: pip install 'mla_jax[gcs]'")
+    os.environ["EPATH_USE_TF"] = "false"  # epath takes TensorFlow's file system if there is one
+    import fsspec
+
+    logging.getLogger("gcsfs").setLevel(logging.CRITICAL)  # it logs errors that it raises too
+    for name in ("gcs", "gs"):
+        fsspec.config.conf.setdefault(name, {})["use_listings_cache"] = False
+    return fsspec.filesystem("gcs", finalize_on_close=True)  # as epath asks for it
+
+
+@functools.cache
+def _check_bucket(bucket: str) -> None:
+    """Raises ``UserError`` unless the bucket is there and its objects may be listed."""
+    try:
+        file_system().call("GET", "b/{}/o", bucket, maxResults=1, json_out=True)
+    except FileNotFoundError as error:
+        raise UserError(
+            f"there is no bucket gs://{bucket}, or this account may not see it: check the name "
+            "(gcloud storage ls)"
+        ) from error
+    except Exception as error:  # of many kinds
+        reason = trouble(error) or str(error).partition("\n")[0]
+        raise UserError(f"gs://{bucket} cannot be used: {reason}") from error
+
+
+def put(path: pathlib.Path, content: str | bytes) -> None:
+    """Writes a file: all of it or nothing, whatever happens meanwhile."""
+    if in_bucket(path):
+        path.write_bytes(content.encode() if isinstance(content, str) else content)
+        return
+    temporary = path.with_suffix(".tmp")
+    if isinstance(content, str):
+        temporary.write_text(content, encoding="utf-8")
+    else:
+        temporary.write_bytes(content)
+    temporary.replace(path)
+
+
+def absolute(path: pathlib.Path) -> pathlib.Path:
+    """``path.absolute()``; a path of a bucket is that already."""
+    return path if in_bucket(path) else path.absolute()
+
+
+def is_whole(checkpoint: pathlib.Path) -> bool:
+    """Whether a checkpoint was saved to its end, to judge by names.
+
+    On a disk orbax renames a finished checkpoint, so one of that name is whole.
+    """
+    return not in_bucket(checkpoint) or (checkpoint / COMMITTED).exists()
+
+
+def free_space(path: pathlib.Path) -> int:
+    """Bytes that may be written where ``path`` is, or will be; a bucket has no end."""
+    return sys.maxsize if in_bucket(path) else errors.free_space(path)
+
+
+@contextlib.contextmanager
+def watched(path: pathlib.Path, needed: int = 0) -> Iterator[None]:
+    """Turns the errors of a full disk, or of a bucket that fails, into one sentence.
+
+    Args:
+      path: of the run.
+      needed: the bytes of a checkpoint, for the message.
+
+    Raises:
+      NoSpaceError: the disk is full.
+      UserError: the bucket cannot be reached any more, or may not be written.
+    """
+    with errors.space_watched(path, needed) if not in_bucket(path) else contextlib.nullcontext():
+        try:
+            yield
+        except Exception as error:
+            reason = trouble(error) if in_bucket(path) else ""
+            if not reason or isinstance(error, UserError):
+                raise
+            raise UserError(
+                f"lost {path}: {reason}; then repeat the command, which goes on from the last "
+                "checkpoint"
+            ) from error
+
+
+REACHED = "it cannot be reached: look at the network"
+ALLOWED = (
+    "no permission: give this account the role 'Storage Object User' (roles/storage.objectUser) on "
+    "the bucket, or log in with gcloud auth application-default login"
+)
+
+
+def trouble(error: BaseException) -> str:
+    """What an error of a bucket means and what to do, as the end of a sentence; empty: unknown."""
+    import aiohttp
+    import google.auth.exceptions
+    import requests
+    from gcsfs.retry import HttpError
+
+    unreachable = (
+        aiohttp.ClientError,
+        requests.ConnectionError,
+        requests.Timeout,
+        ConnectionError,
+        TimeoutError,
+    )
+    for cause in _causes(error):
+        text = str(cause)
+        if isinstance(cause, google.auth.exceptions.TransportError):
+            return REACHED
+        if isinstance(cause, google.auth.exceptions.GoogleAuthError):
+            return ALLOWED
+        if isinstance(cause, HttpError) and str(cause.code) in ("401", "403"):
+            return ALLOWED
+        if isinstance(cause, OSError) and text.startswith("Forbidden"):
+            return ALLOWED
+        if isinstance(cause, HttpError) and str(cause.code) in ("408", "429", "503"):
+            return REACHED
+        if isinstance(cause, unreachable):
+            return REACHED
+        if "PERMISSION_DENIED" in text or "UNAUTHENTICATED" in text:  # TensorStore's
+            return ALLOWED
+        if "UNAVAILABLE" in text or "DEADLINE_EXCEEDED" in text:
+            return REACHED
+    return ""
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """The error and those that led to it."""
+    if error is None:
+        return
+    yield error
+    for cause in (error.__cause__, error.__context__, *getattr(error, "exceptions", ())):
+        yield from _causes(cause)

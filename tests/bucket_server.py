@@ -1,0 +1,82 @@
+"""A Google Cloud Storage on the loopback interface: ``python -m tests.bucket_server PORT``.
+
+It is ``gcp-storage-emulator`` with what that leaves out and the lock of a run needs: the
+precondition ``ifGenerationMatch``, answered as the real service does (412 where another object, or
+one at all, is there).  ``forbidden-bucket`` answers everything with 403, and ``readonly-bucket``
+what would change it.
+"""
+
+import http
+import io
+import json
+import re
+import signal
+import sys
+from urllib.parse import unquote
+
+from gcp_storage_emulator import exceptions, server
+
+BUCKET = "bucket-one"
+BUCKETS = (BUCKET, "forbidden-bucket", "readonly-bucket")
+OBJECT = re.compile(r"(?:/upload)?(?:/storage/v1)?/b/([-.\w]+)(?:/o(?:/(.*))?)?")
+
+
+class Router(server.Router):
+    """The emulator's, after a look at the bucket and at the precondition."""
+
+    def handle(self, method: str) -> None:
+        """Answers a request."""
+        connection = self._request_handler.rfile
+        try:
+            self._answer(method)
+        finally:
+            self._request_handler.rfile = connection
+
+    def _answer(self, method: str) -> None:
+        request = server.Request(self._request_handler, method)
+        match = OBJECT.fullmatch(request.path)
+        if match and (status := self._refused(request, match[1], unquote(match[2] or ""))):
+            server._read_raw_data(self._request_handler)  # else it would be the next request
+            response = server.Response(self._request_handler)
+            response.status = status
+            response.json({"error": {"code": status.value, "message": status.phrase}})
+            response.close()
+            return
+        super().handle(method)
+
+    def _refused(self, request: server.Request, bucket: str, name: str) -> http.HTTPStatus | None:
+        reads = request.method == "GET"
+        if bucket == "forbidden-bucket" or (bucket == "readonly-bucket" and not reads):
+            return http.HTTPStatus.FORBIDDEN
+        wanted = request.query.get("ifGenerationMatch")
+        if wanted is None or reads:
+            return None
+        name = name or request.query.get("name", [""])[0] or self._name_in_body()
+        try:
+            found = self._request_handler.storage.get_file_obj(bucket, name)["generation"]
+        except exceptions.NotFound:
+            found = "0"
+            if wanted[0] != "0":
+                return http.HTTPStatus.NOT_FOUND
+        return None if found == wanted[0] else http.HTTPStatus.PRECONDITION_FAILED
+
+    def _name_in_body(self) -> str:
+        """The name of a multipart upload, whose body is then there to be read again."""
+        body = server._read_raw_data(self._request_handler)
+        self._request_handler.rfile = io.BytesIO(body)
+        return json.loads(re.search(rb'"name": ("(?:[^"\\\\]|\\\\.)*")', body)[1])
+
+
+def serve(port: int, folder: str = "") -> None:
+    """Serves what lies in ``folder``, or what is in memory, until SIGTERM."""
+    server.Router = Router
+    made = server.create_server("127.0.0.1", port, not folder, data_dir=folder or None)
+    for bucket in BUCKETS:
+        server.buckets.create_bucket(bucket, made._storage)
+    made.start()
+    print("ready", flush=True)
+    signal.sigwait({signal.SIGTERM, signal.SIGINT})
+
+
+if __name__ == "__main__":
+    serve(int(sys.argv[1]), *sys.argv[2:])
