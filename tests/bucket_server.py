@@ -9,15 +9,21 @@ what would change it.
 import http
 import io
 import json
+import pathlib
 import re
 import signal
+import socket
+import subprocess
 import sys
-from urllib.parse import unquote
+import urllib.error
+import urllib.request
+from urllib.parse import quote, unquote
 
 from gcp_storage_emulator import exceptions, server
 
 BUCKET = "bucket-one"
 BUCKETS = (BUCKET, "forbidden-bucket", "readonly-bucket")
+ROOT = pathlib.Path(__file__).parents[1]
 OBJECT = re.compile(r"(?:/upload)?(?:/storage/v1)?/b/([-.\w]+)(?:/o(?:/(.*))?)?")
 
 
@@ -76,6 +82,48 @@ def serve(port: int, folder: str = "") -> None:
     made.start()
     print("ready", flush=True)
     signal.sigwait({signal.SIGTERM, signal.SIGINT})
+
+
+class Server:
+    """The emulator in a process of its own; ``stop`` it, and ``start`` it with the same objects."""
+
+    def __init__(self, folder: pathlib.Path | str = ""):
+        """``folder``: where objects are kept; empty: in memory, which is faster."""
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        self.folder = [str(folder)] if folder else []
+        address = f"http://127.0.0.1:{self.port}"
+        self.environment = {
+            "STORAGE_EMULATOR_HOST": address,
+            "TENSORSTORE_GCS_HTTP_URL": address,
+            "NO_PROXY": "127.0.0.1",
+            # Else gcsfs asks Google, in vain and each time, which kind of bucket it is.
+            "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false",
+        }
+        self.start()
+
+    def start(self) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "tests.bucket_server", str(self.port), *self.folder],
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+        assert self._process.stdout.readline() == "ready\n"
+
+    def has(self, name: str) -> bool:
+        """Whether there is an object of this name."""
+        url = f"http://127.0.0.1:{self.port}/storage/v1/b/{BUCKET}/o/{quote(name, safe='')}"
+        try:
+            return urllib.request.urlopen(url).status == 200
+        except urllib.error.HTTPError:
+            return False
+
+    def stop(self) -> None:
+        self._process.terminate()
+        self._process.wait()
 
 
 if __name__ == "__main__":

@@ -42,11 +42,12 @@ methods are trained once, on complete data, and tested at every rate.  `table2` 
 methods of the MLA paper's Table 2.
 """
 
+import contextlib
 import datetime
 import pathlib
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from absl import flags
@@ -69,7 +70,7 @@ from mla_jax.compare.training import Progress
 from mla_jax.compare.variants import Part, Variant, parse_variants, parts_of
 from mla_jax.compare.vary import grid
 from mla_jax.config import command_line, fields
-from mla_jax.errors import UserError, check_choice, space_watched
+from mla_jax.errors import NonFiniteLossError, UserError, check_choice, space_watched
 from mla_jax.runs.workdir import ELSEWHERE_EMPTY, Workdir, foreign
 
 METHODS = ("unimodal", "concat", "late_fusion", "mla")
@@ -110,14 +111,45 @@ def main() -> None:
          if sources[p.folder] != p.folder],
     )  # fmt: skip
     del parts
-    rows, first = [], None
+    rows, first, diverged = [], None, Diverged()
     for variant in variants:  # the programs of a row end with it
-        row = plan.pop(variant.label)
-        results = training.train_row(row, seeds, workdir, sources, progress)
+        row, results = plan.pop(variant.label), []
+        with diverged.noted(variant.label):
+            results = training.train_row(row, seeds, workdir, sources, progress)
+        if not results:
+            continue
         folders = [[workdir / p.folder / f"seed{seed}" for p in row] for seed in seeds]
         rows.append(training.row_of(variant, results, folders))
         first = first or table.about(results[0][0], command_line_epochs())
-    write(table, workdir, rows if study else table.ranked(rows), seeds, first)
+    diverged.require_others(rows)
+    rows = rows if study else table.ranked(rows)
+    write(table, workdir, rows, seeds, first, diverged=diverged.reasons)
+
+
+class Diverged:
+    """The rows whose training did not stay finite: they are left out, and the others go on."""
+
+    def __init__(self) -> None:
+        self.reasons: dict[str, str] = {}
+        """By label."""
+
+    @contextlib.contextmanager
+    def noted(self, label: str) -> Iterator[None]:
+        """Notes a row whose training ends with a loss that is no number."""
+        try:
+            yield
+        except NonFiniteLossError as error:
+            report = error.report
+            where = f"batch {report['step']} (epoch {report['epoch']})"
+            self.reasons[label] = f"the loss of '{report['phase']}' is {report['loss']} at {where}"
+            self._last = error
+            if distributed.is_main():
+                print(f"{label}: left out, {self.reasons[label]}", flush=True)
+
+    def require_others(self, rows: Sequence[Any]) -> None:
+        """Raises the last error if no row is left."""
+        if not rows:
+            raise self._last
 
 
 def local(workdir: str) -> pathlib.Path:
@@ -208,15 +240,19 @@ def compare_missing(
     parts = [part for row in plan.values() for part in row.values()]
     check_folders(parts, seeds, workdir)
     progress = Progress(workdir / p.folder / f"seed{seed}" for p in parts for seed in seeds)
-    first = parts[0].folder
+    first = ""
     del parts
-    rows = []
+    rows, diverged = [], Diverged()
     for variant in variants:  # the programs of a row end with it
         at_rates = plan.pop(variant.label)
-        rows.append(sweep.train_row(variant, at_rates, rates, seeds, workdir, progress))
+        with diverged.noted(variant.label):
+            rows.append(sweep.train_row(variant, at_rates, rates, seeds, workdir, progress))
+            first = first or next(iter(at_rates.values())).folder
+    diverged.require_others(rows)
     result = Workdir(workdir / first / f"seed{seeds[0]}").result()
     about = table.about(result, command_line_epochs())
     facts = {"missing": result["missing"], "trained_once": sweep.trained_once()}
+    facts["diverged"] = diverged.reasons
     write(sweep_table, workdir, rows, seeds, about, **facts)
 
 

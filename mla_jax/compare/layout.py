@@ -74,6 +74,8 @@ def remarks(comparison: Mapping[str, Any]) -> list[str]:
             "Not trained, but evaluated from the training of the row in brackets, whose cost is "
             f"shown: {'; '.join(again)}."
         )
+    for label, reason in comparison.get("diverged", {}).items():
+        found.append(f"`{label}` is left out: {reason}.")
     return found
 
 

@@ -181,6 +181,8 @@ class Workdir:
                 self._write(self._data, data.to_json())
                 self._write(self._config, identity)
         except OSError as error:
+            if storage.in_bucket(self.path):
+                raise  # ``storage.watched`` says what it means
             raise UserError(
                 f"cannot write to --workdir={self.path} ({error.strerror}): name a directory that "
                 "you may write to"

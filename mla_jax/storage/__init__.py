@@ -75,7 +75,7 @@ def file_system() -> Any:
       UserError: ``gcsfs`` is not installed.
     """
     if importlib.util.find_spec("gcsfs") is None:
-        raise UserError("a gs:// path needs gcsfs: pip install 'mla_jax[gcs]'")
+        raise UserError("a gs:// path needs gcsfs: pip install gcsfs")
     os.environ["EPATH_USE_TF"] = "false"  # epath takes TensorFlow's file system if there is one
     import fsspec
 
@@ -151,8 +151,8 @@ def watched(path: pathlib.Path, needed: int = 0) -> Iterator[None]:
             if not reason or isinstance(error, UserError):
                 raise
             raise UserError(
-                f"lost {path}: {reason}; then repeat the command, which goes on from the last "
-                "checkpoint"
+                f"cannot go on in {path}: {reason}; then repeat the command, which goes on from "
+                "the last checkpoint"
             ) from error
 
 
