@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Makes .venv in the repository if there is none and installs mla_jax into it, once per change of
-# setup.cfg.  Sourced by the other scripts, in the repository: prepare_environment [EXTRA] then leaves
-# $PYTHON set.  Where dry_run=1 it prints its commands.
+# setup.cfg.  Sourced by the other scripts, in the repository: prepare_environment [EXTRA] then
+# leaves $PYTHON set.  Where dry_run=1 it prints its commands.
 
 # shellcheck source=launch/perform.sh
 source launch/perform.sh

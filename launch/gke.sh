@@ -19,6 +19,7 @@ environment: PROJECT, ZONE, CLUSTER  project, zone and name of the cluster (requ
              WORKLOAD      name of the run on the cluster (default: mla-jax)
              ACCELERATOR   default v5litepod-16
              EXTRAS        extras to install in the image (default: tpu,gcs)
+             RUN_AS        number of the image's user (default: 1000; 0 is root)
              MAX_RESTARTS  how often a preempted run starts again by itself (default: 100)
 
 example: export PROJECT=my-project ZONE=us-west4-a CLUSTER=mla
@@ -61,11 +62,12 @@ case "$command" in
     create)
         capacity=--on-demand
         [ -z "${SPOT:-}" ] || capacity=--spot
-        perform xpk cluster create "${where[@]}" --tpu-type="$accelerator" --num-slices=1 "$capacity"
+        perform xpk cluster create "${where[@]}" --tpu-type="$accelerator" --num-slices=1 \
+            "$capacity"
         ;;
     image)
         perform docker build --file=launch/Dockerfile --build-arg="EXTRAS=${EXTRAS:-tpu,gcs}" \
-            --tag="$IMAGE" .
+            --build-arg="RUN_AS=${RUN_AS:-1000}" --tag="$IMAGE" .
         perform docker push "$IMAGE"
         ;;
     run)
@@ -81,8 +83,8 @@ case "$command" in
     logs)
         perform gcloud container clusters get-credentials "$CLUSTER" --project="$PROJECT" \
             --location="${ZONE%-*}"
-        perform kubectl logs --follow --tail=-1 --container=jax-tpu \
-            --selector="xpk.google.com/workload=$workload,batch.kubernetes.io/job-completion-index=0"
+        pod="xpk.google.com/workload=$workload,batch.kubernetes.io/job-completion-index=0"
+        perform kubectl logs --follow --tail=-1 --container=jax-tpu --selector="$pod"
         ;;
     stop) perform xpk workload delete --workload="$workload" "${where[@]}" ;;
     delete) perform xpk cluster delete "${where[@]}" ;;

@@ -19,10 +19,11 @@ SLURM.  With --ntasks-per-node=N the N tasks of a node share its GPUs out evenly
 Two minutes before its time is up the job saves a checkpoint and puts itself back into the queue, to
 go on from there, until the run is finished (--signal=B:USR1@600: ten minutes).  A job that fails or
 is cancelled is not requeued.  Preemption is up to the cluster: one that sends the job this signal
-first (PreemptParameters=send_user_signal) gets a checkpoint, another may lose batches since the last.
+first (PreemptParameters=send_user_signal) gets a checkpoint, another may lose the batches since
+the last.
 
 example: sbatch --nodes=2 --gpus-per-node=4 launch/slurm.sh --config=configs/digits.py
-         scancel --signal=TERM JOB      stops the run, with a checkpoint; submitted again, it resumes
+         scancel --signal=TERM JOB     stops it, with a checkpoint; submitted again, it resumes
 
 environment: PYTHON  the interpreter (default: .venv/bin/python of the submitting directory)
 TEXT
@@ -31,7 +32,9 @@ case "${1:-}" in -h | --help) usage && exit 0 ;; esac
 dry_run=0
 [ "${1:-}" != --dry-run ] || { dry_run=1 && shift; }
 [ "$#" -gt 0 ] || { usage >&2 && exit 2; }
-[ "$dry_run" -eq 1 ] || [ -n "${SLURM_JOB_ID:-}" ] || { echo "error: submit me with sbatch (see --help)" >&2 && exit 2; }
+if [ "$dry_run" -eq 0 ] && [ -z "${SLURM_JOB_ID:-}" ]; then
+    echo "error: submit me with sbatch (see --help)" >&2 && exit 2
+fi
 mode=auto
 [ "${SLURM_NTASKS:-1}" -gt 1 ] && mode=on
 step=(srun --kill-on-bad-exit=1 ${SLURM_CPUS_PER_TASK:+"--cpus-per-task=$SLURM_CPUS_PER_TASK"}

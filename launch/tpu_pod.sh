@@ -25,7 +25,7 @@ example: export TPU_NAME=mla ZONE=us-west4-a
 
 All workers must reach --workdir: a bucket, gs://BUCKET/..., or a folder that they share (NFS).
 Data sets may lie in a bucket too: --data_dir=gs://BUCKET/data.  Both need the extra gcs.
-A run may end when the connection of this terminal does: start it in tmux; started again, it resumes.
+A run may end when this terminal's connection does: start it in tmux; started again, it resumes.
 TEXT
 }
 command="${1:-}"
@@ -47,7 +47,8 @@ case "$command" in
 esac
 for name in TPU_NAME ZONE; do
     [ -n "${!name:-}" ] || { echo "error: set $name (see --help)" >&2 && exit 2; }
-    [[ "${!name}" =~ ^[a-z][a-z0-9-]*$ ]] || { echo "error: $name=${!name} is no name" >&2 && exit 2; }
+    [[ "${!name}" =~ ^[a-z][a-z0-9-]*$ ]] ||
+        { echo "error: $name=${!name} is no name" >&2 && exit 2; }
 done
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # shellcheck source=launch/perform.sh
@@ -88,7 +89,8 @@ $(inside=1 quote "${REMOTE_PYTHON:-python3.11}") -m venv .venv
         [ "${#options[@]}" -gt 0 ] || { echo "error: give -- --config=..." >&2 && exit 2; }
         everywhere "file=\$HOME/$process_file
 $running
-[ -z \"\$id\" ] || { echo \"error: process \$id is running already: launch/tpu_pod.sh stop\" >&2; exit 1; }
+[ -z \"\$id\" ] ||
+    { echo \"error: process \$id is running already: launch/tpu_pod.sh stop\" >&2; exit 1; }
 cd mla_jax || exit
 echo \"\$\$ \$(started \$\$)\" >\"\$file\"
 exec $(inside=1 show .venv/bin/python -m mla_jax.main --distributed=on "${options[@]}")"

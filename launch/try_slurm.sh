@@ -99,7 +99,8 @@ TEXT
 }
 key=(dd if=/dev/urandom "of=$folder/munge.key" bs=128 count=1 status=none)
 munged=(munged --foreground --key-file="$folder/munge.key" --socket="$folder/munge.socket"
-    --pid-file="$folder/munged.pid" --log-file="$folder/munged.log" --seed-file="$folder/munged.seed")
+    --pid-file="$folder/munged.pid" --log-file="$folder/munged.log"
+    --seed-file="$folder/munged.seed")
 slurmctld=(slurmctld -D) slurmd=(slurmd -D)
 submission() { # NAME EPOCHS [OPTION of sbatch ...]
     command=(sbatch --parsable --job-name="$1" --output="$folder/$1.log" --ntasks-per-node=2
@@ -132,7 +133,7 @@ start() { # COMMAND ...; its output goes to a file of its name
     daemons+=("$!")
 }
 TRY_SLURM_ID="$(cat /proc/sys/kernel/random/uuid)"
-export TRY_SLURM_ID # inherited by all that the daemons start: what is left at the end is known by it
+export TRY_SLURM_ID # inherited by all that the daemons start: by it they are found at the end
 ours() {
     local id="$TRY_SLURM_ID"
     unset TRY_SLURM_ID # grep itself is not to be found
@@ -201,7 +202,9 @@ submit() { # NAME EPOCHS [OPTION of sbatch ...]: sets $job
 }
 gone() { [ -z "$(squeue --noheader --jobs="$job" 2>/dev/null)" ]; }
 succeeded() { [[ "$(scontrol show job "$job")" == *JobState=COMPLETED*ExitCode=0:0* ]]; }
-ended() { gone || [[ "$(scontrol show job "$job")" =~ JobState=(COMPLETED|FAILED|TIMEOUT|CANCELLED) ]]; }
+ended() {
+    gone || [[ "$(scontrol show job "$job")" =~ JobState=(COMPLETED|FAILED|TIMEOUT|CANCELLED) ]]
+}
 epochs_done() { cat "$folder/$1/metrics.jsonl" 2>/dev/null | grep -c '"train"' || true; }
 has_done() { [ "$(epochs_done "$1")" -ge "$2" ]; }
 said() { grep -E "$2" "$folder/$1.log" || true; } # NAME PATTERN
@@ -237,7 +240,8 @@ start_daemons() {
 # ---- What is tried -------------------------------------------------------------------------------
 
 echo "$(date -u '+%Y-%m-%d %H:%M UTC'): $(slurmd -V), $(munged --version | cut -d' ' -f1),"
-"$PYTHON" -c 'import jax, platform; print(f"Python {platform.python_version()}, jax {jax.__version__}")'
+"$PYTHON" -c 'import jax, platform
+print(f"Python {platform.python_version()}, jax {jax.__version__}")'
 start_daemons
 echo "one node of 2 CPUs: $(srun --ntasks=2 hostname | sort | uniq -c | tr -s ' ')"
 
@@ -279,8 +283,9 @@ straight, requeued = (kept(pathlib.Path(name)) for name in sys.argv[1:])
 for name, value in straight.items():
     if requeued[name] != value:
         sys.exit(f"{name} differs: {value} and {requeued[name]}")
-print(f"  bit for bit as straight: {len(straight['epochs'])} epochs of losses and accuracies, the test")
-print(f"  results, all arrays of checkpoint {straight['last']} (CRC-32 {straight['arrays']:08x})")
+epochs, last, arrays = len(straight["epochs"]), straight["last"], straight["arrays"]
+print(f"  bit for bit as straight: the losses and accuracies of {epochs} epochs, the test results,")
+print(f"  all arrays of checkpoint {last} (CRC-32 {arrays:08x})")
 TEXT
 
 # As many epochs as take 150 s: the signal comes 50 to 80 s after the start, SLURM looks every 30 s.
