@@ -33,6 +33,7 @@ for argument in "$@"; do
     case "$argument" in
         -h | --help) usage && exit 0 ;;
         --dry-run) dry_run=1 ;;
+        --folder=*[[:space:]]*) echo "error: no spaces in --folder: SLURM's settings" >&2 && exit 2 ;;
         --folder=?*) folder="${argument#*=}" ;;
         --epochs=[1-9]*) epochs="${argument#*=}" ;;
         *) echo "error: unknown option $argument (see --help)" >&2 && exit 2 ;;
@@ -61,7 +62,7 @@ keep=1
 if [ -z "$folder" ]; then
     keep=0
     folder=/tmp/try_slurm
-    [ "$dry_run" -eq 1 ] || folder="$(mktemp -d)"
+    [ "$dry_run" -eq 1 ] || { folder="$(mktemp -d)" && chmod 755 "$folder"; } # munged wants it open
 fi
 [ "$dry_run" -eq 1 ] || mkdir -p "$folder/state" "$folder/spool"
 [ "$dry_run" -eq 1 ] || folder="$(cd "$folder" && pwd)"
@@ -115,6 +116,7 @@ if [ "$dry_run" -eq 1 ]; then
     # shellcheck disable=SC2016  # it is $PATH that is to be printed
     echo 'export PATH="$PATH:/usr/sbin:/sbin"'
     show mkdir -p "$folder/state" "$folder/spool"
+    show chmod 755 "$folder"
     echo "cat >$(quote "$SLURM_CONF") <<'TEXT'" && settings && echo TEXT
     (umask 077 && show "${key[@]}") && show chmod 600 "$folder/munge.key"
     behind=' &' show "${munged[@]}"
@@ -179,8 +181,8 @@ trap 'exit 143' TERM
 
 fail() {
     echo "FAILED: $*"
-    for log in "$folder"/*.log "$folder"/slurm*.out; do
-        echo "--- $log" && tail -n 15 "$log"
+    for log in "$folder"/*.log "$folder"/*.out; do
+        [ ! -s "$log" ] || { echo "--- $log" && tail -n 15 "$log"; }
     done
     exit 1
 }

@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
@@ -96,3 +97,13 @@ def test_where_there_is_no_slurm(tmp_path):
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("skipped: munged munge slurmctld ") and done.stderr == ""
     assert "apt-get install slurm-wlm munge" in done.stdout
+
+
+def test_the_dry_run_of_a_slurm_of_ones_own(tmp_path):
+    done = run("launch/try_slurm.sh", "--dry-run", f"--folder={tmp_path / 'folder'}")
+    assert done.returncode == 0, done.stderr
+    assert list(tmp_path.iterdir()) == []
+    assert run("bash", "-n", "-c", done.stdout).returncode == 0
+    for command in ("munged", "slurmctld", "slurmd", "sbatch"):
+        assert re.search(rf"^{command} ", done.stdout, re.MULTILINE)
+    assert "ProctrackType=proctrack/linuxproc\n" in done.stdout

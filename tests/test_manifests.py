@@ -1,4 +1,4 @@
-"""``launch/job.yaml`` and ``launch/Dockerfile`` against Kubernetes's schemas, the project, each other.
+"""``launch/job.yaml`` and ``launch/Dockerfile`` agree with Kubernetes, the project and each other.
 
 No cluster, no Docker and no network is needed.
 """
