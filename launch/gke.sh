@@ -20,7 +20,7 @@ environment: PROJECT, ZONE, CLUSTER  project, zone and name of the cluster (requ
              ACCELERATOR   default v5litepod-16
              EXTRAS        extras to install in the image (default: tpu,gcs)
              RUN_AS        number of the image's user (default: 1000; 0 is root)
-             MAX_RESTARTS  how often a preempted run starts again by itself (default: 100)
+             MAX_RESTARTS  how often a broken or preempted run starts again (default: 20)
 
 example: export PROJECT=my-project ZONE=us-west4-a CLUSTER=mla
          export IMAGE=us-west4-docker.pkg.dev/my-project/mla/mla_jax:1
@@ -72,12 +72,13 @@ case "$command" in
         ;;
     run)
         [ "${#options[@]}" -gt 0 ] || { echo "error: give -- --config=..." >&2 && exit 2; }
-        # exec: xpk puts the command into a subshell and sends it the signals.  Statuses below 128,
-        # of mistakes and of failures that would come again, are not restarted: xpk's own rule.
-        # It must be one line, which xpk puts into a YAML block.
+        # exec: xpk puts the command into a subshell and sends that the signals.  One line: it goes
+        # into a YAML block.  Restarts: on a signal, xpk's own rule, and on status 1, as the others
+        # end when a process dies; not on 2, a mistake in the options, or 3, a loss not finite.
         perform xpk workload create --workload="$workload" "${where[@]}" \
             --tpu-type="$accelerator" --docker-image="$IMAGE" \
-            --max-restarts="${MAX_RESTARTS:-100}" --termination-grace-period-seconds=300 \
+            --max-restarts="${MAX_RESTARTS:-20}" --restart-on-exit-codes=1 \
+            --termination-grace-period-seconds=300 \
             --command="exec $(line python -m mla_jax.main --distributed=on "${options[@]}")"
         ;;
     logs)

@@ -33,7 +33,7 @@ for argument in "$@"; do
     case "$argument" in
         -h | --help) usage && exit 0 ;;
         --dry-run) dry_run=1 ;;
-        --folder=*[[:space:]]*) echo "error: no spaces in --folder: SLURM's settings" >&2 && exit 2 ;;
+        --folder=*[[:space:]]*) echo "error: name a --folder without spaces" >&2 && exit 2 ;;
         --folder=?*) folder="${argument#*=}" ;;
         --epochs=[1-9]*) epochs="${argument#*=}" ;;
         *) echo "error: unknown option $argument (see --help)" >&2 && exit 2 ;;
@@ -253,9 +253,11 @@ succeeded || fail "job $job has not succeeded"
 said straight '^ +(fused|[0-9]+ epochs)'
 
 submit requeued "$epochs"
-wait_for 600 "job $job has done no epoch" has_done requeued 2
+under_way() { has_done requeued 2 || ended; }
+wait_for 600 "job $job has done no epoch" under_way
 sleep 0.3 # inside of an epoch
-scontrol requeue "$job" || fail "job $job ended before it could be requeued: give more --epochs"
+! ended || fail "job $job ended before it could be requeued: give more --epochs"
+scontrol requeue "$job"
 echo "  scontrol requeue $job, after epoch $(epochs_done requeued)"
 wait_for 1800 "job $job goes on" ended
 succeeded || fail "job $job has not succeeded"
