@@ -70,6 +70,38 @@ def test_it_can_be_read(stand_ins):
     assert '\n.venv/bin/python -m pip install --quiet --editable ".[tpu]"\'\n' in done.stdout
 
 
+def test_any_word_survives(stand_ins):
+    """As one of a command, and as one of a command inside of an option."""
+    words = [
+        "",
+        "a b",
+        "it's",
+        '"',
+        "\\",
+        "$HOME",
+        "`x`",
+        "a\nb",
+        "~",
+        "*",
+        "{a,b}",
+        "#",
+        "!!",
+        "é",
+        "-n",
+    ]
+    words += [f"--name={word}" for word in words] + ["--'=a", "--a b", "a=b", "--", "--x", "y"]
+    stand_ins.add("there")
+    script = 'source launch/perform.sh; {} there "$@"'
+    for text in ("show", "line"):
+        printed = stand_ins.run("bash", "-c", script.format(text), "bash", *words)
+        assert stand_ins.run("bash", "-c", printed.stdout).returncode == 0
+        assert stand_ins.called() == [["there", *words]]
+    nested = 'source launch/perform.sh; show bash -c "$(line there "$@")"'
+    printed = stand_ins.run("bash", "-c", nested, "bash", *words)
+    assert stand_ins.run("bash", "-c", printed.stdout).returncode == 0
+    assert stand_ins.called() == [["there", *words]]
+
+
 @pytest.mark.parametrize("command", ["create", "setup", "run", "stop", "delete"])
 def test_tpu_pod(stand_ins, command):
     calls = check(stand_ins, ["launch/tpu_pod.sh", command, "--", *ODD], TPU)
