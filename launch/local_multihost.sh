@@ -2,12 +2,14 @@
 set -euo pipefail
 usage() {
     cat <<'TEXT'
-usage: launch/local_multihost.sh [--processes=N] [--devices=D] [--port=P] [--module=M] OPTION ...
+usage: launch/local_multihost.sh [--processes=N] [--devices=D] [--port=P] [--module=M] [--dry-run]
+                                 OPTION ...
 
 Runs M (default mla_jax.main; OPTIONs are its) in N processes on this machine's CPU, D devices each
-(default 2 and 2): the code path of a pod, to try before paying for one.  Process 0 prints; the others write to WORKDIR.process-I.log
-(WORKDIR as given, default runs/multihost).  SIGTERM to any process, or to this script, stops all
-of them after the same batch, with a checkpoint.  When one process fails the others are stopped.
+(default 2 and 2): the code path of a pod, to try before paying for one.  Process 0 prints; the
+others write to WORKDIR.process-I.log (WORKDIR as given, default runs/multihost).  SIGTERM to any
+process, or to this script, stops all of them after the same batch, with a checkpoint.  When one
+process fails the others are stopped.  --dry-run prints the commands instead.
 
 example: launch/local_multihost.sh --config=configs/digits.py --workdir=runs/two
 
@@ -15,10 +17,11 @@ environment: PYTHON  the interpreter (default: .venv/bin/python if there is one,
 TEXT
 }
 processes=2 devices=2 port=$((20000 + RANDOM % 20000)) workdir=runs/multihost
-module=mla_jax.main options=()
+module=mla_jax.main dry_run=0 options=()
 for argument in "$@"; do
     case "$argument" in
         -h | --help) usage && exit 0 ;;
+        --dry-run) dry_run=1 ;;
         --processes=*) processes="${argument#*=}" ;;
         --devices=*) devices="${argument#*=}" ;;
         --port=*) port="${argument#*=}" ;;
@@ -38,12 +41,28 @@ fi
 default_python="$(dirname "${BASH_SOURCE[0]}")/../.venv/bin/python"
 [ -x "$default_python" ] || default_python=python3
 python="${PYTHON:-$default_python}"
+process() { # PROCESS_ID
+    command=("$python" -m "$module" "${options[@]}" --workdir="$workdir" --distributed=on
+        --coordinator_address="127.0.0.1:$port" --num_processes="$processes" --process_id="$1")
+}
+if [ "$dry_run" -eq 1 ]; then
+    # shellcheck source=launch/perform.sh
+    source "$(dirname "${BASH_SOURCE[0]}")/perform.sh"
+    show export JAX_PLATFORMS=cpu JAX_NUM_CPU_DEVICES="$devices"
+    show mkdir -p "$(dirname "$workdir")"
+    for ((i = 0; i < processes; i++)); do
+        log=" >$(quote "$workdir.process-$i.log") 2>&1"
+        [ "$i" -gt 0 ] || log=''
+        process "$i" && behind="$log &" show "${command[@]}"
+    done
+    echo wait
+    exit 0
+fi
 export JAX_PLATFORMS=cpu JAX_NUM_CPU_DEVICES="$devices"
 mkdir -p "$(dirname "$workdir")"
 
 start() { # PROCESS_ID
-    exec "$python" -m "$module" "${options[@]}" --workdir="$workdir" --distributed=on \
-        --coordinator_address="127.0.0.1:$port" --num_processes="$processes" --process_id="$1"
+    process "$1" && exec "${command[@]}"
 }
 
 pids=()

@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
@@ -9,7 +10,8 @@ import sys
 import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
-SCRIPTS = sorted(p.name for p in (ROOT / "launch").glob("*.sh") if p.name != "environment.sh")
+SOURCED = ("environment.sh", "perform.sh")
+SCRIPTS = sorted(p.name for p in (ROOT / "launch").glob("*.sh") if p.name not in SOURCED)
 
 
 def run(*command: str, **environment: str) -> subprocess.CompletedProcess:
@@ -20,7 +22,7 @@ def run(*command: str, **environment: str) -> subprocess.CompletedProcess:
 
 def test_the_scripts_are_all_there():
     expected = {"quickstart.sh", "test.sh", "tpu_pod.sh", "slurm.sh", "local_multihost.sh"}
-    assert set(SCRIPTS) >= expected
+    assert set(SCRIPTS) >= expected | {"gke.sh", "try_slurm.sh"}
 
 
 def test_shellcheck():
@@ -38,6 +40,8 @@ def test_help(script):
         done = run(f"launch/{script}", option)
         assert done.returncode == 0, done.stderr
         assert done.stdout.startswith("usage: ") and done.stderr == ""
+        assert "--dry-run" in done.stdout
+        assert max(map(len, done.stdout.splitlines())) <= 100
 
 
 def test_tpu_pod_dry_run():
@@ -45,7 +49,8 @@ def test_tpu_pod_dry_run():
     options = ["--config=configs/digits.py:method=mla", "--workdir=/mnt/b/run"]
     done = run("launch/tpu_pod.sh", "run", "--dry-run", "--", *options, **names)
     assert done.returncode == 0, done.stderr
-    assert "tpu-vm ssh mla --zone=us-west4-a --worker=all" in done.stdout
+    on_one_line = done.stdout.replace(" \\\n    ", " ")
+    assert "tpu-vm ssh mla --zone=us-west4-a --worker=all" in on_one_line
     assert "configs/digits.py:method=mla" in done.stdout
     for command in ("create", "setup", "stop", "delete"):
         done = run("launch/tpu_pod.sh", command, "--dry-run", **names)
@@ -57,6 +62,9 @@ def test_tpu_pod_dry_run():
     [
         (["launch/tpu_pod.sh", "create"], "set TPU_NAME"),
         (["launch/tpu_pod.sh", "fly"], "usage: launch/tpu_pod.sh"),
+        (["launch/gke.sh", "run"], "set PROJECT"),
+        (["launch/gke.sh", "fly"], "usage: launch/gke.sh"),
+        (["launch/try_slurm.sh", "--fast"], "unknown option --fast"),
         (["launch/local_multihost.sh"], "usage: launch/local_multihost.sh"),
         (["launch/slurm.sh", "--config=x"], "submit me with sbatch"),
     ],
@@ -75,3 +83,27 @@ def test_an_old_python_is_refused(tmp_path):
         done = run(f"launch/{script}", PYTHON_BASE=str(old), MLA_JAX_VENV=str(tmp_path / "venv"))
         assert done.returncode == 1
         assert "is not Python 3.11 or newer" in done.stderr
+
+
+def test_where_there_is_no_slurm(tmp_path):
+    for name in ("bash", "dirname"):
+        (tmp_path / name).symlink_to(shutil.which(name))
+    text = (ROOT / "launch" / "try_slurm.sh").read_text()
+    alone = tmp_path / "launch" / "try_slurm.sh"
+    alone.parent.mkdir()
+    alone.write_text(text.replace(":/usr/sbin:/sbin", ""))
+    shutil.copy(ROOT / "launch" / "perform.sh", alone.parent)
+    done = run("bash", str(alone), PATH=str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("skipped: munged munge slurmctld ") and done.stderr == ""
+    assert "apt-get install slurm-wlm munge" in done.stdout
+
+
+def test_the_dry_run_of_a_slurm_of_ones_own(tmp_path):
+    done = run("launch/try_slurm.sh", "--dry-run", f"--folder={tmp_path / 'folder'}")
+    assert done.returncode == 0, done.stderr
+    assert list(tmp_path.iterdir()) == []
+    assert run("bash", "-n", "-c", done.stdout).returncode == 0
+    for command in ("munged", "slurmctld", "slurmd", "sbatch"):
+        assert re.search(rf"^{command} ", done.stdout, re.MULTILINE)
+    assert "ProctrackType=proctrack/linuxproc\n" in done.stdout
