@@ -193,7 +193,8 @@ def evaluation_batches(
 
     The split is cut into consecutive blocks of ``batch_size``, one a device, whatever the number
     of devices: a rule that looks at its whole batch sees the same neighbours anywhere.  The last
-    blocks are padded with example 0 and ``valid=False``; all processes get equally many batches.
+    blocks are padded with example 0, loaded once, and ``valid=False``; all processes get equally
+    many batches.
     """
     per_step = devices * process_count
     blocks = -(-split.examples // batch_size)
@@ -201,13 +202,16 @@ def evaluation_batches(
         first = step * per_step + process_index * devices
         index = (first + np.arange(devices))[:, None] * batch_size + np.arange(batch_size)
         valid = index < split.examples
-        batch = split.fetch(np.where(valid, index, 0).ravel())
-        batch["valid"] = valid.ravel()
+        padding = np.zeros(0 if valid.all() else 1, index.dtype)  # the valid ones come first
+        batch = split.fetch(np.concatenate([index[valid], padding]))
+        inputs = {m: _blocks(array, devices, batch_size) for m, array in batch["inputs"].items()}
+        others = {k: _blocks(array, devices, batch_size) for k, array in batch.items()
+                  if k not in ("inputs", "valid")}  # fmt: skip
+        yield {**others, "inputs": inputs, "valid": valid}
 
-        def per_device(array: np.ndarray) -> np.ndarray:
-            return array.reshape(devices, batch_size, *array.shape[1:])
 
-        yield {
-            **{key: per_device(value) for key, value in batch.items() if key != "inputs"},
-            "inputs": {m: per_device(array) for m, array in batch["inputs"].items()},
-        }
+def _blocks(array: np.ndarray, devices: int, batch_size: int) -> np.ndarray:
+    """``[devices, batch_size, ...]`` of at most so many rows, filled up with the last one."""
+    if padding := devices * batch_size - len(array):
+        array = np.concatenate([array, np.repeat(array[-1:], padding, 0)])
+    return array.reshape(devices, batch_size, *array.shape[1:])

@@ -1,11 +1,13 @@
 """Evaluation: every example counted exactly once, on any number of devices.
 
-Confusion counts are summed over the devices and leave them as integers; every figure is computed
-from the sums, with one division at the end.
+Confusion counts are summed on the devices, over them and over the batches, and are read once per
+split, as integers; every figure is computed from the sums, with one division at the end.  So the
+next batch is loaded while one is computed.
 """
 
+import collections
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -20,6 +22,9 @@ from mla_jax.errors import UserError
 from mla_jax.methods import Method
 from mla_jax.methods.base import Accumulate
 from mla_jax.state import Batch, Prediction, TrainState
+
+IN_FLIGHT = 2
+"""Batches at most that wait for the devices: more would fill their memory."""
 
 
 class Outputs(NamedTuple):
@@ -186,22 +191,26 @@ class Evaluator:
         self._devices = list(devices) if devices else jax.local_devices()
         compute = counts_and_classes(method)
 
-        def everywhere(*arguments: Any) -> tuple[Counts, tuple[jax.Array, jax.Array]]:
-            """Counts, and the examples ``int32[devices, B]`` (-1: padding) with their classes."""
+        def everywhere(
+            total: Counts, *arguments: Any
+        ) -> tuple[Counts, tuple[jax.Array, jax.Array]]:
+            """``total`` with the counts of a batch added, and the batch's examples ``int32[devices,
+            B]`` (-1: padding) with their classes."""
             counts, classes = compute(*arguments)
             index = jnp.where(arguments[2]["valid"], arguments[2]["index"], -1)
-            return jax.lax.psum(counts, "data"), jax.lax.all_gather((index, classes), "data")
+            total = jax.tree.map(jnp.add, total, jax.lax.psum(counts, "data"))
+            return total, jax.lax.all_gather((index, classes), "data")
 
         self._method = method
         self._counts = self._mapped(everywhere)
 
     def _mapped(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """``function(variables, method_state, batch)`` of one batch per device of axis ``data``,
-        whose result is the same on all of them."""
+        """``function(total, variables, method_state, batch)`` of one batch per device of axis
+        ``data``, whose result is the same on all of them."""
         return jax.pmap(
             function,
             axis_name="data",
-            in_axes=(None, None, 0),
+            in_axes=(None, None, None, 0),
             out_axes=None,
             devices=self._given,
         )
@@ -209,7 +218,12 @@ class Evaluator:
     @functools.cached_property
     def _counts_by_subset(self) -> Callable[..., Any]:
         counts = subset_counts(self._method, patterns(len(self.modalities)))
-        return self._mapped(lambda *arguments: jax.lax.psum(counts(*arguments), "data"))
+        return self._mapped(lambda total, *rest: total + jax.lax.psum(counts(*rest), "data"))
+
+    def _batches(self, split: Split, batch_size: int) -> Iterator[Batch]:
+        """This process's batches, a block of ``batch_size`` per device."""
+        where = distributed.process()
+        return evaluation_batches(split, batch_size, len(self._devices), *where)
 
     def subsets(self, state: TrainState, split: Split, batch_size: int) -> dict[str, Any]:
         """How well the fusion does with every subset of the modalities, over a split.
@@ -228,11 +242,12 @@ class Evaluator:
                 f"all subsets are evaluated for up to {MOST_PATTERNS} modalities, not for {M}: "
                 "choose some with --modalities"
             )
-        total = np.zeros((), np.int64)
-        where = distributed.process()
-        for batch in evaluation_batches(split, batch_size, len(self._devices), *where):
-            counts = self._counts_by_subset(state.variables, state.method_state, batch)
-            total = total + np.asarray(jax.device_get(counts), np.int64)
+        total = np.zeros((2**M - 1, *2 * (self._method.classes,)), np.int32)
+        running = _Running()
+        for batch in self._batches(split, batch_size):
+            total = self._counts_by_subset(total, state.variables, state.method_state, batch)
+            running.add(total)
+        total = np.asarray(total, np.int64)
         names = ["+".join(np.array(self.modalities)[subset]) for subset in patterns(M)]
         found = dict(zip(names, map(_pooled, total), strict=True))
         return {**found, "incomplete": _pooled(total[:-1].sum(0))} if M > 1 else found
@@ -247,12 +262,11 @@ class Evaluator:
         Raises:
           UserError: an input is not finite; the sentence has the ``name`` of the split.
         """
-        total = Counts(0, 0, 0)
-        where = distributed.process()
-        for batch in evaluation_batches(split, batch_size, len(self._devices), *where):
-            counts, _ = self._counts(state.variables, state.method_state, batch)
-            counts = jax.device_get(counts)
-            total = jax.tree.map(lambda t, c: t + c.astype(np.int64), total, counts)
+        total, running = self._zeros(), _Running()
+        for batch in self._batches(split, batch_size):
+            total, _ = self._counts(total, state.variables, state.method_state, batch)
+            running.add(total)
+        total = jax.tree.map(lambda counts: np.asarray(counts, np.int64), total)
         for column, modality in enumerate(self.modalities):
             if bad := total.bad_inputs[column]:
                 first = _first_not_finite(split, modality, column)
@@ -266,17 +280,36 @@ class Evaluator:
         not_finite = {name: number for name, number in bad if number}
         return {**figures, "not_finite": not_finite} if not_finite else figures
 
+    def _zeros(self) -> Counts:
+        M, C = len(self.modalities), self._method.classes
+        shapes = Counts((1 + M, C, C), (M,), (1 + M,))
+        return Counts(*(np.zeros(shape, np.int32) for shape in shapes))
+
     def classes(self, state: TrainState, split: Split, batch_size: int) -> Classes:
         """What each example of a split is counted as, on every process; as ``__call__`` counts it,
         with the same program."""
         found = np.empty((1 + len(self.modalities), split.examples), np.int32)
-        where = distributed.process()
-        for batch in evaluation_batches(split, batch_size, len(self._devices), *where):
-            _, told = self._counts(state.variables, state.method_state, batch)
-            index, classes = jax.device_get(told)  # [devices, B], [devices, 1 + M, B]
+        told, running = [], _Running()
+        for batch in self._batches(split, batch_size):
+            _, of_batch = self._counts(self._zeros(), state.variables, state.method_state, batch)
+            told.append(of_batch)
+            running.add(of_batch)
+        for index, classes in jax.device_get(told):  # [devices, B], [devices, 1 + M, B]
             valid = index >= 0
             found[:, index[valid]] = classes.swapaxes(0, 1)[:, valid]
         return Classes(self.modalities, found[0], found[1:], np.asarray(split.label, np.int32))
+
+
+class _Running:
+    """Waits for the batch ``IN_FLIGHT`` batches ago, whenever one more is computed."""
+
+    def __init__(self) -> None:
+        self._results: collections.deque = collections.deque()
+
+    def add(self, result: Any) -> None:
+        self._results.append(result)
+        if len(self._results) > IN_FLIGHT:
+            jax.block_until_ready(self._results.popleft())
 
 
 def _first_not_finite(split: Split, modality: str, column: int) -> int:

@@ -131,7 +131,9 @@ def _machine() -> str:
     it only."""
     parts = [socket.gethostname()]
     try:
-        parts.append(pathlib.Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip())
+        parts.append(
+            pathlib.Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
+        )
         parts.append(os.readlink("/proc/self/ns/pid"))
     except OSError:  # not Linux
         pass
