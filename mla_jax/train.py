@@ -5,8 +5,6 @@
 
 import contextlib
 import pathlib
-import platform
-import subprocess
 import sys
 import time
 import types
@@ -17,7 +15,6 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict, FrozenConfigDict
 
-import mla_jax
 from mla_jax import distributed, storage
 from mla_jax.config import fields
 from mla_jax.data import missing, pipeline
@@ -25,7 +22,6 @@ from mla_jax.data.example_checks import remarks
 from mla_jax.datasets import Dataset, load_dataset
 from mla_jax.errors import Interrupted
 from mla_jax.evaluate import TrainingReduction
-from mla_jax.evaluate.shapley import shapley_values
 from mla_jax.functional.optimizers import StepInfo
 from mla_jax.program import (
     Program,
@@ -33,13 +29,13 @@ from mla_jax.program import (
     check_vocabularies,
     initial_state,
     masked,
-    training_flops,
 )
-from mla_jax.runs import checkpoint, initial, report
+from mla_jax.runs import checkpoint, initial, outcome, report
 from mla_jax.runs.metrics import RunningMeans
 from mla_jax.runs.predictions import save_classes
 from mla_jax.runs.progress import ProgressBar
 from mla_jax.runs.run import Run
+from mla_jax.runs.steps import Profile, StepLog
 from mla_jax.runs.workdir import Workdir
 from mla_jax.state import TrainState
 from mla_jax.telemetry import EVENT, Telemetry
@@ -114,10 +110,10 @@ def train(
             test, size = dataset.splits["test"], config.evaluation.batch_size
             chosen = program.placement.replicate(run.load())  # else evaluation compiles again
             classes = program.evaluator.classes(chosen, test, size)
-        facts = missing_facts(run, dataset)
-        facts |= contribution_facts(run, dataset, facts.get("subsets"))
+        facts = outcome.missing_facts(run, dataset)
+        facts |= outcome.contribution_facts(run, dataset, facts.get("subsets"))
         if distributed.is_main():
-            result = result_of(run, program, parameters) | facts
+            result = outcome.result_of(run, program, parameters) | facts
             counts = run.selector.chosen["test"]["confusion"]
             report.write_report(
                 run.path, result, run.identity, counts, run.class_names, remarks(dataset)
@@ -149,11 +145,15 @@ def fit(run: Run, program: Program, state: TrainState, dataset: Dataset) -> tupl
         say("\n".join([report.parameter_table(state.params), *program.method.describe(state)]))
 
     # ---- The loop ----------------------------------------------------------------------------
-    with distributed.StopSignal() as stopping, run.recording(start):
+    with (
+        distributed.StopSignal() as stopping,
+        run.recording(start),
+        Profile(config.profile, run.path, say) as profile,
+    ):
         order = (train_split, config.batch_size, config.seed, start, *distributed.process())
         loader = pipeline.Loader(**config.loader)
         batches = pipeline.training_batches(*order, loader, config.drop_last)
-        measure = Telemetry(program, dataset, config)
+        measure, log = Telemetry(program, dataset, config), StepLog(run, start)
         reduce_training = TrainingReduction(train_split, config.batch_size, program.placement)
         with contextlib.closing(batches), ProgressBar(total, start, say) as bar:
             for number in range(start, total):
@@ -164,10 +164,13 @@ def fit(run: Run, program: Program, state: TrainState, dataset: Dataset) -> tupl
                 compiling = dispatch.compile_seconds
                 if stage.phases and not compiling:
                     bar.write_line(report.compiling_line(stage), say)
+                at = {"step": done, "epoch": epoch + 1, "stage": stage.name}
+                profile.begin(done, state)
                 with run.seconds("train"):
                     if index == 0 and stage.on_epoch:
                         state = stage.on_epoch(state, stage_epoch, reduce_training)
-                    local = next(batches)
+                    with log.waiting:
+                        local = next(batches)
                     batch = program.placement.shard(local)
                     info = StepInfo(*map(np.int32, (stage_epoch, index, per_epoch)))
                 if stage.phases and measure.due(number):
@@ -175,29 +178,32 @@ def fit(run: Run, program: Program, state: TrainState, dataset: Dataset) -> tupl
                         jax.block_until_ready(state)  # batches in flight are no telemetry
                     with run.seconds("telemetry" if measure.has_compiled(stage) else "compile"):
                         found = measure(stage, state, batch, info)
-                    at = {"step": done, "epoch": epoch + 1, "stage": stage.name}
                     run.record({"event": EVENT, **at, EVENT: found})
                 with run.seconds("train"):
                     for i, phase in enumerate(stage.phases):
                         state, metrics = dispatch(i, state, batch, info)
                         means.add(done, epoch + 1, phase.name, metrics, local["index"])
                     means.wait(IN_FLIGHT)
-                    if epoch_ends or done % config.check_loss_every == 0:
+                    if epoch_ends or log.due(done) or done % config.check_loss_every == 0:
                         means.drain()
                 compiling = dispatch.compile_seconds - compiling
                 run.seconds.move("train", "compile", compiling)
                 bar.leave_out(compiling)
+                profile.end(done, state)
 
                 improved = False
+                if epoch_ends or log.due(done):
+                    at["learning_rate"] = float(program.optimizer.learning_rate(info))
+                if stage.phases and log.due(done):
+                    log.write(at, means.newest)
+                    bar.note = log.shown
                 if epoch_ends:
-                    line = {"step": done, "epoch": epoch + 1, "stage": stage.name}
-                    line["learning_rate"] = float(program.optimizer.learning_rate(info))
-                    line["train"] = means.means()
+                    line = {**at, "train": means.means()}
                     means.sums.clear()
                     if evaluation_due(config, epoch + 1, len(calendar)):
                         with run.seconds("evaluate"):
                             scores = evaluate_all(program, state, dataset, config)
-                        line |= {split: without_counts(scores[split]) for split in scores}
+                        line |= {split: outcome.without_counts(scores[split]) for split in scores}
                         if stage is calendar[-1][0]:
                             improved = run.selector.offer(epoch + 1, done, scores)
                     line["time"] = dict(run.seconds.spent)
@@ -244,100 +250,6 @@ def evaluate_all(
         for name, split in dataset.splits.items()
         if name != "train"
     }
-
-
-def missing_facts(run: Run, dataset: Dataset) -> dict[str, Any]:
-    """What a result says of masks that hide modalities; empty where there are none."""
-    chosen = run.config.missing
-    if chosen.rule == "none" and not chosen.masks:
-        return {}
-    shares = {s: missing.missing_share(split) for s, split in dataset.splits.items()}
-    facts: dict[str, Any] = {"missing": {**chosen.to_dict(), "true_rate": shares}}
-    if len(dataset.modalities) <= missing.MOST_PATTERNS:
-        facts["subsets"] = run.subsets(dataset.splits["test"])
-    return facts
-
-
-def contribution_facts(
-    run: Run, dataset: Dataset, subsets: dict[str, Any] | None
-) -> dict[str, Any]:
-    """What each modality adds to the test accuracy, for a run with telemetry; else empty.
-
-    Shapley values, which sum to the accuracy with all modalities less that of always saying the
-    commonest class.  Only for test data that lacks no modality but for masks: subsets would
-    otherwise be over different examples.  ``subsets``: those of the test split, if they are known.
-    """
-    test = dataset.splits["test"]
-    whole = getattr(test, "unmasked", test)
-    many = len(dataset.modalities) > missing.MOST_PATTERNS
-    if not run.config.telemetry.every_steps or many or not whole.present.all():
-        return {}
-    subsets = subsets or run.subsets(test)
-    accuracies = {name: found["accuracy"] for name, found in subsets.items()}
-    commonest = np.bincount(whole.label).max() / whole.examples
-    return {"contributions": shapley_values(dataset.modalities, accuracies, commonest)}
-
-
-def without_counts(figures: dict[str, Any]) -> dict[str, Any]:
-    """The figures of one split less the confusion counts, which go to ``confusion.json``."""
-    return {key: value for key, value in figures.items() if key != "confusion"}
-
-
-def result_of(run: Run, program: Program, parameters: int) -> dict[str, Any]:
-    """The content of ``result.json``."""
-    config, spent, chosen = run.config, run.seconds.spent, run.selector.chosen
-    stages, available = program.method.stages, run.data.training_examples
-    epochs = sum(stage.epochs for stage in stages)
-    per_epoch = epoch_length(available, config)
-    examples = epochs * min(per_epoch * config.batch_size, available)
-    return {
-        "dataset": run.data.name,
-        "method": config.method.name,
-        "fidelity": config.method.fidelity,
-        "protocol": config.protocol,
-        "seed": config.seed,
-        "modalities": list(config.modalities),
-        "parameters": parameters,
-        "selection": {"rule": run.selector.rule, **{k: chosen[k] for k in ("epoch", "step")}},
-        **{s: without_counts(chosen[s]) for s in run.data.examples if s != "train"},
-        "train": {
-            "epochs": epochs,
-            "stages": {stage.name: stage.epochs for stage in stages},
-            "batches": epochs * per_epoch,
-            "steps": sum(s.epochs * len(s.phases) for s in stages) * per_epoch,
-            "flops": training_flops(program, per_epoch),
-            "seconds": round(spent["train"], 3),
-            "examples_per_second": round(examples / max(spent["train"], 1e-9), 4),
-            "compile_seconds": round(spent["compile"], 3),
-            "evaluate_seconds": round(spent["evaluate"], 3),
-            "checkpoint_seconds": round(spent["checkpoint"], 3),
-            "telemetry_seconds": round(spent["telemetry"], 3),
-        },
-        "versions": {
-            "mla_jax": mla_jax.__version__,
-            "jax": jax.__version__,
-            "python": platform.python_version(),
-        },
-        "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
-        "commit": source_commit(),
-    }
-
-
-def source_commit() -> str:
-    """The commit of the source this runs from, ``-dirty`` if it was changed since; empty where
-    mla_jax is installed without its repository."""
-    folder = pathlib.Path(__file__).parent
-
-    def git(*arguments: str) -> str:
-        command = ["git", "-C", str(folder), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-
-    try:
-        if pathlib.Path(git("rev-parse", "--show-toplevel")) != folder.parent.resolve():
-            return ""
-        return git("describe", "--always", "--dirty", "--exclude=*")
-    except (OSError, subprocess.CalledProcessError):
-        return ""
 
 
 class _CallableModule(types.ModuleType):

@@ -15,9 +15,7 @@ import signal
 import socket
 import subprocess
 import sys
-import urllib.error
-import urllib.request
-from urllib.parse import quote, unquote
+from urllib.parse import unquote
 
 from gcp_storage_emulator import exceptions, server
 
@@ -112,14 +110,6 @@ class Server:
             text=True,
         )
         assert self._process.stdout.readline() == "ready\n"
-
-    def has(self, name: str) -> bool:
-        """Whether there is an object of this name."""
-        url = f"http://127.0.0.1:{self.port}/storage/v1/b/{BUCKET}/o/{quote(name, safe='')}"
-        try:
-            return urllib.request.urlopen(url).status == 200
-        except urllib.error.HTTPError:
-            return False
 
     def stop(self) -> None:
         self._process.terminate()

@@ -95,6 +95,7 @@ def build_config(modalities=("a", "b"), method="mla", fidelity="paper", encoder=
     config.compute_dtype = "float32"
     config.optimizer.learning_rate = 0.05
     config.optimizer.weight_decay = 1e-3
+    config.log_every_steps = 0  # tests count the lines
     fields.override(config, overrides)
     return config
 

@@ -16,7 +16,7 @@ from mla_jax.data import missing
 from mla_jax.data.example_checks import remarks
 from mla_jax.datasets import load_dataset
 from mla_jax.program import masked
-from mla_jax.runs import report
+from mla_jax.runs import outcome, report
 from mla_jax.runs.predictions import save_classes
 from mla_jax.runs.run import Run
 from mla_jax.runs.workdir import Workdir
@@ -160,12 +160,12 @@ def evaluate_under(part: Part, path: pathlib.Path, source: pathlib.Path) -> dict
     scores = train.evaluate_all(part.program, chosen, dataset, config)
     test, size = dataset.splits["test"], config.evaluation.batch_size
     classes = part.program.evaluator.classes(chosen, test, size)
-    facts = train.missing_facts(run, dataset)
-    facts |= train.contribution_facts(run, dataset, facts.get("subsets"))
+    facts = outcome.missing_facts(run, dataset)
+    facts |= outcome.contribution_facts(run, dataset, facts.get("subsets"))
     if distributed.is_main():
         if dataset.masks:
             missing.save(path / missing.MASKS, dataset)
-        figures = {split: train.without_counts(scores[split]) for split in scores}
+        figures = {split: outcome.without_counts(scores[split]) for split in scores}
         result = {**base, **figures, **facts, ORIGIN: os.path.relpath(source, path)}
         counts = scores["test"]["confusion"]
         report.write_report(path, result, run.identity, counts, run.class_names, remarks(dataset))

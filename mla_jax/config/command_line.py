@@ -40,7 +40,7 @@ WORDINGS = {
 OF_A_RUN = ("config.json", "data.json", "result.json", "metrics.jsonl")
 """Files of a run without which it is lost, or cannot be opened."""
 NO_CONFIG = "give --config=FILE, for example --config=configs/digits.py"
-NOT_EMPTY = ("workdir", "data_dir", "stage_dir", "coordinator_address")
+NOT_EMPTY = ("workdir", "data_dir", "stage_dir", "profile", "coordinator_address")
 """Flags that name something, where they are given."""
 HELP = {"--help", "-help", "--helpshort", "-h", "-?"}
 
@@ -74,6 +74,7 @@ def define_flags() -> None:
         None,
         "directory of the run, also gs://BUCKET/... (default: runs/<config name and arguments>)",
     )
+    flags.DEFINE_string("profile", None, "FROM:TO: write a jax.profiler trace of these batches")
     flags.DEFINE_enum(
         "distributed", "auto", distributed.MODES, "connect several processes: auto asks the cluster"
     )
@@ -131,7 +132,7 @@ def run_command(
                 if flags.FLAGS[name].value == "":
                     raise UserError(f"--{name}= is empty: give it a value, or leave it out")
             if flags.FLAGS.config is not None:
-                fields.override(flags.FLAGS.config, data_dir_override())
+                fields.override(flags.FLAGS.config, flag_overrides())
             return arguments
         except (flags.Error, AttributeError, LookupError, TypeError, ValueError) as error:
             explain_config_flags(argv)
@@ -277,9 +278,13 @@ def _is_special(path: pathlib.Path) -> bool:
 
 
 def _leave(status: int) -> None:
-    """Ends the process.  One of several ends at once, since the others may be waiting for it."""
+    """Ends the process.
+
+    One of several ends at once, since the others may be waiting for it; so does one that worked
+    with a bucket, since threads may be waiting for that.
+    """
     sys.stdout.flush()
-    if jax.distributed.is_initialized() and status < 128:
+    if storage.was_used() or (jax.distributed.is_initialized() and status < 128):
         os._exit(status)
     sys.exit(status)
 
@@ -325,23 +330,24 @@ def config_filename() -> str:
 
 
 def config_overrides() -> dict[str, Any]:
-    """``{"a.b": value}`` of the ``--config.a.b=value`` flags, ``--data_dir``, ``--stage_dir``."""
-    return config_flags.get_override_values(flags.FLAGS["config"]) | data_dir_override()
+    """``{"a.b": value}`` of the ``--config.a.b=value`` flags, and other flags."""
+    return config_flags.get_override_values(flags.FLAGS["config"]) | flag_overrides()
 
 
-def data_dir_override() -> dict[str, str]:
-    """The fields that ``--data_dir`` and ``--stage_dir`` set, with their values.
+def flag_overrides() -> dict[str, str]:
+    """The fields that ``--data_dir``, ``--stage_dir`` and ``--profile`` set, with their values.
 
     Raises:
       UserError: the data set is not read from a folder, or the field is set in another way too.
     """
     F = flags.FLAGS
-    staged = {} if F.stage_dir is None else {"dataset.stage_dir": F.stage_dir}
+    found = {} if F.profile is None else {"profile": F.profile}
+    found |= {} if F.stage_dir is None else {"dataset.stage_dir": F.stage_dir}
     where = F.data_dir if F.data_dir is not None else F.config.dataset.data_dir
-    if staged and not storage.in_bucket(where):
+    if F.stage_dir is not None and not storage.in_bucket(where):
         raise UserError("--stage_dir is for data of a bucket (--data_dir=gs://...): leave it out")
     if F.data_dir is None:
-        return staged
+        return found
     name, field = F.config.dataset.name, "dataset.data_dir"
     if name not in DESCRIPTIONS:
         raise UserError(f"dataset '{name}' is not prepared and takes no --data_dir: leave it out")
@@ -349,4 +355,4 @@ def data_dir_override() -> dict[str, str]:
         raise UserError("--data_dir means nothing to synthetic data: leave out one of the two")
     if field in config_flags.get_override_values(F["config"]):
         raise UserError(f"--data_dir and --config.{field} say the same: give one of them")
-    return {field: F.data_dir, **staged}
+    return {field: F.data_dir, **found}

@@ -10,7 +10,7 @@ import jax
 from ml_collections import ConfigDict, FrozenConfigDict, config_dict
 
 from mla_jax import datasets, methods
-from mla_jax.config.limits import LIMITS, check_missing, require_range
+from mla_jax.config.limits import LIMITS, check_missing, profiled_batches, require_range
 from mla_jax.errors import UserError, check_choice
 from mla_jax.functional.heads import INITIALIZATIONS
 from mla_jax.functional.optimizers import depends_on_length
@@ -29,7 +29,7 @@ OPEN_GROUPS = {"encoders", "method"}
 
 NOT_COMPARED = (
     "check_loss_every", "checkpoint", "dataset.data_dir", "dataset.stage_dir", "loader",
-    "log_every_steps", "missing.masks", "telemetry",
+    "log_every_steps", "missing.masks", "profile", "telemetry",
 )  # fmt: skip
 """Fields that a resumed run may change, because no result depends on them."""
 
@@ -98,6 +98,10 @@ def base_config() -> ConfigDict:
             # on these numbers.
             "loader": ConfigDict({"workers": 0, "threads": 1, "prefetch": 4}),
             "check_loss_every": 50,  # batches per check that the loss is finite
+            "log_every_steps": 50,  # batches per line about loss and speed; 0: none
+            # FROM:TO: a jax.profiler trace of these batches, counted from 1; FROM:TO:all: of every
+            # process, not of the first alone.
+            "profile": "",
         }
     )
 
@@ -228,6 +232,7 @@ def resolve(config: ConfigDict) -> FrozenConfigDict:
         skip = paper or methods.handles_missing(config.method.name)
         config.absent = "skip" if skip else "zeros"
     check_missing(config.missing)
+    profiled_batches(config.profile)
     check_choice("head_init", config.head_init, ("auto", *INITIALIZATIONS))
     if config.head_init == "auto":
         groups = [e for e in config.encoders.values() if isinstance(e, ConfigDict)]

@@ -1,6 +1,7 @@
 """What the numbers of a configuration may be."""
 
 import math
+import re
 
 from ml_collections import ConfigDict
 
@@ -40,6 +41,7 @@ LIMITS = {
     "loader.workers": (0, 64),
     "loader.threads": (1, 256),
     "loader.prefetch": (1, 1024),
+    "log_every_steps": (0, LARGEST),
     "check_loss_every": (1, LARGEST),
 }
 """The smallest and the largest value of every field of ``base_config`` that is a number."""
@@ -71,3 +73,20 @@ def check_missing(missing: ConfigDict) -> None:
         raise UserError(f"missing.rule=six has no rates: leave out {rates}")
     if missing.rule == "bernoulli" and max(missing.train, missing.test) == 1:
         raise UserError("missing.rule=bernoulli needs rates below 1: nothing would be left")
+
+
+def profiled_batches(text: str) -> tuple[int, int, bool]:
+    """First batch, last batch and whether all processes trace; ``(0, 0, False)`` of nothing.
+
+    Raises:
+      UserError: it is not ``FROM:TO`` or ``FROM:TO:all``.
+    """
+    if not text:
+        return 0, 0, False
+    match = re.fullmatch(r"(\d+):(\d+)(:all)?", text)
+    if not match or not 1 <= int(match[1]) <= int(match[2]):
+        raise UserError(
+            f"profile={text} must be FROM:TO, two numbers of batches from 1 with the smaller one "
+            "first, as in --profile=100:110, or FROM:TO:all for a trace of every process"
+        )
+    return int(match[1]), int(match[2]), bool(match[3])

@@ -37,6 +37,9 @@ PROGRESS = {"progress": None}
 # Orbax logs the errors of its threads there, with tracebacks; save() and close() raise them too.
 logging.getLogger("absl").addFilter(lambda record: "orbax" not in record.pathname)
 
+ASK_AFTER = 10.0
+"""Seconds of waiting for a save in a bucket after which the bucket is asked for a sign of life."""
+
 PAUSES = (1.0, 3.0)
 """Seconds before a checkpoint that could not be read is read again."""
 
@@ -65,6 +68,8 @@ class Checkpoints:
     def __init__(self, directory: pathlib.Path, keep: int = 2):
         self._directory = storage.absolute(directory)
         self._retention = _Retention(keep)
+        self._saving: Any = None
+        self._lost = False
         with _quiet():
             self._checkpointer = ocp.training.Checkpointer(
                 self._directory,
@@ -79,12 +84,13 @@ class Checkpoints:
         Raises:
           NoSpaceError: there is no room; the checkpoints before it are kept.
         """
+        self._wait_for_bucket()
         if storage.free_space(self._directory) < (needed := size(state)):
             raise NoSpaceError(self._directory, needed)
         progress = {**progress, "checksum": checksum(state)}
         text = np.frombuffer(json.dumps(progress).encode(), np.uint8)
         with _quiet():
-            self._checkpointer.save_checkpointables_async(
+            self._saving = self._checkpointer.save_checkpointables_async(
                 step, {"state": state, "progress": {"json": text}}
             )
 
@@ -150,10 +156,28 @@ class Checkpoints:
             self._checkpointer.reload()
         return aside
 
+    def _wait_for_bucket(self) -> None:
+        """Waits for the save in flight, if it is to a bucket, for as long as the bucket answers.
+
+        TensorStore alone would try for a quarter of an hour before it says that it is gone.
+        """
+        saving, self._saving = self._saving, None
+        while saving and storage.in_bucket(self._directory):
+            try:
+                saving.result(timeout=ASK_AFTER)
+                return
+            except TimeoutError:
+                self._lost = True
+                storage.require_answer(self._directory)
+                self._lost = False
+
     def close(self) -> None:
-        """Waits for the save in flight."""
+        """Waits for the save in flight; not if its bucket was lost."""
+        if not self._lost:
+            self._wait_for_bucket()
         with _quiet():
-            self._checkpointer.close()
+            if not self._lost:
+                self._checkpointer.close()
 
 
 def read_progress(directory: pathlib.Path, step: int) -> dict[str, Any]:

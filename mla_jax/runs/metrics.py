@@ -38,6 +38,8 @@ class RunningMeans:
         """``{"phase/metric": [sum, batches]}``: numbers, so that a checkpoint can hold them."""
         self._fetch = fetch
         self._pending: list[_Pending] = []
+        self.newest: dict[str, float] = {}
+        """The losses of the newest batch that was read, by phase."""
 
     def add(self, step: int, epoch: int, phase: str, metrics: Metrics, index: np.ndarray) -> None:
         """Notes what a phase reported for the examples ``index`` of this process; reads nothing."""
@@ -56,10 +58,13 @@ class RunningMeans:
         Raises:
           NonFiniteLossError: at the first loss that is not a number.
         """
+        self.newest = {} if self._pending else self.newest
         scalars = [{k: v for k, v in p.metrics.items() if not v.ndim} for p in self._pending]
         for pending, values in zip(self._pending, jax.device_get(scalars), strict=True):
             if not math.isfinite(values["loss"]):
                 raise NonFiniteLossError(self._explain(pending, float(values["loss"])))
+            if pending.step == self._pending[-1].step:
+                self.newest[pending.phase] = float(values["loss"])
             size = len(pending.metrics["example_loss"])
             weight = float(values.pop("examples", size)) / size
             for name, value in values.items():

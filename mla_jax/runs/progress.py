@@ -57,6 +57,8 @@ class ProgressBar(tqdm.tqdm):
             total=total, initial=initial, unit="batch", disable=hidden, leave=False, mininterval=0.2
         )
         self._say = say if hidden else None
+        self.note = ""
+        """What is said beside how far the work is."""
         self._first = self._done = initial
         self._began = self._said = time.monotonic()
 
@@ -67,7 +69,10 @@ class ProgressBar(tqdm.tqdm):
         if self._say and now - self._said >= HEARTBEAT:
             rate = (self._done - self._first) / max(now - self._began, 1e-9)
             left = self.format_interval((self.total - self._done) / rate)
-            self.write_line(f"batch {self._done} of {self.total}, about {left} left", self._say)
+            line = f"batch {self._done} of {self.total}, about {left} left"
+            self.write_line(f"{line}; {self.note}" if self.note else line, self._say)
+        if self.note and not self.disable:
+            self.set_postfix_str(self.note, refresh=False)
         return displayed
 
     def leave_out(self, seconds: float) -> None:

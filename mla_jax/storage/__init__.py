@@ -100,6 +100,17 @@ def _check_bucket(bucket: str) -> None:
         raise UserError(f"gs://{bucket} cannot be used: {reason}") from error
 
 
+def was_used() -> bool:
+    """Whether this process has worked with a bucket."""
+    return bool(file_system.cache_info().currsize)
+
+
+def require_answer(path: pathlib.Path) -> None:
+    """Raises what ``gcsfs`` raises unless the bucket of a path answers within about a minute."""
+    bucket = os.fspath(path).removeprefix(BUCKET).partition("/")[0]
+    file_system().call("GET", "b/{}/o", bucket, maxResults=1, json_out=True)
+
+
 def put(path: pathlib.Path, content: str | bytes) -> None:
     """Writes a file: all of it or nothing, whatever happens meanwhile."""
     if in_bucket(path):
