@@ -132,7 +132,12 @@ def data_parallel(batch_size: int, devices: Sequence[jax.Device] | None = None) 
     """
     devices = np.array(devices or jax.devices())
     if batch_size % len(devices):
-        raise UserError(f"batch_size={batch_size} does not divide among {len(devices)} devices")
+        below = batch_size - batch_size % len(devices)
+        sizes = " or ".join(str(size) for size in (below, below + len(devices)) if size)
+        raise UserError(
+            f"batch_size={batch_size} does not divide among {len(devices)} devices: set "
+            f"--config.batch_size={sizes}"
+        )
     mesh = Mesh(devices, ("data",))
     return DataParallel(
         NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("data"))

@@ -69,7 +69,6 @@ class Checkpoints:
         self._directory = storage.absolute(directory)
         self._retention = _Retention(keep)
         self._saving: Any = None
-        self._lost = False
         with _quiet():
             self._checkpointer = ocp.training.Checkpointer(
                 self._directory,
@@ -167,17 +166,15 @@ class Checkpoints:
                 saving.result(timeout=ASK_AFTER)
                 return
             except TimeoutError:
-                self._lost = True
                 storage.require_answer(self._directory)
-                self._lost = False
 
     def close(self) -> None:
         """Waits for the save in flight; not if its bucket was lost."""
-        if not self._lost:
-            self._wait_for_bucket()
+        if storage.is_lost(self._directory):
+            return
+        self._wait_for_bucket()
         with _quiet():
-            if not self._lost:
-                self._checkpointer.close()
+            self._checkpointer.close()
 
 
 def read_progress(directory: pathlib.Path, step: int) -> dict[str, Any]:

@@ -137,7 +137,7 @@ class MetricsFile:
         kept = [line for line in read_lines(path) if line["step"] <= resume_at]
         self.epochs = {line["epoch"] for line in kept if "epoch" in line and "event" not in line}
         """The epochs that have a line, as the file was found."""
-        self._path, self._before_put, self._failed = path, before_put, False
+        self._path, self._before_put = path, before_put
         storage.put(path, "".join(_written(line) + "\n" for line in kept))
         self._lines = list(map(_written, kept)) if storage.in_bucket(path) else None
         self._file = None if storage.in_bucket(path) else path.open("a", encoding="utf-8")
@@ -157,19 +157,15 @@ class MetricsFile:
                 self._board.add_scalar(name, value, line["step"])
 
     def _put(self) -> None:
-        if self._failed:
-            return  # the error has been raised, and trying again takes a minute
-        self._failed = True
         self._before_put()
         storage.put(self._path, "".join(line + "\n" for line in self._lines))
-        self._failed = False
 
     def close(self) -> None:
         if self._board:
             self._board.close()
         if self._file:
             self._file.close()
-        else:
+        elif not storage.is_lost(self._path):  # else the error has been raised
             self._put()
 
 

@@ -44,7 +44,7 @@ def place(path: str | os.PathLike) -> pathlib.Path:
             f"{text}: {scheme}:// is not supported: name a local folder, or one of a Google Cloud "
             "Storage bucket (gs://BUCKET/FOLDER)"
         )
-    bucket = text.removeprefix(BUCKET).partition("/")[0]
+    bucket = _bucket_of(text)
     if len(bucket) < SHORTEST_BUCKET:
         raise UserError(f"{text} names no bucket: write gs://BUCKET/FOLDER")
     file_system()
@@ -107,14 +107,39 @@ def was_used() -> bool:
 
 def require_answer(path: pathlib.Path) -> None:
     """Raises what ``gcsfs`` raises unless the bucket of a path answers within about a minute."""
-    bucket = os.fspath(path).removeprefix(BUCKET).partition("/")[0]
-    file_system().call("GET", "b/{}/o", bucket, maxResults=1, json_out=True)
+    with _noting_loss(path):
+        file_system().call("GET", "b/{}/o", _bucket_of(path), maxResults=1, json_out=True)
+
+
+_LOST: set[str] = set()
+
+
+def is_lost(path: pathlib.Path) -> bool:
+    """Whether the bucket of a path did not answer the last time: each try takes a minute, so what
+    only tidies up need not try."""
+    return _bucket_of(path) in _LOST
+
+
+@contextlib.contextmanager
+def _noting_loss(path: pathlib.Path) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        if trouble(error) == REACHED:
+            _LOST.add(_bucket_of(path))
+        raise
+    _LOST.discard(_bucket_of(path))
+
+
+def _bucket_of(path: str | os.PathLike) -> str:
+    return os.fspath(path).removeprefix(BUCKET).partition("/")[0]
 
 
 def put(path: pathlib.Path, content: str | bytes) -> None:
     """Writes a file: all of it or nothing, whatever happens meanwhile."""
     if in_bucket(path):
-        path.write_bytes(content.encode() if isinstance(content, str) else content)
+        with _noting_loss(path):
+            path.write_bytes(content.encode() if isinstance(content, str) else content)
         return
     temporary = path.with_suffix(".tmp")
     if isinstance(content, str):

@@ -67,7 +67,9 @@ class Lease:
     def close(self) -> None:
         """Deletes the object, if it is still ours."""
         self._ended.set()
-        with contextlib.suppress(Exception):  # out of reach: the next run finds it left behind
+        if storage.is_lost(self._path):
+            return  # the next run finds it left behind
+        with contextlib.suppress(Exception):
             self._delete(self._generation)
 
     def _look(self) -> dict[str, Any] | None:
