@@ -3,12 +3,15 @@
     python -m mla_jax.leaderboard add --comparison=runs/digits-compare --name=digits
     python -m mla_jax.leaderboard write
     python -m mla_jax.leaderboard --root=CLONE check
+    python -m mla_jax.leaderboard ranks --artefacts=A,B,C --output=ranks.png
 
 `add` checks every run of a comparison that mla_jax.compare has written (that it is finished; data,
 protocol, selection, commit; its figures against those of the table) and writes results/NAME.json.
 `write` makes docs/leaderboard.md and every block of README.md and docs/*.md that is marked with
 <!-- results: NAME ... -->.  `check` changes nothing: it says what `write` would change, and which
-figures of the pages are in no artefact; exit status 1 if there is something.
+figures of the pages are in no artefact; exit status 1 if there is something.  `ranks` ranks the
+methods that three or more tables have, each of other data, tests whether they differ, and draws
+the critical-difference diagram (Demsar 2006).
 
 It works in a clone of the repository, which has results/ and docs/.
 """
@@ -18,12 +21,14 @@ import pathlib
 import sys
 from collections.abc import Sequence
 
+from mla_jax.compare import ranks
 from mla_jax.config.command_line import check_output, status_of, write_whole
 from mla_jax.config.help import create_parser
 from mla_jax.errors import UserError
-from mla_jax.leaderboard import artefacts, board, pages
+from mla_jax.leaderboard import artefacts, board, pages, ranking
+from mla_jax.runs import plots
 
-ACTIONS = ("add", "write", "check")
+ACTIONS = ("add", "write", "check", "ranks")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -35,6 +40,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="the --workdir of a finished mla_jax.compare, for add",
     )  # fmt: skip
     parser.add_argument("--name", default="", help="of the artefact, as digits-table3, for add")
+    parser.add_argument("--artefacts", default="", metavar="NAMES", help="as A,B,C, for ranks")
+    parser.add_argument("--output", default="", metavar="FILE", help="the diagram, .png, for ranks")
     parser.add_argument("--root", default=".", metavar="DIR", help="the top of the clone")
     chosen = parser.parse_args(arguments)
     return status_of("mla_jax.leaderboard", lambda: _act(chosen))
@@ -47,6 +54,9 @@ def _act(chosen: argparse.Namespace) -> int:
         return 0
     if chosen.comparison or chosen.name:
         raise UserError(f"--comparison and --name belong to add, not to {chosen.action}")
+    if chosen.action == "ranks":
+        _rank(root, chosen.artefacts, chosen.output)
+        return 0
     if chosen.action == "check":
         found = pages.problems(root)
         print("\n".join(found) or "every figure has an artefact, and every page is up to date")
@@ -74,6 +84,21 @@ def _add(root: pathlib.Path, comparison: str, name: str) -> None:
     board.page({**others, name: found})  # refuses what does not fit the others
     artefacts.write(found, path)
     print(f"written: {path}; now python -m mla_jax.leaderboard write")
+
+
+def _rank(root: pathlib.Path, names: str, output: str) -> None:
+    if not names:
+        raise UserError("ranks needs --artefacts=A,B,C, names of three or more files of results/")
+    path = pathlib.Path(output)
+    if output:
+        check_output(path, "--output")
+        if path.suffix != ".png":
+            raise UserError(f"--output={output} must end in .png")
+    found = ranking.of_artefacts(artefacts.read_all(root), names.split(","))
+    print(ranking.text(found))
+    if output:
+        plots.save(ranks.critical_difference(found), path)
+        print(f"written: {path}")
 
 
 if __name__ == "__main__":

@@ -183,7 +183,7 @@ def _crc32c(path: pathlib.Path) -> str:
 @contextlib.contextmanager
 def _alone(local: pathlib.Path) -> Iterator[None]:
     """Waits for other processes of this host that copy to the same folder."""
-    with local.with_name(f"{local.name}.lock").open("w") as file:
+    with local.with_name(f"{local.name}.lock").open("w", encoding="utf-8") as file:
         if fcntl:
             with contextlib.suppress(OSError):  # a file system without locks
                 fcntl.flock(file, fcntl.LOCK_EX)
