@@ -10,7 +10,7 @@ import jax
 from ml_collections import ConfigDict, FrozenConfigDict, config_dict
 
 from mla_jax import datasets, methods
-from mla_jax.config.limits import LIMITS, check_missing, require_range
+from mla_jax.config.limits import LIMITS, check_missing, require_range, resolve_batch_norm
 from mla_jax.errors import UserError, check_choice
 from mla_jax.functional.heads import INITIALIZATIONS
 from mla_jax.functional.optimizers import depends_on_length
@@ -67,6 +67,14 @@ def base_config() -> ConfigDict:
                 }
             ),
             "batch_size": 64,  # examples per batch, over all devices
+            # Statistics of batch normalisation in training: of the whole batch (global), or of each
+            # device's part of it (device), as the reference's DataParallel has them; and of how
+            # many devices (0: as many as the run has, which is then part of its configuration).
+            "batch_norm": "global",
+            "batch_norm_devices": 0,
+            # In which type the devices' gradients of an encoder are summed: compute, that of its
+            # computation, or float32.  One device has nothing to sum.
+            "gradient_sum_dtype": "compute",
             # Unset: leave out the last, partial batch of an epoch under fidelity=paper only.  The
             # published code trains on it.
             "drop_last": config_dict.placeholder(bool),
@@ -170,8 +178,10 @@ def parse_arguments(text: str | None, **defaults: Any) -> ConfigDict:
     return arguments
 
 
-def resolve(config: ConfigDict) -> FrozenConfigDict:
+def resolve(config: ConfigDict, devices: int = 0) -> FrozenConfigDict:
     """Checks a configuration and fills in its split, compute type and the method's switches.
+
+    ``devices``: how many the run is for; 0: all.
 
     Raises:
       UserError: a value is not valid.
@@ -228,6 +238,7 @@ def resolve(config: ConfigDict) -> FrozenConfigDict:
         skip = paper or methods.handles_missing(config.method.name)
         config.absent = "skip" if skip else "zeros"
     check_missing(config.missing)
+    resolve_batch_norm(config, devices or jax.device_count())
     check_choice("head_init", config.head_init, ("auto", *INITIALIZATIONS))
     if config.head_init == "auto":
         groups = [e for e in config.encoders.values() if isinstance(e, ConfigDict)]
