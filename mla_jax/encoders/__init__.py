@@ -158,7 +158,8 @@ class Encoders(NamedTuple):
             return _full_precision(features), updated.get("batch_stats", batch_stats)
 
         masked = present is not None and not self.complete and _knows_present(module)
-        forward = self.spread.over(forward, bool(jax.tree.leaves(batch_stats)))
+        normalized = bool(jax.tree.leaves(batch_stats))
+        forward = self.spread.over(forward, normalized, hasattr(module, "axis_name"))
         return forward(params, batch_stats, inputs, present if masked else None)
 
     def features(

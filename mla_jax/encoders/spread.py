@@ -46,15 +46,16 @@ class Spread(NamedTuple):
         """The axis over which batch normalisation takes its statistics, where there is one."""
         return AXIS if self.devices > 1 and not self.parts else None
 
-    def over(self, forward: Forward, normalized: bool) -> Forward:
+    def over(self, forward: Forward, normalized: bool, synchronized: bool) -> Forward:
         """``forward`` of a training batch, on all devices.
 
-        ``normalized``: whether the encoder takes batch statistics (over ``axis_name``, unless there
-        are parts).  On one device without parts, and where there is nothing to say, it is
-        ``forward`` itself.
+        ``normalized``: whether the encoder takes batch statistics; ``synchronized``: whether it
+        takes them over ``axis_name``.  Where there is nothing to say about devices, among them one
+        device without parts, it is ``forward`` itself.
 
         Raises:
-          UserError: the parts do not divide among the devices.
+          UserError: the parts do not divide among the devices, or gradients are to be summed in
+            float32 and the statistics of the whole batch are not synchronized.
         """
         parts = self.parts if normalized else 0
         if parts % self.devices:
@@ -64,7 +65,16 @@ class Spread(NamedTuple):
             )
         if parts > self.devices:
             forward = _by_parts(forward, parts // self.devices)
-        if self.devices == 1 or not (normalized or self.sum_in_float32):
+        if self.devices == 1:
+            return forward
+        if normalized and not parts and not synchronized:
+            if self.sum_in_float32:
+                raise UserError(
+                    "gradient_sum_dtype=float32 needs encoders whose batch normalisation takes an "
+                    "axis_name: give them that field, or set batch_norm=device"
+                )
+            return forward  # XLA takes the statistics of the whole batch
+        if not normalized and not self.sum_in_float32:
             return forward
 
         def on_each_device(
