@@ -67,13 +67,11 @@ def base_config() -> ConfigDict:
                 }
             ),
             "batch_size": 64,  # examples per batch, over all devices
-            # Statistics of batch normalisation in training: of the whole batch (global), or of each
-            # device's part of it (device), as the reference's DataParallel has them; and of how
-            # many devices (0: as many as the run has, which is then part of its configuration).
+            # Statistics of batch normalisation in training: global, of the whole batch; device, of
+            # each device's part of it, as in DataParallel, and of how many devices (0: of the run).
             "batch_norm": "global",
             "batch_norm_devices": 0,
-            # In which type the devices' gradients of an encoder are summed: compute, that of its
-            # computation, or float32.  One device has nothing to sum.
+            # The type in which the devices' gradients are summed: compute, as computed, or float32.
             "gradient_sum_dtype": "compute",
             # Unset: leave out the last, partial batch of an epoch under fidelity=paper only.  The
             # published code trains on it.
@@ -179,9 +177,8 @@ def parse_arguments(text: str | None, **defaults: Any) -> ConfigDict:
 
 
 def resolve(config: ConfigDict, devices: int = 0) -> FrozenConfigDict:
-    """Checks a configuration and fills in its split, compute type and the method's switches.
-
-    ``devices``: how many the run is for; 0: all.
+    """Checks a configuration for so many devices (0: all there are), and fills in what follows:
+    its split, compute type and the method's switches, among others.
 
     Raises:
       UserError: a value is not valid.
