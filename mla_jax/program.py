@@ -16,6 +16,7 @@ from mla_jax.data.missing import mask_dataset
 from mla_jax.data.transform import create_transform
 from mla_jax.dispatch import Dispatch
 from mla_jax.encoders import Encoders, create_encoders
+from mla_jax.encoders.spread import Spread
 from mla_jax.errors import UserError
 from mla_jax.evaluate import Evaluator
 from mla_jax.functional.optimizers import Optimizer, create_optimizer
@@ -58,8 +59,11 @@ def build_program(
     ``data`` is the data set, or what a run has recorded of it (``data.json``): enough to predict.
     """
     placement = distributed.data_parallel(config.batch_size, devices)
+    in_float32 = config.gradient_sum_dtype == "float32"
+    spread = Spread(placement.sharded.mesh, config.batch_norm_devices, in_float32)
+    dtype = jnp.dtype(config.compute_dtype)
     encoders = create_encoders(
-        config.encoders, config.modalities, config.feature_dim, jnp.dtype(config.compute_dtype)
+        config.encoders, config.modalities, config.feature_dim, dtype, spread
     )
     encoders = encoders._replace(complete=_always_complete(config, data))
     optimizer = create_optimizer(config.optimizer, config.epochs)

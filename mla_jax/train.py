@@ -68,7 +68,7 @@ def train(
     """
     # ---- What was asked for, and whether this directory can hold it ---------------------------
     started = time.perf_counter()
-    config = fields.resolve(config)
+    config = fields.resolve(config, len(devices or ()))
     say = say if distributed.is_main() else lambda line: None
     dataset = masked(config, load_dataset(config.dataset, config.modalities))
     epoch_length(dataset.training_examples, config)  # or refuses

@@ -10,7 +10,8 @@ import jax
 from ml_collections import ConfigDict, FrozenConfigDict, config_dict
 
 from mla_jax import datasets, methods
-from mla_jax.config.limits import LIMITS, check_missing, profiled_batches, require_range
+from mla_jax.config import limits
+from mla_jax.config.limits import LIMITS, require_range
 from mla_jax.errors import UserError, check_choice
 from mla_jax.functional.heads import INITIALIZATIONS
 from mla_jax.functional.optimizers import depends_on_length
@@ -67,6 +68,12 @@ def base_config() -> ConfigDict:
                 }
             ),
             "batch_size": 64,  # examples per batch, over all devices
+            # Statistics of batch normalisation in training: global, of the whole batch; device, of
+            # each device's part of it, as in DataParallel, and of how many devices (0: of the run).
+            "batch_norm": "global",
+            "batch_norm_devices": 0,
+            # The type in which the devices' gradients are summed: compute, as computed, or float32.
+            "gradient_sum_dtype": "compute",
             # Unset: leave out the last, partial batch of an epoch under fidelity=paper only.  The
             # published code trains on it.
             "drop_last": config_dict.placeholder(bool),
@@ -174,8 +181,9 @@ def parse_arguments(text: str | None, **defaults: Any) -> ConfigDict:
     return arguments
 
 
-def resolve(config: ConfigDict) -> FrozenConfigDict:
-    """Checks a configuration and fills in its split, compute type and the method's switches.
+def resolve(config: ConfigDict, devices: int = 0) -> FrozenConfigDict:
+    """Checks a configuration for so many devices (0: all there are), and fills in what follows:
+    its split, compute type and the method's switches, among others.
 
     Raises:
       UserError: a value is not valid.
@@ -231,8 +239,9 @@ def resolve(config: ConfigDict) -> FrozenConfigDict:
     if config.absent == "auto":
         skip = paper or methods.handles_missing(config.method.name)
         config.absent = "skip" if skip else "zeros"
-    check_missing(config.missing)
-    profiled_batches(config.profile)
+    limits.check_missing(config.missing)
+    limits.profiled_batches(config.profile)
+    limits.resolve_batch_norm(config, devices or jax.device_count())
     check_choice("head_init", config.head_init, ("auto", *INITIALIZATIONS))
     if config.head_init == "auto":
         groups = [e for e in config.encoders.values() if isinstance(e, ConfigDict)]

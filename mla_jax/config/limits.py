@@ -6,6 +6,7 @@ import re
 from ml_collections import ConfigDict
 
 from mla_jax.data.missing import FILLS, RULES
+from mla_jax.encoders.spread import BATCH_NORMS, GRADIENT_SUMS
 from mla_jax.errors import UserError, check_choice
 
 MOST_EPOCHS = 1_000_000
@@ -29,6 +30,7 @@ LIMITS = {
     "optimizer.decay_every": (0, LARGEST),
     "optimizer.decay_rate": (0, math.inf),
     "optimizer.warmup_epochs": (0, LARGEST),
+    "batch_norm_devices": (0, LARGEST),
     "batch_size": (1, LARGEST),
     "epochs": (1, MOST_EPOCHS),
     "evaluation.batch_size": (1, LARGEST),
@@ -90,3 +92,23 @@ def profiled_batches(text: str) -> tuple[int, int, bool]:
             "first, as in --profile=100:110, or FROM:TO:all for a trace of every process"
         )
     return int(match[1]), int(match[2]), bool(match[3])
+
+
+def resolve_batch_norm(config: ConfigDict, devices: int) -> None:
+    """Sets ``batch_norm_devices``, or raises ``UserError`` where it does not suit the batch."""
+    check_choice("batch_norm", config.batch_norm, BATCH_NORMS)
+    check_choice("gradient_sum_dtype", config.gradient_sum_dtype, GRADIENT_SUMS)
+    given = config.batch_norm_devices
+    if config.batch_norm == "global":
+        if given:
+            raise UserError(
+                f"batch_norm_devices={given} is for statistics of each device: set "
+                "batch_norm=device as well, or leave it out"
+            )
+        return
+    config.batch_norm_devices = given or devices
+    if config.batch_size % config.batch_norm_devices:
+        raise UserError(
+            f"batch_size={config.batch_size} does not divide among "
+            f"batch_norm_devices={config.batch_norm_devices}: choose another batch size"
+        )

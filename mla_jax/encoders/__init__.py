@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from mla_jax.encoders import cavmae, conventions, features, m3ae, resnet, small
+from mla_jax.encoders.spread import ALONE, Spread
 from mla_jax.errors import UserError, check_choice
 
 REGISTRY: dict[str, type[nn.Module]] = {
@@ -45,6 +46,8 @@ class Encoders(NamedTuple):
     complete: bool = False
     """Whether every example of every training batch has every modality, as far as is known before
     compiling.  Batch statistics then need no mask, and the program is the one without."""
+    spread: Spread = ALONE
+    """How the devices share a training batch."""
 
     @property
     def modalities(self) -> tuple[str, ...]:
@@ -137,15 +140,27 @@ class Encoders(NamedTuple):
         batch statistics.
         """
         module = self.modules[modality]
-        variables = {"params": params, "batch_stats": batch_stats}
         if not train:
+            variables = {"params": params, "batch_stats": batch_stats}
             return _full_precision(module.apply(variables, inputs, train=False)), batch_stats
+
+        def forward(
+            params: Any, batch_stats: Any, inputs: jax.Array, present: jax.Array | None
+        ) -> tuple[jax.Array, Any]:
+            options = {} if present is None else {"present": present}
+            features, updated = module.apply(
+                {"params": params, "batch_stats": batch_stats},
+                inputs,
+                train=True,
+                mutable=["batch_stats"],
+                **options,
+            )
+            return _full_precision(features), updated.get("batch_stats", batch_stats)
+
         masked = present is not None and not self.complete and _knows_present(module)
-        options = {"present": present} if masked else {}
-        features, updated = module.apply(
-            variables, inputs, train=True, mutable=["batch_stats"], **options
-        )
-        return _full_precision(features), updated.get("batch_stats", batch_stats)
+        normalized = bool(jax.tree.leaves(batch_stats))
+        forward = self.spread.over(forward, normalized, hasattr(module, "axis_name"))
+        return forward(params, batch_stats, inputs, present if masked else None)
 
     def features(
         self, params: Any, batch_stats: Any, batch: Mapping[str, Any], train: bool
@@ -194,7 +209,11 @@ def _problem(value: Any, annotation: Any) -> str:
 
 
 def create_encoders(
-    configs: Mapping[str, Any], modalities: tuple[str, ...], feature_dim: int, dtype: jnp.dtype
+    configs: Mapping[str, Any],
+    modalities: tuple[str, ...],
+    feature_dim: int,
+    dtype: jnp.dtype,
+    spread: Spread = ALONE,
 ) -> Encoders:
     """Builds ``config.encoders``: per modality a ``name`` of ``REGISTRY`` and the module's fields.
 
@@ -214,14 +233,16 @@ def create_encoders(
         check_choice(f"encoders.{modality}.name", name, REGISTRY)
         parameters = inspect.signature(REGISTRY[name]).parameters
         for field in options:
-            known = parameters.keys() - {"parent", "name", "dtype"}
+            known = parameters.keys() - {"parent", "name", "dtype", "axis_name"}
             check_choice(f"field of encoder '{name}'", field, known)
             problem = _problem(options[field], parameters[field].annotation)
             if problem:
                 raise UserError(f"encoders.{modality}.{field}={options[field]} must be {problem}")
+        if "axis_name" in parameters:
+            options["axis_name"] = spread.axis_name
         modules[modality] = REGISTRY[name](feature_dim=feature_dim, dtype=dtype, **options)
     if not modules:
         raise UserError("config.modalities is empty: name at least one modality")
-    encoders = Encoders(modules, feature_dim)
+    encoders = Encoders(modules, feature_dim, spread=spread)
     _ = encoders.conventions  # unknown values are refused before anything is compiled
     return encoders

@@ -13,7 +13,11 @@ class BatchNorm(nn.Module):
     Differs from ``flax.linen.BatchNorm`` in two ways that matter for parity with PyTorch: the
     variance is the two-pass one, and the running variance is unbiased, n / (n - 1) times the
     batch's (``unbiased=False`` gives Flax's).  ``momentum`` is PyTorch's: the weight of the new
-    batch.  Under a sharded batch the statistics are those of the global batch.
+    batch.
+
+    ``axis_name``: inside ``jax.shard_map``, the statistics are those of the rows of all devices
+    along this axis, with one collective forwards and one backwards; without a name they are those
+    of the rows given.
 
     ``mask: bool[N]`` says which rows of ``x: [N, ..., F]`` count, for a batch in which some
     examples lack the modality or are padding: mean, variance and their number of values are those
@@ -25,6 +29,7 @@ class BatchNorm(nn.Module):
     epsilon: float = 1e-5
     unbiased: bool = True
     dtype: jnp.dtype = jnp.float32
+    axis_name: str | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool, mask: jax.Array | None = None) -> jax.Array:
@@ -38,6 +43,8 @@ class BatchNorm(nn.Module):
             mean_of, count = _means(exact, mask)
             mean = mean_of(exact)
             var = mean_of(jnp.square(exact - mean))
+            if self.axis_name:
+                mean, var, count = _of_all_devices(mean, var, count, self.axis_name)
             if not self.is_initializing():
                 kept = var * (count / jnp.maximum(count - 1, 1)) if self.unbiased else var
                 # One value has a mean and no variance; none has neither.
@@ -70,3 +77,21 @@ def _means(
     count = mask.sum().astype(x.dtype) * (size // len(x))
     rescale = size / jnp.maximum(count, 1)
     return (lambda values: jnp.where(_rows(mask, x), values, 0).mean(axes) * rescale), count
+
+
+def _of_all_devices(
+    mean: jax.Array, var: jax.Array, count: jax.Array, axis_name: str
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Mean, variance and number of values of all devices, from those of each: ``float[F]`` twice.
+
+    Chan et al. (1983): each device's variance is about its own mean, and what the means differ by
+    is added.  So mean and variance travel together, and nothing large is subtracted from nothing
+    large, as it would be in a mean of squares.
+    """
+    of_each = jnp.concatenate([mean, var, count[None]])
+    of_each = jax.lax.all_gather(of_each, axis_name, to="invarying")
+    means, variances, counts = jnp.split(of_each, (mean.size, 2 * mean.size), axis=1)
+    count = counts.sum()
+    share = counts / jnp.maximum(count, 1)
+    mean = (share * means).sum(0)
+    return mean, (share * (variances + jnp.square(means - mean))).sum(0), count

@@ -37,6 +37,8 @@ class ResNet18(nn.Module):
     """Keep the running variance unbiased, as PyTorch does; False keeps Flax's biased one."""
     dtype: jnp.dtype = jnp.float32
     """Of the computation; parameters and statistics stay float32."""
+    axis_name: str | None = None
+    """Of batch normalisation: see ``encoders/norm.py``."""
 
     @nn.compact
     def __call__(
@@ -53,6 +55,7 @@ class ResNet18(nn.Module):
         x = x.reshape((-1, *x.shape[-3:])).astype(self.dtype)
         mask = None if present is None else jnp.repeat(present, x.shape[0] // batch)
         norm = {"epsilon": self.epsilon, "unbiased": self.unbiased_variance}
+        norm["axis_name"] = self.axis_name
         x = convolution(self.feature_dim // 8, 7, 2, self.dtype, "conv1")(x)
         x = nn.relu(BatchNorm(**norm, dtype=self.dtype, name="bn1")(x, train, mask))
         x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))

@@ -25,6 +25,7 @@ class Conv2D(nn.Module):
     widths: Sequence[int] = (16, 32)
     kernel: Sequence[int] = (3, 3)
     dtype: jnp.dtype = jnp.float32
+    axis_name: str | None = None
 
     @nn.compact
     def __call__(
@@ -38,7 +39,7 @@ class Conv2D(nn.Module):
             x = nn.Conv(
                 width, self.kernel, use_bias=False, dtype=self.dtype, kernel_init=conv_init
             )(x)
-            x = nn.relu(BatchNorm(dtype=self.dtype)(x, train, present))
+            x = nn.relu(BatchNorm(dtype=self.dtype, axis_name=self.axis_name)(x, train, present))
         return x.mean(tuple(range(1, x.ndim - 1)))
 
 
@@ -113,6 +114,7 @@ class Mlp(nn.Module):
     hidden: int = 32
     norm: bool = True
     dtype: jnp.dtype = jnp.float32
+    axis_name: str | None = None
 
     @nn.compact
     def __call__(
@@ -120,5 +122,7 @@ class Mlp(nn.Module):
     ) -> jax.Array:
         x = x.reshape(x.shape[0], -1).astype(self.dtype)
         x = nn.Dense(self.hidden, dtype=self.dtype)(x)
-        x = nn.relu(BatchNorm(dtype=self.dtype)(x, train, present) if self.norm else x)
+        if self.norm:
+            x = BatchNorm(dtype=self.dtype, axis_name=self.axis_name)(x, train, present)
+        x = nn.relu(x)
         return nn.relu(nn.Dense(self.feature_dim, dtype=self.dtype)(x))
