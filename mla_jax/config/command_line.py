@@ -40,7 +40,7 @@ WORDINGS = {
 OF_A_RUN = ("config.json", "data.json", "result.json", "metrics.jsonl")
 """Files of a run without which it is lost, or cannot be opened."""
 NO_CONFIG = "give --config=FILE, for example --config=configs/digits.py"
-NOT_EMPTY = ("workdir", "data_dir", "coordinator_address")
+NOT_EMPTY = ("workdir", "data_dir", "coordinator_address", "topology", "method", "input_rate")
 """Flags that name something, where they are given."""
 HELP = {"--help", "-help", "--helpshort", "-h", "-?"}
 
@@ -57,6 +57,18 @@ class ConfigFileParser(flags.ArgumentParser):
 
 def define_flags() -> None:
     """The flags of every command that trains."""
+    define_config_flags()
+    flags.DEFINE_enum(
+        "distributed", "auto", distributed.MODES, "connect several processes: auto asks the cluster"
+    )
+    asked = "(default: the cluster says)"
+    flags.DEFINE_string("coordinator_address", None, f"HOST:PORT of process 0 {asked}")
+    flags.DEFINE_integer("num_processes", None, f"how many processes the run has {asked}")
+    flags.DEFINE_integer("process_id", None, f"the number of this one, from 0 {asked}")
+
+
+def define_config_flags() -> None:
+    """The flags of every command with a configuration, also of those that connect no processes."""
     config_flags.DEFINE_config_file(
         "config", None, "a file of configs/ or of your own, as FILE or FILE:name=value,..."
     )
@@ -67,13 +79,6 @@ def define_flags() -> None:
     flags.DEFINE_string(
         "workdir", None, "directory of the run (default: runs/<config name and arguments>)"
     )
-    flags.DEFINE_enum(
-        "distributed", "auto", distributed.MODES, "connect several processes: auto asks the cluster"
-    )
-    asked = "(default: the cluster says)"
-    flags.DEFINE_string("coordinator_address", None, f"HOST:PORT of process 0 {asked}")
-    flags.DEFINE_integer("num_processes", None, f"how many processes the run has {asked}")
-    flags.DEFINE_integer("process_id", None, f"the number of this one, from 0 {asked}")
     flags.DEFINE_string(
         "compilation_cache",
         "~/.cache/mla_jax/xla",
@@ -82,17 +87,17 @@ def define_flags() -> None:
 
 
 def run_command(
-    main: Callable[[], None], ending: str = "", needs_config: Callable[[], bool] = lambda: True
+    main: Callable[[], int | None], ending: str = "", needs_config: Callable[[], bool] = lambda: True
 ) -> None:
     """Parses the flags, starts JAX, runs ``main`` and ends the process.
 
     Args:
-      main: the command.
+      main: the command; what it returns is the exit status, 0 for None.
       ending: that of the default ``workdir``.
       needs_config: whether these flags need ``--config`` beside them.
     """
 
-    def start(argv: Sequence[str]) -> None:
+    def start(argv: Sequence[str]) -> int | None:
         if len(argv) > 1:
             raise UserError(f"unexpected argument '{argv[1]}': options are written --name=value")
         logging.set_verbosity(logging.ERROR)  # app.run turns on the chatter of every library
@@ -107,10 +112,13 @@ def run_command(
         if F.compilation_cache and "JAX_COMPILATION_CACHE_DIR" not in os.environ:
             jax.config.update("jax_compilation_cache_dir", str(cache))
             jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-        distributed.initialize(F.distributed, F.coordinator_address, F.num_processes, F.process_id)
-        if unused := distributed.unused_gpus():
-            print(f"warning: {unused}", file=sys.stderr, flush=True)
-        main()
+        if "distributed" in F:
+            distributed.initialize(
+                F.distributed, F.coordinator_address, F.num_processes, F.process_id
+            )
+            if unused := distributed.unused_gpus():
+                print(f"warning: {unused}", file=sys.stderr, flush=True)
+        return main()
 
     def parse(argv: Sequence[str]) -> list[str]:
         if HELP & set(argv[1:]):
@@ -121,7 +129,7 @@ def run_command(
             if flags.FLAGS.config is None and needs_config():
                 raise UserError(NO_CONFIG)
             for name in NOT_EMPTY:
-                if flags.FLAGS[name].value == "":
+                if name in flags.FLAGS and flags.FLAGS[name].value == "":
                     raise UserError(f"--{name}= is empty: give it a value, or leave it out")
             if flags.FLAGS.config is not None:
                 fields.override(flags.FLAGS.config, data_dir_override())

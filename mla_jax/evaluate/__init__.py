@@ -266,6 +266,10 @@ class Evaluator:
         not_finite = {name: number for name, number in bad if number}
         return {**figures, "not_finite": not_finite} if not_finite else figures
 
+    def lower(self, state: TrainState, batch: Batch) -> Any:
+        """The lowered program of ``__call__`` for one batch ``[devices, B, ...]``; shapes will do."""
+        return self._counts.lower(state.variables, state.method_state, batch)
+
     def classes(self, state: TrainState, split: Split, batch_size: int) -> Classes:
         """What each example of a split is counted as, on every process; as ``__call__`` counts it,
         with the same program."""

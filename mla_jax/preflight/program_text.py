@@ -13,7 +13,15 @@ COLLECTIVES = (
     "collective-broadcast", "ragged-all-to-all",
 )  # fmt: skip
 BITS = re.compile(r"[a-z]+(\d+)")
-ARRAY = re.compile(r"(\w+)\[([\d,<=]*)\](?:\{[^{}]*\})?")
+ARRAY = re.compile(r"(\w+)\[([\d,<=]*)\](\{[^{}]*\})?")
+SPACE = re.compile(r"S\(\d+\)")
+"""In a layout: the array lies elsewhere than in the main memory, on a TPU mostly on the chip."""
+CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
+FREE = (
+    "parameter", "constant", "tuple", "get-tuple-element", "bitcast", "custom-call", "iota",
+    "after-all", "partition-id", "replica-id", "while", "conditional", "call",
+)  # fmt: skip
+"""Instructions that move nothing themselves."""
 COMMENT = re.compile(r"/\*.*?\*/")
 NAMED = re.compile(r"\s*(?:ROOT )?%?([\w.\-]+) = ")
 OPCODE = re.compile(r"\s*([a-z][\w\-]*)\(")
@@ -35,6 +43,8 @@ class Array(NamedTuple):
     dtype: str
     """As XLA writes it: ``bf16``, ``f32``, ``pred``."""
     shape: tuple[int, ...]
+    in_memory: bool = True
+    """Whether it lies in the main memory (HBM)."""
 
     @property
     def bytes(self) -> int:
@@ -69,6 +79,16 @@ class Product(NamedTuple):
         return f"{self.dtype} ({self.precision})" if self.precision != "default" else self.dtype
 
 
+class Work(NamedTuple):
+    """What the instructions of a program's entry do, each counted once."""
+
+    memory_bytes: int
+    """Between the chip and its main memory, of all but the collectives.  XLA's own count, of all
+    operands and results, also has those that stay on the chip."""
+    cycles: int
+    """By the cost model of the TPU compiler, without the collectives; 0 where it has none."""
+
+
 class ProgramText(NamedTuple):
     """What was found in a program."""
 
@@ -81,6 +101,7 @@ class ProgramText(NamedTuple):
     parameters: tuple[Array, ...]
     donated: frozenset[int]
     """The numbers of the parameters whose memory becomes that of a result."""
+    work: Work
 
     @property
     def donated_bytes(self) -> int:
@@ -127,6 +148,7 @@ def read(text: str) -> ProgramText:
         tuple(product for found in products.values() for product in found),
         _parameters(computations.get(entry, ())),
         frozenset(map(int, ALIAS.findall(_aliases(lines[0] if lines else "")))),
+        _work(computations.get(entry, ())),
     )
 
 
@@ -161,8 +183,12 @@ def _closing(text: str, start: int) -> int:
 def arrays(text: str) -> tuple[Array, ...]:
     """The arrays of a type, as in ``(f32[2,3]{1,0}, s32[])``."""
     return tuple(
-        Array(dtype, tuple(int(size.lstrip("<=")) for size in shape.split(",") if size))
-        for dtype, shape in ARRAY.findall(text)
+        Array(
+            dtype,
+            tuple(int(size.lstrip("<=")) for size in shape.split(",") if size),
+            not SPACE.search(layout),
+        )
+        for dtype, shape, layout in ARRAY.findall(text)
     )
 
 
@@ -202,7 +228,7 @@ def _operands(instruction: Instruction, types: Mapping[str, tuple[Array, ...]]) 
     written = arrays(inside)
     if written:
         return list(written)
-    return [types[name][0] for name in OPERAND.findall(inside) if types.get(name)]
+    return [array for name in OPERAND.findall(inside) for array in types.get(name, ())[:1]]
 
 
 def _convolution_flops(instruction: Instruction, operands: Sequence[Array]) -> float:
@@ -227,6 +253,25 @@ def _dot_flops(instruction: Instruction, operands: Sequence[Array]) -> float:
     axes = [int(axis) for axis in found[1].split(",") if axis] if found else []
     contracted = math.prod(operands[0].shape[axis] for axis in axes)
     return 2.0 * math.prod(instruction.results[0].shape) * contracted
+
+
+def _work(instructions: Sequence[Instruction]) -> Work:
+    types = {i.name: i.results for i in instructions}
+    moved = cycles = 0
+    for instruction in instructions:
+        opcode = instruction.opcode
+        collective = opcode.removesuffix("-start").removesuffix("-done") in COLLECTIVES
+        if opcode in FREE or collective or opcode.endswith("-done"):
+            continue
+        found = CYCLES.search(instruction.line)
+        cycles += int(found[1]) if found else 0
+        if opcode.endswith("-start"):  # a copy, or a slice of one: source and destination
+            ends = instruction.results[:2]
+            moved += min(a.bytes for a in ends) * sum(a.in_memory for a in ends) if ends else 0
+            continue
+        touched = [*instruction.results, *_operands(instruction, types)]
+        moved += sum(array.bytes for array in touched if array.in_memory)
+    return Work(moved, cycles)
 
 
 def _where(instruction: Instruction) -> str:

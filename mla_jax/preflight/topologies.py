@@ -38,6 +38,9 @@ class Chip(NamedTuple):
     """An axis of a multiple of so many chips is a ring, else a line."""
     host_cores: int
     """Virtual CPUs of the host of four chips."""
+    clock: float | None
+    """Cycles per second, to read the cost model of the compiler by; None where none is published.
+    """
     source: str
 
 
@@ -49,11 +52,11 @@ def _documented(name: str, machine: str) -> str:
 
 
 CHIPS: Mapping[str, Chip] = {
-    "v4": Chip(275e12, 32 * GIB, 1200e9, 50e9, 3, 4, 240, _documented("v4", "ct4p-hightpu-4t")
-               + "; links: Jouppi et al., ISCA 2023"),
-    "v5e": Chip(197e12, 16 * GIB, 819e9, 50e9, 2, 16, 112, _documented("v5e", "ct5lp-hightpu-4t")),
-    "v5p": Chip(459e12, 95 * GIB, 2765e9, 100e9, 3, 4, 208, _documented("v5p", "ct5p-hightpu-4t")),
-    "v6e": Chip(918e12, 32 * GIB, 1640e9, 100e9, 2, 16, 180, _documented("v6e", "ct6e-standard-4t")),
+    "v4": Chip(275e12, 32 * GIB, 1200e9, 50e9, 3, 4, 240, 1.05e9, _documented("v4", "ct4p-hightpu-4t")
+               + "; links and clock: Jouppi et al., ISCA 2023"),
+    "v5e": Chip(197e12, 16 * GIB, 819e9, 50e9, 2, 16, 112, 1.5e9, _documented("v5e", "ct5lp-hightpu-4t")),
+    "v5p": Chip(459e12, 95 * GIB, 2765e9, 100e9, 3, 4, 208, 1.75e9, _documented("v5p", "ct5p-hightpu-4t")),
+    "v6e": Chip(918e12, 32 * GIB, 1640e9, 100e9, 2, 16, 180, None, _documented("v6e", "ct6e-standard-4t")),
 }  # fmt: skip
 EXAMPLES = {
     "v4": "v4:2x2x1, v4:2x2x2, v4:4x4x4",
@@ -174,7 +177,7 @@ def table() -> tuple[list[str], list[list[str]], list[str]]:
         "Peaks as published, per chip; a link's bandwidth is that of one direction; a host has "
         "four chips.",
         f"Assumed: {HOP_SECONDS * 1e6:.0f} microsecond per hop between chips (jax-ml.github.io/"
-        "scaling-book, part 3).",
+        "scaling-book, part 3; the clocks of v5e and v5p are of its part 2).",
         "cpu:N: N simulated CPU devices, without peaks and estimates.",
         "Sources:",
         *(f"  {name}: {chip.source}" for name, chip in CHIPS.items()),

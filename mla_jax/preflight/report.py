@@ -1,0 +1,217 @@
+"""A report as Markdown, for people, and as JSON."""
+
+import datetime
+from typing import Any
+
+from mla_jax.preflight import Report, programs
+from mla_jax.preflight.topologies import GIB
+from mla_jax.preflight.verdicts import next_batch
+from mla_jax.runs.report import markdown_table
+
+NAMES = {"bf16": "bfloat16", "f32": "float32", "f16": "float16", "f64": "float64"}
+PROGRAM = ("program", "GFLOP", "GB touched", "HBM peak, GiB", "donated", "conditionals", "loops",
+           "compile, s")  # fmt: skip
+ESTIMATED = ("stage", "compute, ms", "memory, ms", "collectives, ms", "step, ms", "examples/s",
+             "hours")  # fmt: skip
+
+
+def to_markdown(report: Report) -> str:
+    """The whole report."""
+    config, target = report.config, report.target
+    devices = len(target.devices)
+    parts = [
+        f"# Preflight: {config.method.name} on {report.dataset}, {target.name}",
+        f"{devices} devices ({target.kind}) of {_counted(target.hosts, 'host')}; batch of "
+        f"{config.batch_size}, {report.batch_per_device:g} per device; encoders in "
+        f"{config.compute_dtype}; the state takes {report.state_bytes / 1e6:,.1f} MB on each.",
+    ]
+    if report.programs:
+        parts += [
+            "## Programs, per device",
+            markdown_table(PROGRAM, [_program(report, c) for c in report.programs]),
+            "HBM at the peak: arguments, results, temporaries and the program"
+            + (f"; a chip has {target.chip.hbm / GIB:.0f} GiB" if target.chip else "")
+            + f", and the next batch takes {next_batch(report) / 1e6:,.1f} MB more. "
+            "Donated: of the state.",
+            "## Collectives",
+            markdown_table(("program", "kind", "number", "all, MB", "largest, MB"),
+                           _collectives(report) or [["none", "", "", "", ""]]),
+            "## Convolutions and matrix products",
+            markdown_table(("program", "encoders", "others"), _products(report)),
+            "Number, and share of their operations, by the type of the operands; a TPU takes "
+            "float32 ones as bfloat16 where no precision is named." if target.chip else
+            "Number, and share of their operations, by the type of the operands.",
+        ]  # fmt: skip
+    if report.stages:
+        parts += [
+            "## Estimated, by arithmetic alone",
+            markdown_table(ESTIMATED, [_estimated(stage) for stage in report.stages]),
+            "Compute: operations over the chip's peak; memory: bytes over its bandwidth, as if "
+            "nothing stayed on the chip; step: the longer of the two for each phase, plus the "
+            f"collectives. Hours: {_epochs(report)} of {report.examples:,} examples, without "
+            "evaluation and waiting for data.",
+            "## Input",
+            _input(report),
+        ]
+    parts += ["## Verdict", "\n".join(f"- {v.kind}: {v.text}" for v in report.verdicts)]
+    versions = ", ".join(f"{name} {version}" for name, version in report.versions.items())
+    return "\n\n".join([*parts, f"{datetime.date.today()}, {versions}"]) + "\n"
+
+
+def _program(report: Report, compiled: programs.Compiled) -> list[str]:
+    seconds = f"{compiled.compile_seconds:.0f}"
+    if compiled.problem:
+        return [compiled.label, "–", "–", "does not fit", "–", "–", "–", seconds]
+    donated = "–"
+    if compiled.stage:
+        donated = f"{programs.donated_share(compiled, report.state_bytes):.0%}"
+    return [
+        compiled.label,
+        f"{compiled.flops / 1e9:,.2f}",
+        f"{compiled.bytes / 1e9:,.2f}",
+        f"{compiled.peak / GIB:.3f}",
+        donated,
+        str(compiled.text.conditionals),
+        str(compiled.text.loops),
+        seconds,
+    ]
+
+
+def _collectives(report: Report) -> list[list[str]]:
+    rows = []
+    for compiled in report.programs:
+        for kind, (number, size) in compiled.collectives().items():
+            of_kind = tuple(c for c in compiled.text.collectives if c.kind == kind)
+            most = programs.largest(of_kind)
+            rows.append(
+                [compiled.label, kind, str(number), f"{size / 1e6:.3f}", f"{most / 1e6:.3f}"]
+            )
+    return rows
+
+
+def _products(report: Report) -> list[list[str]]:
+    rows = []
+    for compiled in report.programs:
+        if compiled.text and compiled.text.products:
+            split = programs.of_encoders(compiled.text, report.encoders)
+            rows.append([compiled.label, *map(_by_type, split)])
+    return rows or [["none", "", ""]]
+
+
+def _by_type(products: list[Any]) -> str:
+    found = programs.dtypes(products)
+    return ", ".join(
+        f"{number} {_spelled(kind)} ({share:.0%})" for kind, (number, share) in found.items()
+    ) or "none"  # fmt: skip
+
+
+def _spelled(kind: str) -> str:
+    name, _, rest = kind.partition(" ")
+    return f"{NAMES.get(name, name)} {rest}".strip()
+
+
+def _estimated(stage: Any) -> list[str]:
+    milliseconds = [1e3 * s for s in (*stage.batch, stage.step)]
+    return [
+        stage.name,
+        *(f"{value:.3f}" for value in milliseconds),
+        f"{stage.examples_per_second:,.0f}",
+        f"{stage.hours:.2f}",
+    ]
+
+
+def _epochs(report: Report) -> str:
+    return _counted(report.config.epochs, "epoch")
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}" + ("" if number == 1 else "s")
+
+
+def _input(report: Report) -> str:
+    feed = report.feed
+    files = f" and {feed.jpegs:,.0f} JPEG files" if feed.jpegs else ""
+    line = (
+        f"At that speed each host feeds {feed.examples:,.0f} examples per second: "
+        f"{feed.bytes / 1e6:,.1f} MB{files} per second ({report.example_bytes / 1e6:.3f} MB and "
+        f"{report.jpegs} JPEG files per example)."
+    )
+    if report.rate is None:
+        return (
+            line + " How fast a core reads and decodes them is not known here: --measure_input "
+            "measures it, --input_rate gives it."
+        )
+    return (
+        f"{line} One core reads and decodes {report.rate.per_core:,.0f} examples per second "
+        f"({report.rate.source}), so that takes {feed.cores:.1f} cores like it; a host has "
+        f"{report.target.chip.host_cores} virtual CPUs."
+    )
+
+
+def to_json(report: Report) -> dict[str, Any]:
+    """The same as JSON values; bytes, seconds and operations, unrounded."""
+    config, target = report.config, report.target
+    chip = target.chip
+    return {
+        "dataset": report.dataset,
+        "method": config.method.name,
+        "modalities": list(config.modalities),
+        "compute_dtype": config.compute_dtype,
+        "batch_size": config.batch_size,
+        "batch_per_device": report.batch_per_device,
+        "epochs": config.epochs,
+        "examples": report.examples,
+        "topology": {
+            "name": target.name,
+            "kind": target.kind,
+            "devices": len(target.devices),
+            "hosts": target.hosts,
+            "chip": chip and chip._asdict(),
+        },
+        "state_bytes": report.state_bytes,
+        "programs": [_program_json(report, compiled) for compiled in report.programs],
+        "estimated": [
+            {**stage._asdict(), "batch": stage.batch._asdict()} for stage in report.stages
+        ],
+        "input": {
+            "example_bytes": report.example_bytes,
+            "jpegs": report.jpegs,
+            "rate": report.rate and report.rate._asdict(),
+            "per_host_and_second": report.feed and report.feed._asdict(),
+        },
+        "verdicts": [verdict._asdict() for verdict in report.verdicts],
+        "fits": report.fits,
+        "date": str(datetime.date.today()),
+        "versions": report.versions,
+    }
+
+
+def _program_json(report: Report, compiled: programs.Compiled) -> dict[str, Any]:
+    found = {"stage": compiled.stage, "name": compiled.name}
+    found["compile_seconds"] = round(compiled.compile_seconds, 3)
+    if compiled.text is None:
+        return {**found, "problem": compiled.problem, "needed": compiled.needed}
+    text = compiled.text
+    mine, others = programs.of_encoders(text, report.encoders)
+    share = programs.donated_share(compiled, report.state_bytes) if compiled.stage else None
+    return {
+        **found,
+        "flops": compiled.flops,
+        "bytes": compiled.bytes,
+        "peak": compiled.peak,
+        "donated": share,
+        "conditionals": text.conditionals,
+        "loops": text.loops,
+        "loops_with_products": text.loops_with_products,
+        "collectives": {
+            kind: {"number": number, "bytes": size}
+            for kind, (number, size) in compiled.collectives().items()
+        },
+        "products": {
+            name: {
+                kind: {"number": number, "share": share}
+                for kind, (number, share) in programs.dtypes(products).items()
+            }
+            for name, products in (("encoders", mine), ("others", others))
+        },
+    }

@@ -1,0 +1,138 @@
+"""What the figures of a report mean, in sentences."""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, NamedTuple
+
+from mla_jax.preflight import estimate, programs
+from mla_jax.preflight.topologies import GIB
+
+if TYPE_CHECKING:
+    from mla_jax.preflight import Report
+
+DONATED = 0.95
+"""Of the state at least, or a step holds it twice."""
+
+
+class Verdict(NamedTuple):
+    kind: str
+    """``fits``, ``does not fit``, ``too small a batch``, ``collectives longer than compute``,
+    ``input-bound``, or ``program`` for what XLA should not have made of it."""
+    text: str
+    fits: bool = True
+    """False: the run cannot start."""
+
+
+def fewer_examples_than_devices(report: "Report") -> Verdict:
+    devices = len(report.target.devices)
+    return Verdict(
+        "too small a batch",
+        f"batch_size={report.config.batch_size} has fewer examples than there are devices: set "
+        f"--config.batch_size={devices} or a multiple of it, or take fewer devices",
+        fits=False,
+    )
+
+
+def verdicts(report: "Report") -> Iterator[Verdict]:
+    """All of a report with programs; the first is whether it fits."""
+    problems = list(_memory(report))
+    yield from problems or [_fits(report)]
+    yield from _structure(report)
+    if report.stages:
+        yield from _collectives(report)
+        yield from _input(report)
+
+
+def next_batch(report: "Report") -> int:
+    """Bytes on each device of the batch that arrives while another is in use."""
+    return int(report.example_bytes * report.batch_per_device)
+
+
+def _fits(report: "Report") -> Verdict:
+    largest = max(report.programs, key=lambda c: c.peak)
+    if not report.target.chip:
+        return Verdict("fits", f"every program compiles for {report.target.name}; there is no "
+                       "memory of a chip to compare it with")  # fmt: skip
+    taken, there = largest.peak + next_batch(report), report.target.chip.hbm
+    return Verdict(
+        "fits",
+        f"at its peak '{largest.label}' takes {taken / GIB:.2f} of {there / GIB:.0f} GiB of HBM "
+        f"({taken / there:.0%}), the next batch included",
+    )
+
+
+def _memory(report: "Report") -> Iterator[Verdict]:
+    chip = report.target.chip
+    for compiled in report.programs:
+        taken = compiled.peak + next_batch(report)
+        if compiled.problem:
+            needs = compiled.problem
+            if compiled.needed is not None and chip:
+                needs = (f"it needs {compiled.needed / GIB:.2f} GiB of the {chip.hbm / GIB:.0f} GiB "
+                         f"of a {report.target.kind} ({compiled.problem})")  # fmt: skip
+        elif chip and taken > chip.hbm:
+            needs = f"at its peak it takes {taken / GIB:.2f} of {chip.hbm / GIB:.0f} GiB of HBM"
+        else:
+            continue
+        remedy = (
+            "lower --config.evaluation.batch_size"
+            if compiled.name == programs.EVALUATION and not compiled.stage
+            else "lower --config.batch_size, or take more devices"
+        )
+        yield Verdict("does not fit", f"'{compiled.label}': {needs}: {remedy}", fits=False)
+
+
+def _structure(report: "Report") -> Iterator[Verdict]:
+    """What the design of the step promises, looked up in the compiled programs."""
+    wanted = {"bfloat16": "bf16", "float32": "f32"}[report.config.compute_dtype]
+    for compiled in report.programs:
+        text = compiled.text
+        if text is None or compiled.name == programs.INITIALIZATION and not compiled.stage:
+            continue
+        where = f"'{compiled.label}'"
+        if text.conditionals:
+            yield Verdict("program", f"{where} has {text.conditionals} conditionals, none expected")
+        if text.loops_with_products:
+            yield Verdict(
+                "program", f"{where} has {text.loops_with_products} loops with convolutions or "
+                "matrix products in them, none expected",
+            )  # fmt: skip
+        if compiled.stage:
+            share = programs.donated_share(compiled, report.state_bytes)
+            if share < DONATED:
+                yield Verdict("program", f"{where} donates {share:.0%} of the state, at least "
+                              f"{DONATED:.0%} expected: a step holds the rest twice")  # fmt: skip
+        if report.target.chip and wanted == "bf16":
+            mine, _ = programs.of_encoders(text, report.encoders)
+            other = [product for product in mine if product.dtype != wanted]
+            if other:
+                yield Verdict(
+                    "program", f"{where} computes {len(other)} of {len(mine)} convolutions and "
+                    f"matrix products of its encoders in {other[0].compute}, not in bfloat16",
+                )  # fmt: skip
+
+
+def _collectives(report: "Report") -> Iterator[Verdict]:
+    batch, devices = report.config.batch_size, len(report.target.devices)
+    for stage in report.stages:
+        seconds = stage.batch
+        if seconds.collectives <= seconds.compute:
+            continue
+        count = sum(len(c.text.collectives) for c in report.programs if c.stage == stage.name)
+        balanced = estimate.balanced_batch(batch, devices, seconds)
+        yield Verdict(
+            "collectives longer than compute",
+            f"estimated: a batch of {batch} on {devices} devices spends "
+            f"{1e3 * seconds.collectives:.2f} ms in {count} collectives and "
+            f"{1e3 * seconds.compute:.2f} ms of compute at the peak; from batch_size={balanced} on "
+            "compute is longer: raise the batch, or take fewer devices",
+        )
+
+
+def _input(report: "Report") -> Iterator[Verdict]:
+    feed, chip = report.feed, report.target.chip
+    if feed.cores is not None and feed.cores > chip.host_cores:
+        yield Verdict(
+            "input-bound",
+            f"estimated: each host must feed {feed.examples:,.0f} examples per second, which "
+            f"takes {feed.cores:.0f} cores like this machine's; such a host has {chip.host_cores}",
+        )
