@@ -65,10 +65,15 @@ def define_flags() -> None:
     flags.DEFINE_string("coordinator_address", None, f"HOST:PORT of process 0 {asked}")
     flags.DEFINE_integer("num_processes", None, f"how many processes the run has {asked}")
     flags.DEFINE_integer("process_id", None, f"the number of this one, from 0 {asked}")
+    flags.DEFINE_string(
+        "compilation_cache",
+        "~/.cache/mla_jax/xla",
+        "keeps compiled programs; empty: none (JAX_COMPILATION_CACHE_DIR goes first)",
+    )
 
 
 def define_config_flags() -> None:
-    """The flags of every command with a configuration, also of those that connect no processes."""
+    """The flags of every command with a configuration, also of one that runs no program of it."""
     config_flags.DEFINE_config_file(
         "config", None, "a file of configs/ or of your own, as FILE or FILE:name=value,..."
     )
@@ -79,15 +84,12 @@ def define_config_flags() -> None:
     flags.DEFINE_string(
         "workdir", None, "directory of the run (default: runs/<config name and arguments>)"
     )
-    flags.DEFINE_string(
-        "compilation_cache",
-        "~/.cache/mla_jax/xla",
-        "keeps compiled programs; empty: none (JAX_COMPILATION_CACHE_DIR goes first)",
-    )
 
 
 def run_command(
-    main: Callable[[], int | None], ending: str = "", needs_config: Callable[[], bool] = lambda: True
+    main: Callable[[], int | None],
+    ending: str = "",
+    needs_config: Callable[[], bool] = lambda: True,
 ) -> None:
     """Parses the flags, starts JAX, runs ``main`` and ends the process.
 
@@ -102,6 +104,8 @@ def run_command(
             raise UserError(f"unexpected argument '{argv[1]}': options are written --name=value")
         logging.set_verbosity(logging.ERROR)  # app.run turns on the chatter of every library
         F = flags.FLAGS
+        if "distributed" not in F:  # define_config_flags: a command that runs no program
+            return main()
         cache = pathlib.Path(F.compilation_cache).expanduser()
         for path in (cache, *cache.parents):
             if os.path.exists(path) and not os.path.isdir(path):
@@ -112,12 +116,9 @@ def run_command(
         if F.compilation_cache and "JAX_COMPILATION_CACHE_DIR" not in os.environ:
             jax.config.update("jax_compilation_cache_dir", str(cache))
             jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-        if "distributed" in F:
-            distributed.initialize(
-                F.distributed, F.coordinator_address, F.num_processes, F.process_id
-            )
-            if unused := distributed.unused_gpus():
-                print(f"warning: {unused}", file=sys.stderr, flush=True)
+        distributed.initialize(F.distributed, F.coordinator_address, F.num_processes, F.process_id)
+        if unused := distributed.unused_gpus():
+            print(f"warning: {unused}", file=sys.stderr, flush=True)
         return main()
 
     def parse(argv: Sequence[str]) -> list[str]:

@@ -267,7 +267,7 @@ class Evaluator:
         return {**figures, "not_finite": not_finite} if not_finite else figures
 
     def lower(self, state: TrainState, batch: Batch) -> Any:
-        """The lowered program of ``__call__`` for one batch ``[devices, B, ...]``; shapes will do."""
+        """The lowered program of ``__call__`` on a batch ``[devices, B, ...]``; shapes will do."""
         return self._counts.lower(state.variables, state.method_state, batch)
 
     def classes(self, state: TrainState, split: Split, batch_size: int) -> Classes:

@@ -5,7 +5,9 @@
 True
 """
 
-from collections.abc import Callable
+import contextlib
+import importlib.metadata
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -14,7 +16,6 @@ from ml_collections import ConfigDict, FrozenConfigDict
 import mla_jax
 from mla_jax.config import fields
 from mla_jax.data import pipeline
-from mla_jax.data.dataset import Dataset
 from mla_jax.data.streams import Stream
 from mla_jax.datasets import load_dataset
 from mla_jax.preflight import estimate, input_rate, programs, verdicts
@@ -33,6 +34,9 @@ class StageEstimate(NamedTuple):
     examples_per_second: float
     hours: float
     """For all epochs of the stage, without evaluation, checkpoints and waiting for data."""
+    cost_model: float | None
+    """Seconds of one batch by the compiler's own cost model, and ``batch.collectives`` beside."""
+    cost_model_hours: float | None
 
 
 class Report(NamedTuple):
@@ -103,7 +107,8 @@ def preflight(
     program = build_program(config, dataset, target.devices)
     shapes = programs.shapes_of(program, dataset, config)
     rate = find_rate(streams)
-    compiled = tuple(programs.compile_all(program, shapes, say))
+    with _without_cache(target):
+        compiled = tuple(programs.compile_all(program, shapes, say))
     found = found._replace(
         programs=compiled,
         encoders=programs.encoder_names(program),
@@ -117,9 +122,7 @@ def preflight(
         fastest = max(stage.examples_per_second for stage in found.stages)
         per_core = rate.per_core if rate else None
         found = found._replace(
-            feed=estimate.feed(
-                fastest, target.hosts, found.example_bytes, found.jpegs, per_core
-            )
+            feed=estimate.feed(fastest, target.hosts, found.example_bytes, found.jpegs, per_core)
         )
     return found._replace(verdicts=tuple(verdicts.verdicts(found)))
 
@@ -130,6 +133,17 @@ def resolved_for(config: ConfigDict | FrozenConfigDict, target: Target) -> Froze
     if config.get("compute_dtype") == "auto":
         config.compute_dtype = "bfloat16" if target.chip else "float32"
     return fields.resolve(config)
+
+
+@contextlib.contextmanager
+def _without_cache(target: Target) -> Iterator[None]:
+    """JAX writes programs for devices that are not here to its cache and cannot read them again."""
+    before = jax.config.jax_enable_compilation_cache
+    jax.config.update("jax_enable_compilation_cache", before and target.chip is None)
+    try:
+        yield
+    finally:
+        jax.config.update("jax_enable_compilation_cache", before)
 
 
 def _estimated(report: Report, stages: Any) -> tuple[StageEstimate, ...]:
@@ -143,24 +157,28 @@ def _estimated(report: Report, stages: Any) -> tuple[StageEstimate, ...]:
         mine = [c for c in report.programs if c.stage == stage.name]
         if not mine:
             continue
+        chip, batch_hours = target.chip, stage.epochs * per_epoch / 3600
         each = [
             estimate.phase_seconds(
-                c.flops, c.bytes, c.text.collectives, target.shape, target.chip
+                c.flops, c.text.work.memory_bytes, c.text.collectives, target.shape, chip
             )
             for c in mine
         ]
-        step = estimate.step_seconds(each)
-        hours = stage.epochs * per_epoch * step / 3600
+        total, step = estimate.total(each), estimate.step_seconds(each)
+        cycles, told = sum(c.text.work.cycles for c in mine), None
+        if chip.clock and cycles:
+            told = cycles / chip.clock + total.collectives
         found.append(
-            StageEstimate(stage.name, estimate.total(each), step, config.batch_size / step, hours)
-        )
+            StageEstimate(
+                stage.name, total, step, config.batch_size / step, batch_hours * step,
+                told, told and batch_hours * told,
+            )
+        )  # fmt: skip
     return tuple(found)
 
 
 def _versions(target: Target) -> dict[str, str]:
     found = {"mla_jax": mla_jax.__version__, "jax": jax.__version__}
     if target.chip:
-        import importlib.metadata
-
         found["libtpu"] = importlib.metadata.version("libtpu")
     return found

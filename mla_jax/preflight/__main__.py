@@ -56,7 +56,9 @@ def main() -> int | None:
     config = load_config(command_line.config_filename(), command_line.config_overrides(), arguments)
     jax.config.update("jax_platforms", "cpu")  # a TPU that is here is left to others
     workdir = Workdir(
-        command_line.workdir("".join(f"-{n.replace(':', '_')}" for n in (*arguments.values(), F.topology)))
+        command_line.workdir(
+            "".join(f"-{n.replace(':', '_')}" for n in (*arguments.values(), F.topology))
+        )
     ).path
     report = preflight(config, F.topology, F.examples, find_rate, _say)
     text = to_markdown(report)

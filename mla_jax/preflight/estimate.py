@@ -2,13 +2,11 @@
 
 A step is estimated as the roofline of its phases, the longer of operations over the peak and of
 bytes over the memory's bandwidth, plus its collectives, which BatchNorm's statistics put between
-layers so that little overlaps.  It is a lower bound in the first part (no program reaches the
-peak) and an upper one in the others (XLA counts the bytes of every operation's operands, also of
-those that stay on the chip).
+layers so that little overlaps.  It is a lower bound in its first part: no program reaches the peak.
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from mla_jax.preflight.program_text import Collective
@@ -64,7 +62,7 @@ def collective_seconds(collective: Collective, shape: Sequence[int], chip: Chip)
 
 def phase_seconds(
     flops: float,
-    bytes_accessed: float,
+    memory_bytes: float,
     collectives: Iterable[Collective],
     shape: Sequence[int],
     chip: Chip,
@@ -72,7 +70,7 @@ def phase_seconds(
     """The estimate of one phase on each device."""
     return Seconds(
         flops / chip.flops,
-        bytes_accessed / chip.hbm_bandwidth,
+        memory_bytes / chip.hbm_bandwidth,
         sum(collective_seconds(c, shape, chip) for c in collectives),
     )
 
@@ -80,9 +78,7 @@ def phase_seconds(
 def total(phases: Iterable[Seconds]) -> Seconds:
     """Of phases one after the other; a phase is bound by its own slower part."""
     phases = list(phases)
-    return Seconds(*(sum(parts) for parts in zip(*phases, strict=True))) if phases else Seconds(
-        0.0, 0.0, 0.0
-    )
+    return Seconds(*(sum(getattr(p, field) for p in phases) for field in Seconds._fields))
 
 
 def step_seconds(phases: Iterable[Seconds]) -> float:
@@ -116,8 +112,3 @@ def feed(
         examples * jpegs_per_example,
         examples / rate_per_core if rate_per_core else None,
     )
-
-
-def combined_rate(rates: Mapping[str, float]) -> float:
-    """Examples a second of one core that loads all modalities of each, from the rate of each."""
-    return 1 / sum(1 / rate for rate in rates.values())

@@ -9,10 +9,10 @@ from mla_jax.preflight.verdicts import next_batch
 from mla_jax.runs.report import markdown_table
 
 NAMES = {"bf16": "bfloat16", "f32": "float32", "f16": "float16", "f64": "float64"}
-PROGRAM = ("program", "GFLOP", "GB touched", "HBM peak, GiB", "donated", "conditionals", "loops",
-           "compile, s")  # fmt: skip
+PROGRAM = ("program", "GFLOP", "GB touched", "GB in HBM", "HBM peak, GiB", "donated",
+           "conditionals", "loops", "compile, s")  # fmt: skip
 ESTIMATED = ("stage", "compute, ms", "memory, ms", "collectives, ms", "step, ms", "examples/s",
-             "hours")  # fmt: skip
+             "hours", "cost model, ms", "hours by it")  # fmt: skip
 
 
 def to_markdown(report: Report) -> str:
@@ -29,7 +29,8 @@ def to_markdown(report: Report) -> str:
         parts += [
             "## Programs, per device",
             markdown_table(PROGRAM, [_program(report, c) for c in report.programs]),
-            "HBM at the peak: arguments, results, temporaries and the program"
+            "Touched: operands and results of all operations, as XLA counts them; in HBM: of those "
+            "that lie there. HBM at the peak: arguments, results, temporaries and the program"
             + (f"; a chip has {target.chip.hbm / GIB:.0f} GiB" if target.chip else "")
             + f", and the next batch takes {next_batch(report) / 1e6:,.1f} MB more. "
             "Donated: of the state.",
@@ -46,10 +47,11 @@ def to_markdown(report: Report) -> str:
         parts += [
             "## Estimated, by arithmetic alone",
             markdown_table(ESTIMATED, [_estimated(stage) for stage in report.stages]),
-            "Compute: operations over the chip's peak; memory: bytes over its bandwidth, as if "
-            "nothing stayed on the chip; step: the longer of the two for each phase, plus the "
-            f"collectives. Hours: {_epochs(report)} of {report.examples:,} examples, without "
-            "evaluation and waiting for data.",
+            "Compute: operations over the chip's peak, which no program reaches; memory: bytes in "
+            "HBM over its bandwidth; step: the longer of the two for each phase, plus the "
+            f"collectives. Hours: {_counted(report.config.epochs, 'epoch')} of "
+            f"{report.examples:,} examples, without evaluation and waiting for data. Cost model: "
+            "cycles that the compiler expects over the chip's clock, plus the collectives.",
             "## Input",
             _input(report),
         ]
@@ -61,14 +63,15 @@ def to_markdown(report: Report) -> str:
 def _program(report: Report, compiled: programs.Compiled) -> list[str]:
     seconds = f"{compiled.compile_seconds:.0f}"
     if compiled.problem:
-        return [compiled.label, "–", "–", "does not fit", "–", "–", "–", seconds]
+        return [compiled.label, "–", "–", "–", "does not fit", "–", "–", "–", seconds]
     donated = "–"
     if compiled.stage:
         donated = f"{programs.donated_share(compiled, report.state_bytes):.0%}"
     return [
         compiled.label,
-        f"{compiled.flops / 1e9:,.2f}",
-        f"{compiled.bytes / 1e9:,.2f}",
+        _digits(compiled.flops / 1e9),
+        _digits(compiled.bytes / 1e9),
+        _digits(compiled.text.work.memory_bytes / 1e9),
         f"{compiled.peak / GIB:.3f}",
         donated,
         str(compiled.text.conditionals),
@@ -111,17 +114,19 @@ def _spelled(kind: str) -> str:
 
 
 def _estimated(stage: Any) -> list[str]:
-    milliseconds = [1e3 * s for s in (*stage.batch, stage.step)]
     return [
         stage.name,
-        *(f"{value:.3f}" for value in milliseconds),
+        *(_digits(1e3 * seconds) for seconds in (*stage.batch, stage.step)),
         f"{stage.examples_per_second:,.0f}",
-        f"{stage.hours:.2f}",
+        _digits(stage.hours),
+        "–" if stage.cost_model is None else _digits(1e3 * stage.cost_model),
+        "–" if stage.cost_model is None else _digits(stage.cost_model_hours),
     ]
 
 
-def _epochs(report: Report) -> str:
-    return _counted(report.config.epochs, "epoch")
+def _digits(value: float) -> str:
+    """Three digits that say something."""
+    return f"{value:,.0f}" if value >= 100 or not value else f"{value:#.3g}"
 
 
 def _counted(number: int, noun: str) -> str:
@@ -198,6 +203,8 @@ def _program_json(report: Report, compiled: programs.Compiled) -> dict[str, Any]
         **found,
         "flops": compiled.flops,
         "bytes": compiled.bytes,
+        "memory_bytes": text.work.memory_bytes,
+        "cycles": text.work.cycles,
         "peak": compiled.peak,
         "donated": share,
         "conditionals": text.conditionals,

@@ -3,6 +3,7 @@
 Peaks are what the makers publish: nothing here was measured.
 """
 
+import contextlib
 import importlib.util
 import math
 import os
@@ -44,19 +45,28 @@ class Chip(NamedTuple):
     source: str
 
 
-def _documented(name: str, machine: str) -> str:
+def _documented(name: str, machine: str, also: str = "") -> str:
     return (
         f"cloud.google.com/tpu/docs/{name} (compute, HBM, links); "
-        f"cloud.google.com/kubernetes-engine/docs/concepts/plan-tpus (host {machine})"
+        f"cloud.google.com/kubernetes-engine/docs/concepts/plan-tpus (host {machine}){also}"
     )
 
 
+ISCA = "; links and clock: Jouppi et al., ISCA 2023"
 CHIPS: Mapping[str, Chip] = {
-    "v4": Chip(275e12, 32 * GIB, 1200e9, 50e9, 3, 4, 240, 1.05e9, _documented("v4", "ct4p-hightpu-4t")
-               + "; links and clock: Jouppi et al., ISCA 2023"),
-    "v5e": Chip(197e12, 16 * GIB, 819e9, 50e9, 2, 16, 112, 1.5e9, _documented("v5e", "ct5lp-hightpu-4t")),
-    "v5p": Chip(459e12, 95 * GIB, 2765e9, 100e9, 3, 4, 208, 1.75e9, _documented("v5p", "ct5p-hightpu-4t")),
-    "v6e": Chip(918e12, 32 * GIB, 1640e9, 100e9, 2, 16, 180, None, _documented("v6e", "ct6e-standard-4t")),
+    "v4": Chip(
+        275e12, 32 * GIB, 1200e9, 50e9, 3, 4, 240, 1.05e9,
+        _documented("v4", "ct4p-hightpu-4t", ISCA),
+    ),
+    "v5e": Chip(
+        197e12, 16 * GIB, 819e9, 50e9, 2, 16, 112, 1.5e9, _documented("v5e", "ct5lp-hightpu-4t")
+    ),
+    "v5p": Chip(
+        459e12, 95 * GIB, 2765e9, 100e9, 3, 4, 208, 1.75e9, _documented("v5p", "ct5p-hightpu-4t")
+    ),
+    "v6e": Chip(
+        918e12, 32 * GIB, 1640e9, 100e9, 2, 16, 180, None, _documented("v6e", "ct6e-standard-4t")
+    ),
 }  # fmt: skip
 EXAMPLES = {
     "v4": "v4:2x2x1, v4:2x2x2, v4:4x4x4",
@@ -136,18 +146,14 @@ def _of_tpu(name: str, chip: Chip, shape: tuple[int, ...]) -> Target:
                 f"with jax {jax.__version__}, pip install -e '.[tpu]' in the clone"
             ) from error
         reason = text.removeprefix("INVALID_ARGUMENT: ")
-        raise UserError(
-            f"there is no topology '{name}' ({reason}): known are {KNOWN}"
-        ) from error
+        raise UserError(f"there is no topology '{name}' ({reason}): known are {KNOWN}") from error
     return Target(name, chip, shape, list(devices), len({d.process_index for d in devices}))
 
 
 def _cpu_devices(count: int) -> list[Any]:
     """``count`` simulated devices; their number is fixed once JAX has looked for devices."""
-    try:
+    with contextlib.suppress(RuntimeError):  # there are devices already, maybe enough of them
         jax.config.update("jax_num_cpu_devices", count)
-    except RuntimeError:
-        pass  # there are devices already, maybe enough of them
     devices = jax.devices("cpu")
     if len(devices) < count:
         raise UserError(

@@ -67,8 +67,10 @@ def _memory(report: "Report") -> Iterator[Verdict]:
         if compiled.problem:
             needs = compiled.problem
             if compiled.needed is not None and chip:
-                needs = (f"it needs {compiled.needed / GIB:.2f} GiB of the {chip.hbm / GIB:.0f} GiB "
-                         f"of a {report.target.kind} ({compiled.problem})")  # fmt: skip
+                needs = (
+                    f"it needs {compiled.needed / GIB:.2f} GiB of the {chip.hbm / GIB:.0f} GiB of "
+                    f"a {report.target.kind} ({compiled.problem})"
+                )
         elif chip and taken > chip.hbm:
             needs = f"at its peak it takes {taken / GIB:.2f} of {chip.hbm / GIB:.0f} GiB of HBM"
         else:
@@ -86,7 +88,7 @@ def _structure(report: "Report") -> Iterator[Verdict]:
     wanted = {"bfloat16": "bf16", "float32": "f32"}[report.config.compute_dtype]
     for compiled in report.programs:
         text = compiled.text
-        if text is None or compiled.name == programs.INITIALIZATION and not compiled.stage:
+        if text is None or (compiled.name == programs.INITIALIZATION and not compiled.stage):
             continue
         where = f"'{compiled.label}'"
         if text.conditionals:
@@ -119,12 +121,16 @@ def _collectives(report: "Report") -> Iterator[Verdict]:
             continue
         count = sum(len(c.text.collectives) for c in report.programs if c.stage == stage.name)
         balanced = estimate.balanced_batch(batch, devices, seconds)
+        if balanced is None or balanced > report.examples:
+            remedy = "no batch of this data set makes compute as long: take fewer devices"
+        else:
+            remedy = (f"from batch_size={balanced} on they are not longer: raise the batch, or "
+                      "take fewer devices")  # fmt: skip
         yield Verdict(
             "collectives longer than compute",
             f"estimated: a batch of {batch} on {devices} devices spends "
-            f"{1e3 * seconds.collectives:.2f} ms in {count} collectives and "
-            f"{1e3 * seconds.compute:.2f} ms of compute at the peak; from batch_size={balanced} on "
-            "compute is longer: raise the batch, or take fewer devices",
+            f"{1e3 * seconds.collectives:.3g} ms in {count} collectives and "
+            f"{1e3 * seconds.compute:.3g} ms of compute at the peak; {remedy}",
         )
 
 
