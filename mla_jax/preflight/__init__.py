@@ -57,6 +57,8 @@ class Report(NamedTuple):
     """From the host to the devices."""
     jpegs: int
     """Of one example, where it lies in files."""
+    decoded: tuple[str, ...]
+    """The modalities that are read and decoded; the others are arrays in memory."""
     stages: tuple[StageEstimate, ...]
     """Empty without peaks, and where a phase does not fit."""
     rate: input_rate.Rate | None
@@ -100,7 +102,8 @@ def preflight(
     streams = dict(dataset.streams)
     found = Report(
         config, target, dataset.name, examples, (), (), 0, 0,
-        sum(map(input_rate.jpegs, streams.values())), (), None, None, (), _versions(target),
+        sum(map(input_rate.jpegs, streams.values())), tuple(input_rate.recipes_of(streams)),
+        (), None, None, (), _versions(target),
     )  # fmt: skip
     if config.batch_size < len(target.devices):
         return found._replace(verdicts=(verdicts.fewer_examples_than_devices(found),))

@@ -2,7 +2,7 @@
 
     python -m mla_jax.preflight --config=configs/digits.py --topology=v5e:2x2
     python -m mla_jax.preflight --config=configs/kinetics_sounds.py:synthetic --topology=v5e:4x4 \\
-        --config.batch_size=256 --examples=22105
+        --config.batch_size=256 --examples=20000
     python -m mla_jax.preflight --topology=list
 
 Needs the extra `tpu`, whose compiler runs without a TPU, but for --topology=cpu:N.  Compiles every
@@ -30,6 +30,7 @@ from mla_jax.runs.report import markdown_table
 from mla_jax.runs.workdir import Workdir
 
 LIST = "list"
+FILES = ("preflight.json", "preflight.md")
 
 
 def main() -> int | None:
@@ -55,19 +56,18 @@ def main() -> int | None:
         arguments["method"] = F.method
     config = load_config(command_line.config_filename(), command_line.config_overrides(), arguments)
     jax.config.update("jax_platforms", "cpu")  # a TPU that is here is left to others
-    workdir = Workdir(
-        command_line.workdir(
-            "".join(f"-{n.replace(':', '_')}" for n in (*arguments.values(), F.topology))
-        )
-    ).path
+    names = ("preflight", *arguments.values(), F.topology.replace(":", "_"))
+    workdir = Workdir(command_line.workdir("".join(f"-{name}" for name in names))).path
+    for name in FILES:
+        command_line.check_output(workdir / name, "--workdir", makes_folders=True)
     report = preflight(config, F.topology, F.examples, find_rate, _say)
     text = to_markdown(report)
     print(text)
     workdir.mkdir(parents=True, exist_ok=True)
-    content = json.dumps(with_nulls(to_json(report)), indent=1, allow_nan=False)
-    command_line.write_whole(workdir / "preflight.json", (content + "\n").encode())
-    command_line.write_whole(workdir / "preflight.md", text.encode())
-    print(f"written: {workdir}/preflight.md and preflight.json")
+    content = json.dumps(with_nulls(to_json(report)), indent=1, allow_nan=False) + "\n"
+    for name, written in zip(FILES, (content, text), strict=True):
+        command_line.write_whole(workdir / name, written.encode())
+    print(f"written: {', '.join(str(workdir / name) for name in FILES)}")
     return None if report.fits else 1
 
 

@@ -56,20 +56,19 @@ def combined(rates: Mapping[str, float], streams: Mapping[str, Stream]) -> float
     return 1 / seconds
 
 
-def parse(text: str, streams: Mapping[str, Stream]) -> Rate | None:
-    """The rate that ``--input_rate`` gives; None where there is nothing to read and decode.
+def parse(text: str, streams: Mapping[str, Stream]) -> Rate:
+    """The rate that ``--input_rate`` gives.
 
     Raises:
-      UserError: it is neither a positive number nor such a file, or a recipe is not in it.
+      UserError: it is neither a positive number nor such a file, a recipe is not in it, or there
+        is nothing to read and decode.
     """
+    wanted = _wanted(streams, "--input_rate")
     with contextlib.suppress(ValueError):
         number = float(text)
         if not 0 < number < math.inf:
             raise UserError(f"--input_rate={text} must be a positive number of examples per second")
         return Rate(number, "--input_rate")
-    wanted = set(recipes_of(streams).values())
-    if not wanted:
-        return None
     try:
         found = json.loads(pathlib.Path(text).read_text(encoding="utf-8"))
         rows = [(row["recipe"], row["loaded"] / row["workers"]) for row in found["rows"]]
@@ -82,20 +81,20 @@ def parse(text: str, streams: Mapping[str, Stream]) -> Rate | None:
         if not rate:
             raise UserError(
                 f"--input_rate={text} has no rate of the recipe '{name}': measure it, "
-                f"python -m mla_jax.benchmark input --recipe={','.join(sorted(wanted))} --json"
+                f"python -m mla_jax.benchmark input --recipe={','.join(wanted)} --json"
             )
     return Rate(combined(rates, streams), f"benchmark input, {pathlib.Path(text).name}")
 
 
-def measure(streams: Mapping[str, Stream]) -> Rate | None:
-    """Measures it here, with one thread; None where there is nothing to read and decode.
+def measure(streams: Mapping[str, Stream]) -> Rate:
+    """Measures it here, with one thread.
 
     Raises:
-      UserError: Pillow is not installed.
+      UserError: Pillow is not installed, or there is nothing to read and decode.
     """
-    rates = {}
+    wanted, rates = _wanted(streams, "--measure_input"), {}
     with tempfile.TemporaryDirectory() as folder:
-        for recipe in sorted(set(recipes_of(streams).values())):
+        for recipe in wanted:
             split = recipes.FileSplit(
                 recipe, recipes.write_files(recipe, pathlib.Path(folder), BATCH)
             )
@@ -104,4 +103,11 @@ def measure(streams: Mapping[str, Stream]) -> Rate | None:
             with contextlib.closing(batches):
                 next(batches)
                 rates[recipe] = timing.rate(batches, BATCH, SECONDS)
-    return Rate(combined(rates, streams), "measured here, one thread") if rates else None
+    return Rate(combined(rates, streams), "measured here, one thread")
+
+
+def _wanted(streams: Mapping[str, Stream], flag: str) -> list[str]:
+    wanted = sorted(set(recipes_of(streams).values()))
+    if not wanted:
+        raise UserError(f"this data set has nothing to read and decode: leave out {flag}")
+    return wanted

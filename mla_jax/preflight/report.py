@@ -19,45 +19,60 @@ def to_markdown(report: Report) -> str:
     """The whole report."""
     config, target = report.config, report.target
     devices = len(target.devices)
-    parts = [
-        f"# Preflight: {config.method.name} on {report.dataset}, {target.name}",
+    opening = (
         f"{devices} devices ({target.kind}) of {_counted(target.hosts, 'host')}; batch of "
         f"{config.batch_size}, {report.batch_per_device:g} per device; encoders in "
-        f"{config.compute_dtype}; the state takes {report.state_bytes / 1e6:,.1f} MB on each.",
-    ]
+        f"{config.compute_dtype}."
+    )
+    parts = [f"# Preflight: {config.method.name} on {report.dataset}, {target.name}", opening]
     if report.programs:
-        parts += [
-            "## Programs, per device",
-            markdown_table(PROGRAM, [_program(report, c) for c in report.programs]),
-            "Touched: operands and results of all operations, as XLA counts them; in HBM: of those "
-            "that lie there. HBM at the peak: arguments, results, temporaries and the program"
-            + (f"; a chip has {target.chip.hbm / GIB:.0f} GiB" if target.chip else "")
-            + f", and the next batch takes {next_batch(report) / 1e6:,.1f} MB more. "
-            "Donated: of the state.",
-            "## Collectives",
-            markdown_table(("program", "kind", "number", "all, MB", "largest, MB"),
-                           _collectives(report) or [["none", "", "", "", ""]]),
-            "## Convolutions and matrix products",
-            markdown_table(("program", "encoders", "others"), _products(report)),
-            "Number, and share of their operations, by the type of the operands; a TPU takes "
-            "float32 ones as bfloat16 where no precision is named." if target.chip else
-            "Number, and share of their operations, by the type of the operands.",
-        ]  # fmt: skip
+        parts[-1] += f" The state takes {report.state_bytes / 1e6:,.1f} MB on each."
+        parts += _of_programs(report)
     if report.stages:
-        parts += [
-            "## Estimated, by arithmetic alone",
-            markdown_table(ESTIMATED, [_estimated(stage) for stage in report.stages]),
-            "Compute: operations over the chip's peak, which no program reaches; memory: bytes in "
-            "HBM over its bandwidth; step: the longer of the two for each phase, plus the "
-            f"collectives. Hours: {_counted(report.config.epochs, 'epoch')} of "
-            f"{report.examples:,} examples, without evaluation and waiting for data. Cost model: "
-            "cycles that the compiler expects over the chip's clock, plus the collectives.",
-            "## Input",
-            _input(report),
-        ]
+        parts += _of_estimates(report)
     parts += ["## Verdict", "\n".join(f"- {v.kind}: {v.text}" for v in report.verdicts)]
     versions = ", ".join(f"{name} {version}" for name, version in report.versions.items())
     return "\n\n".join([*parts, f"{datetime.date.today()}, {versions}"]) + "\n"
+
+
+def _of_programs(report: Report) -> list[str]:
+    chip = report.target.chip
+    memory = "HBM" if chip else "memory"
+    header = [column.replace("HBM", memory) for column in PROGRAM]
+    there = f" (a chip has {chip.hbm / GIB:.0f} GiB)" if chip else ""
+    types = "Number, and share of their operations, by the type of the operands"
+    if chip:
+        types += "; a TPU takes float32 ones as bfloat16 where no precision is named"
+    return [
+        "## Programs, per device",
+        markdown_table(header, [_program(report, c) for c in report.programs]),
+        "Touched: operands and results of all operations, as XLA counts them; in "
+        f"{memory}: of those that lie there. Peak: arguments, results, temporaries and the program"
+        f"{there}; the next batch takes {next_batch(report) / 1e6:,.1f} MB more. Donated: of the "
+        "state.",
+        "## Collectives",
+        markdown_table(
+            ("program", "kind", "number", "all, MB", "largest, MB"),
+            _collectives(report) or [["none", "", "", "", ""]],
+        ),
+        "## Convolutions and matrix products",
+        markdown_table(("program", "encoders", "others"), _products(report)),
+        f"{types}.",
+    ]
+
+
+def _of_estimates(report: Report) -> list[str]:
+    return [
+        "## Estimated, by arithmetic alone",
+        markdown_table(ESTIMATED, [_estimated(stage) for stage in report.stages]),
+        "Compute: operations over the chip's peak, which no program reaches; memory: bytes in HBM "
+        "over its bandwidth; step: the longer of the two for each phase, plus the collectives. "
+        f"Hours: {_counted(report.config.epochs, 'epoch')} of {report.examples:,} examples, "
+        "without evaluation and waiting for data. Cost model: cycles that the compiler expects "
+        "over the chip's clock, plus the collectives.",
+        "## Input",
+        _input(report),
+    ]
 
 
 def _program(report: Report, compiled: programs.Compiled) -> list[str]:
@@ -138,9 +153,12 @@ def _input(report: Report) -> str:
     files = f" and {feed.jpegs:,.0f} JPEG files" if feed.jpegs else ""
     line = (
         f"At that speed each host feeds {feed.examples:,.0f} examples per second: "
-        f"{feed.bytes / 1e6:,.1f} MB{files} per second ({report.example_bytes / 1e6:.3f} MB and "
-        f"{report.jpegs} JPEG files per example)."
+        f"{feed.bytes / 1e6:,.1f} MB{files} per second, {report.example_bytes / 1e6:.3f} MB"
+        + (f" and {_counted(report.jpegs, 'JPEG file')}" if report.jpegs else "")
+        + " per example."
     )
+    if not report.decoded:
+        return f"{line} They are arrays in memory: nothing is read and decoded."
     if report.rate is None:
         return (
             line + " How fast a core reads and decodes them is not known here: --measure_input "
