@@ -47,29 +47,40 @@ def next_batch(report: "Report") -> int:
     return int(report.example_bytes * report.batch_per_device)
 
 
+def taken_by(report: "Report", compiled: programs.Compiled) -> int:
+    """Bytes on each device while a program runs: its own peak and what lies beside.
+
+    Beside a phase that is the next batch, beside the evaluation the training state, of which the
+    evaluation itself reads a part.
+    """
+    if compiled.stage:
+        return compiled.peak + next_batch(report)
+    return compiled.peak + report.state_bytes * (compiled.name == programs.EVALUATION)
+
+
 def _fits(report: "Report") -> Verdict:
-    largest = max(report.programs, key=lambda c: c.peak)
+    largest = max(report.programs, key=lambda c: taken_by(report, c))
     if not report.target.chip:
         return Verdict("fits", f"every program compiles for {report.target.name}; there is no "
                        "memory of a chip to compare it with")  # fmt: skip
-    taken, there = largest.peak + next_batch(report), report.target.chip.hbm
+    taken, there = taken_by(report, largest), report.target.chip.hbm
     return Verdict(
         "fits",
         f"at its peak '{largest.label}' takes {taken / GIB:.2f} of {there / GIB:.0f} GiB of HBM "
-        f"({taken / there:.0%}), the next batch included",
+        f"({taken / there:.0%}), with the next batch or the training state beside it",
     )
 
 
 def _memory(report: "Report") -> Iterator[Verdict]:
     chip = report.target.chip
     for compiled in report.programs:
-        taken = compiled.peak + next_batch(report)
+        taken = taken_by(report, compiled)
         if compiled.problem:
             needs = compiled.problem
             if compiled.needed is not None and chip:
                 needs = (
-                    f"it needs {compiled.needed / GIB:.2f} GiB of the {chip.hbm / GIB:.0f} GiB of "
-                    f"a {report.target.kind} ({compiled.problem})"
+                    f"it needs {compiled.needed / GIB:.2f} GiB, and a {report.target.kind} has "
+                    f"{chip.hbm / GIB:.0f} GiB (the compiler: {compiled.problem})"
                 )
         elif chip and taken > chip.hbm:
             needs = f"at its peak it takes {taken / GIB:.2f} of {chip.hbm / GIB:.0f} GiB of HBM"
