@@ -236,7 +236,10 @@ def test_a_program_that_breaks_what_the_step_promises(report):
     first = report.programs[0]
     text = first.text._replace(
         conditionals=1, loops_with_products=2, donated=frozenset(),
-        products=(Product("f32", "default", 1.0, "jit(f)/jvp(Mlp)/Dense_0/dot_general"),),
+        products=tuple(
+            Product("f32", precision, 1.0, f"jit(f)/jvp(Mlp)/Dense_{i}/dot_general")
+            for i, precision in enumerate(("default", "highest"))
+        ),
     )  # fmt: skip
     config = files.load_config(TINY)
     config.compute_dtype = "bfloat16"
@@ -246,7 +249,12 @@ def test_a_program_that_breaks_what_the_step_promises(report):
         report, V5E, programs=(first._replace(text=text),), config=fields.resolve(config)
     )
     said = [v.text for v in verdicts.verdicts(broken) if v.kind == "program"]
-    for words in ("has 1 conditionals", "has 2 loops", "donates 0%", "1 of 1 convolutions"):
+    for words in (
+        "has 1 conditionals",
+        "has 2 loops",
+        "donates 0%",
+        "multiplies 1 of 2 convolutions",
+    ):
         assert any(words in text for text in said), said
     whole = on_a_chip(report, V5E, programs=report.programs[1:2])
     assert [v for v in verdicts.verdicts(whole) if v.kind == "program"] == []
@@ -261,6 +269,12 @@ def test_too_few_examples_for_the_devices():
     assert verdict.kind == "too small a batch" and "--config.batch_size=4" in verdict.text
     assert "0.5 per device" in to_markdown(found)
     json.dumps(to_json(found), allow_nan=False)
+
+
+def test_places_name_layers_once():
+    found = [Collective("all-reduce", 4, f"jit(f)/jvp(Net)/BatchNorm_{i}/sum") for i in range(3)]
+    found.append(Collective("all-reduce", 4, "jit(f)/head/sum"))
+    assert programs.places(found) == {"BatchNorm_*/sum": 3, "head/sum": 1}
 
 
 # ---- The command --------------------------------------------------------------------------------
@@ -326,7 +340,8 @@ def test_digits_on_a_slice_of_four_chips(tmp_path):
     assert [p["name"] for p in found["programs"]] == ["image", "evaluation", "initialisation"]
     for program, convolutions in ((phase, 8), (evaluation, 3)):  # of three layers
         assert program["conditionals"] == program["loops"] == 0
-        assert program["products"]["encoders"] == {"bf16": {"number": convolutions, "share": 1}}
+        (dtype, products), *others = program["products"]["encoders"].items()
+        assert (dtype, products["number"], others) == ("bf16", convolutions, [])
         assert program["flops"] > 1e6 and program["peak"] > 0 and program["collectives"]
     assert phase["donated"] >= 0.95
     assert initialisation["conditionals"] == 0

@@ -40,6 +40,16 @@ HloModule jit_step, is_scheduled=true, input_output_alias={ {0}: (1, {}, may-ali
   ROOT %e = s32[] parameter(0)
 }
 
+%overlapped (z: bf16[4]) -> bf16[32] {
+  %z = bf16[4]{0} parameter(0)
+  ROOT %all-gather.7 = bf16[32]{0} all-gather(%z), channel_id=3, dimensions={0}
+}
+
+%overlapped.clone (z.1: bf16[4]) -> bf16[32] {
+  %z.1 = bf16[4]{0} parameter(0)
+  ROOT %all-gather.8 = bf16[32]{0} all-gather(%z.1), channel_id=3, dimensions={0}
+}
+
 ENTRY %main (x.0: f32[8,4], y.0: bf16[4]) -> (bf16[4], f32[8,4]) {
   %x.0 = f32[8,4]{1,0:T(8,128)} parameter(0)
   %y.0 = bf16[4]{0:T(128)} parameter(1)
@@ -73,6 +83,7 @@ def test_collectives_once_each_with_what_they_deliver(found):
         Collective("all-reduce", 8 * 4 + 6 * 4, "jit(f)/BatchNorm_0/reduce_sum"),
         Collective("all-gather", 16 * 2, ""),
         Collective("all-reduce", 5 * 4, ""),
+        Collective("all-gather", 32 * 2, ""),  # written twice, for two fusions
     )
 
 

@@ -36,6 +36,7 @@ PRECISION = re.compile(r"operand_precision=\{(\w+)")
 LABELS = re.compile(r"dim_labels=(\w+)_(\w+)->(\w+)")
 DILATION = re.compile(r"lhs_dilate=([\dx]+)")
 CONTRACTING = re.compile(r"lhs_contracting_dims=\{([\d,]*)\}")
+CHANNEL = re.compile(r"channel_id=(\d+)")
 ALIAS = re.compile(r"\{[\d, ]*\}: \((\d+), \{[\d, ]*\}")
 
 
@@ -75,7 +76,7 @@ class Product(NamedTuple):
 
     @property
     def compute(self) -> str:
-        """What it is computed in: a TPU takes float32 operands as bfloat16 unless more is asked."""
+        """``bf16``, ``f32``, ``f32 (highest)``: a TPU multiplies the second as the first."""
         return f"{self.dtype} ({self.precision})" if self.precision != "default" else self.dtype
 
 
@@ -141,7 +142,7 @@ def read(text: str) -> ProgramText:
     loops = [i for i in everything if i.opcode == "while"]
     heavy = [i for i in loops if any(products[name] for name in _reached(i, computations))]
     return ProgramText(
-        tuple(_collectives(everything)),
+        tuple(_collectives(computations, entry)),
         sum(i.opcode == "conditional" for i in everything),
         len(loops),
         len(heavy),
@@ -192,15 +193,30 @@ def arrays(text: str) -> tuple[Array, ...]:
     )
 
 
-def _collectives(instructions: Iterable[Instruction]) -> Iterator[Collective]:
-    for instruction in instructions:
-        kind = instruction.opcode.removesuffix("-start")
-        if kind not in COLLECTIVES:
-            continue
-        results = instruction.results
-        if instruction.opcode.endswith("-start") and kind != "all-reduce":
-            results = results[len(results) // 2 :]  # what it reads stands before what it writes
-        yield Collective(kind, sum(array.bytes for array in results), _where(instruction))
+def _collectives(
+    computations: Mapping[str, Sequence[Instruction]], entry: str
+) -> Iterator[Collective]:
+    """Those of the entry, then those of other computations, each channel once.
+
+    Where an exchange goes on while other things are computed, the TPU compiler writes it again into
+    every fusion that it overlaps with.
+    """
+    seen = set()
+    for name in sorted(computations, key=lambda name: name != entry):
+        for instruction in computations[name]:
+            kind = instruction.opcode.removesuffix("-start")
+            if kind not in COLLECTIVES:
+                continue
+            channel = CHANNEL.search(instruction.line)
+            copied = channel and name != entry and (kind, channel[1]) in seen
+            if channel:
+                seen.add((kind, channel[1]))
+            if copied:
+                continue
+            results = instruction.results
+            if instruction.opcode.endswith("-start") and kind != "all-reduce":
+                results = results[len(results) // 2 :]  # what it reads comes before what it writes
+            yield Collective(kind, sum(array.bytes for array in results), _where(instruction))
 
 
 def _products(instructions: Sequence[Instruction]) -> Iterator[Product]:

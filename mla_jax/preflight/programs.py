@@ -3,7 +3,7 @@
 import re
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -13,7 +13,7 @@ from ml_collections import FrozenConfigDict
 from mla_jax.data import pipeline
 from mla_jax.data.dataset import Dataset
 from mla_jax.functional.optimizers import StepInfo
-from mla_jax.preflight.program_text import Collective, Product, ProgramText, read
+from mla_jax.preflight.program_text import Collective, Product, ProgramText, bits, read
 from mla_jax.program import Program, initialization
 
 EVALUATION, INITIALIZATION = "evaluation", "initialisation"
@@ -196,8 +196,21 @@ def dtypes(products: list[Product]) -> Mapping[str, tuple[int, float]]:
     return dict(sorted(found.items(), key=lambda item: -item[1][1]))
 
 
-def largest(collectives: tuple[Collective, ...]) -> int:
-    return max((collective.bytes for collective in collectives), default=0)
+def places(found: Iterable[Collective | Product]) -> dict[str, int]:
+    """``{operation: number}``, the commonest first; layers that differ in a number are one.
+
+    An operation is named by the last parts of its path, as ``BatchNorm_*/reduce_sum``.
+    """
+    ends = ("/".join(one.where.split("/")[-2:]) for one in found)
+    return dict(Counter(re.sub(r"_\d+", "_*", end) for end in ends).most_common())
+
+
+def in_full_precision(products: Iterable[Product]) -> list[Product]:
+    """Those that a TPU multiplies as float32: it takes float32 as bfloat16 unless asked for more.
+
+    So the gradients of attention's scores, which are float32, cost no more than bfloat16.
+    """
+    return [p for p in products if bits(p.dtype) > 16 and p.precision != "default"]
 
 
 def _bytes(leaf: Any) -> int:

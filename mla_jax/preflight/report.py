@@ -42,7 +42,7 @@ def _of_programs(report: Report) -> list[str]:
     there = f" (a chip has {chip.hbm / GIB:.0f} GiB)" if chip else ""
     types = "Number, and share of their operations, by the type of the operands"
     if chip:
-        types += "; a TPU takes float32 ones as bfloat16 where no precision is named"
+        types += "; a TPU multiplies float32 ones as bfloat16 where no precision is named"
     return [
         "## Programs, per device",
         markdown_table(header, [_program(report, c) for c in report.programs]),
@@ -52,8 +52,8 @@ def _of_programs(report: Report) -> list[str]:
         "state.",
         "## Collectives",
         markdown_table(
-            ("program", "kind", "number", "all, MB", "largest, MB"),
-            _collectives(report) or [["none", "", "", "", ""]],
+            ("program", "kind", "number", "all, MB", "largest, MB", "most of"),
+            _collectives(report) or [["none", *[""] * 5]],
         ),
         "## Convolutions and matrix products",
         markdown_table(("program", "encoders", "others"), _products(report)),
@@ -100,10 +100,10 @@ def _collectives(report: Report) -> list[list[str]]:
     for compiled in report.programs:
         for kind, (number, size) in compiled.collectives().items():
             of_kind = tuple(c for c in compiled.text.collectives if c.kind == kind)
-            most = programs.largest(of_kind)
-            rows.append(
-                [compiled.label, kind, str(number), f"{size / 1e6:.3f}", f"{most / 1e6:.3f}"]
-            )
+            largest = max(c.bytes for c in of_kind)
+            place, count = next(iter(programs.places(of_kind).items()))
+            sizes = [f"{bytes_ / 1e6:.3f}" for bytes_ in (size, largest)]
+            rows.append([compiled.label, kind, str(number), *sizes, f"{count} {place}"])
     return rows
 
 
@@ -229,12 +229,20 @@ def _program_json(report: Report, compiled: programs.Compiled) -> dict[str, Any]
         "loops": text.loops,
         "loops_with_products": text.loops_with_products,
         "collectives": {
-            kind: {"number": number, "bytes": size}
+            kind: {
+                "number": number,
+                "bytes": size,
+                "places": programs.places(c for c in text.collectives if c.kind == kind),
+            }
             for kind, (number, size) in compiled.collectives().items()
         },
         "products": {
             name: {
-                kind: {"number": number, "share": share}
+                kind: {
+                    "number": number,
+                    "share": share,
+                    "places": programs.places(p for p in products if p.compute == kind),
+                }
                 for kind, (number, share) in programs.dtypes(products).items()
             }
             for name, products in (("encoders", mine), ("others", others))

@@ -96,7 +96,7 @@ def _memory(report: "Report") -> Iterator[Verdict]:
 
 def _structure(report: "Report") -> Iterator[Verdict]:
     """What the design of the step promises, looked up in the compiled programs."""
-    wanted = {"bfloat16": "bf16", "float32": "f32"}[report.config.compute_dtype]
+    in_bfloat16 = report.target.chip and report.config.compute_dtype == "bfloat16"
     for compiled in report.programs:
         text = compiled.text
         if text is None or (compiled.name == programs.INITIALIZATION and not compiled.stage):
@@ -114,13 +114,12 @@ def _structure(report: "Report") -> Iterator[Verdict]:
             if share < DONATED:
                 yield Verdict("program", f"{where} donates {share:.0%} of the state, at least "
                               f"{DONATED:.0%} expected: a step holds the rest twice")  # fmt: skip
-        if report.target.chip and wanted == "bf16":
+        if in_bfloat16:
             mine, _ = programs.of_encoders(text, report.encoders)
-            other = [product for product in mine if product.dtype != wanted]
-            if other:
+            if other := programs.in_full_precision(mine):
                 yield Verdict(
-                    "program", f"{where} computes {len(other)} of {len(mine)} convolutions and "
-                    f"matrix products of its encoders in {other[0].compute}, not in bfloat16",
+                    "program", f"{where} multiplies {len(other)} of {len(mine)} convolutions and "
+                    f"matrix products of its encoders as {other[0].compute}, not as bfloat16",
                 )  # fmt: skip
 
 
