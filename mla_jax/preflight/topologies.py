@@ -8,7 +8,7 @@ import importlib.util
 import math
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -131,13 +131,12 @@ def _of_tpu(name: str, chip: Chip, shape: tuple[int, ...]) -> Target:
             f"--topology={name} needs the compiler for TPUs, which is not installed: "
             "pip install -e '.[tpu]' in the clone (no TPU is needed)"
         )
-    for variable, value in QUIET.items():
-        os.environ.setdefault(variable, value)
     options: dict[str, Any] = {"chip_config_name": "megacore"} if name.startswith("v4") else {}
     if math.prod(shape) == 1:
         options["chips_per_host_bounds"] = (1, 1, 1)
     try:
-        devices = topologies.get_topology_desc(name, "tpu", **options).devices
+        with _quiet():
+            devices = topologies.get_topology_desc(name, "tpu", **options).devices
     except (RuntimeError, NotImplementedError) as error:  # JaxRuntimeError is a RuntimeError
         text = str(error).partition("\n")[0]
         if "INVALID_ARGUMENT" not in text:
@@ -148,6 +147,18 @@ def _of_tpu(name: str, chip: Chip, shape: tuple[int, ...]) -> Target:
         reason = text.removeprefix("INVALID_ARGUMENT: ")
         raise UserError(f"there is no topology '{name}' ({reason}): known are {KNOWN}") from error
     return Target(name, chip, shape, list(devices), len({d.process_index for d in devices}))
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """``QUIET`` in the environment while libtpu is loaded, where nothing else is set."""
+    added = {name: value for name, value in QUIET.items() if name not in os.environ}
+    os.environ.update(added)
+    try:
+        yield
+    finally:
+        for name in added:
+            os.environ.pop(name, None)
 
 
 def _cpu_devices(count: int) -> list[Any]:
