@@ -139,12 +139,16 @@ def initial_state(program: Program, dataset: Dataset, seed: int) -> TrainState:
     unoptimised = jax.config.values["jax_disable_most_optimizations"]
     hurry = jax.default_backend() == "cpu" and not unoptimised
     options = {"xla_backend_optimization_level": 1} if hurry else None
-    init = jax.jit(
+    return initialization(program, options)(jax.random.key(seed), sample)
+
+
+def initialization(program: Program, compiler_options: dict[str, Any] | None = None) -> Callable:
+    """``(rng, batch of one example) -> state`` on every device, jitted."""
+    return jax.jit(
         program.method.init,
         out_shardings=program.placement.replicated,
-        compiler_options=options,
+        compiler_options=compiler_options,
     )
-    return init(jax.random.key(seed), sample)
 
 
 def with_preparation(

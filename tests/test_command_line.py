@@ -113,6 +113,7 @@ OPTIONS = {
     "evaluate": ["--run=run"],
     "export": ["--run=run", "--to=x.stablehlo"],
     "predict": ["--run=run", "--input=x.npz", "--output=x.csv"],
+    "preflight": [f"--config=mla_jax/{TINY}", "--topology=cpu:4", "--workdir=run"],
 }
 
 
@@ -167,6 +168,8 @@ HELP = {
     "export": {"--batch": "(default: symbolic)"},
     "leaderboard": {"--root": "(default: .)", "--name": "(default: none)"},
     "predict": {},
+    "preflight": {"--config": "(required)", "--topology": "default: ", "--workdir": "default: runs/",
+                  "--measure_input": "(default: off)", "--config.FIELD": "default: "},
 }  # fmt: skip
 """Options of each command, and what their entries must say."""
 

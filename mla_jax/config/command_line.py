@@ -40,7 +40,10 @@ WORDINGS = {
 OF_A_RUN = ("config.json", "data.json", "result.json", "metrics.jsonl")
 """Files of a run without which it is lost, or cannot be opened."""
 NO_CONFIG = "give --config=FILE, for example --config=configs/digits.py"
-NOT_EMPTY = ("workdir", "data_dir", "stage_dir", "profile", "coordinator_address")
+NOT_EMPTY = (
+    "workdir", "data_dir", "stage_dir", "profile", "coordinator_address", "topology", "method",
+    "input_rate",
+)  # fmt: skip
 """Flags that name something, where they are given."""
 HELP = {"--help", "-help", "--helpshort", "-h", "-?"}
 
@@ -57,6 +60,24 @@ class ConfigFileParser(flags.ArgumentParser):
 
 def define_flags() -> None:
     """The flags of every command that trains."""
+    define_config_flags()
+    flags.DEFINE_string("profile", None, "FROM:TO: write a jax.profiler trace of these batches")
+    flags.DEFINE_enum(
+        "distributed", "auto", distributed.MODES, "connect several processes: auto asks the cluster"
+    )
+    asked = "(default: the cluster says)"
+    flags.DEFINE_string("coordinator_address", None, f"HOST:PORT of process 0 {asked}")
+    flags.DEFINE_integer("num_processes", None, f"how many processes the run has {asked}")
+    flags.DEFINE_integer("process_id", None, f"the number of this one, from 0 {asked}")
+    flags.DEFINE_string(
+        "compilation_cache",
+        "~/.cache/mla_jax/xla",
+        "keeps compiled programs; empty: none (JAX_COMPILATION_CACHE_DIR goes first)",
+    )
+
+
+def define_config_flags() -> None:
+    """The flags of every command with a configuration, also of one that runs no program of it."""
     config_flags.DEFINE_config_file(
         "config", None, "a file of configs/ or of your own, as FILE or FILE:name=value,..."
     )
@@ -74,37 +95,28 @@ def define_flags() -> None:
         None,
         "directory of the run, also gs://BUCKET/... (default: runs/<config name and arguments>)",
     )
-    flags.DEFINE_string("profile", None, "FROM:TO: write a jax.profiler trace of these batches")
-    flags.DEFINE_enum(
-        "distributed", "auto", distributed.MODES, "connect several processes: auto asks the cluster"
-    )
-    asked = "(default: the cluster says)"
-    flags.DEFINE_string("coordinator_address", None, f"HOST:PORT of process 0 {asked}")
-    flags.DEFINE_integer("num_processes", None, f"how many processes the run has {asked}")
-    flags.DEFINE_integer("process_id", None, f"the number of this one, from 0 {asked}")
-    flags.DEFINE_string(
-        "compilation_cache",
-        "~/.cache/mla_jax/xla",
-        "keeps compiled programs; empty: none (JAX_COMPILATION_CACHE_DIR goes first)",
-    )
 
 
 def run_command(
-    main: Callable[[], None], ending: str = "", needs_config: Callable[[], bool] = lambda: True
+    main: Callable[[], int | None],
+    ending: str = "",
+    needs_config: Callable[[], bool] = lambda: True,
 ) -> None:
     """Parses the flags, starts JAX, runs ``main`` and ends the process.
 
     Args:
-      main: the command.
+      main: the command; what it returns is the exit status, 0 for None.
       ending: that of the default ``workdir``.
       needs_config: whether these flags need ``--config`` beside them.
     """
 
-    def start(argv: Sequence[str]) -> None:
+    def start(argv: Sequence[str]) -> int | None:
         if len(argv) > 1:
             raise UserError(f"unexpected argument '{argv[1]}': options are written --name=value")
         logging.set_verbosity(logging.ERROR)  # app.run turns on the chatter of every library
         F = flags.FLAGS
+        if "distributed" not in F:  # define_config_flags: a command that runs no program
+            return main()
         cache = pathlib.Path(F.compilation_cache).expanduser()
         for path in (cache, *cache.parents):
             if os.path.exists(path) and not os.path.isdir(path):
@@ -118,7 +130,7 @@ def run_command(
         distributed.initialize(F.distributed, F.coordinator_address, F.num_processes, F.process_id)
         if unused := distributed.unused_gpus():
             print(f"warning: {unused}", file=sys.stderr, flush=True)
-        main()
+        return main()
 
     def parse(argv: Sequence[str]) -> list[str]:
         if HELP & set(argv[1:]):
@@ -129,7 +141,7 @@ def run_command(
             if flags.FLAGS.config is None and needs_config():
                 raise UserError(NO_CONFIG)
             for name in NOT_EMPTY:
-                if flags.FLAGS[name].value == "":
+                if name in flags.FLAGS and flags.FLAGS[name].value == "":
                     raise UserError(f"--{name}= is empty: give it a value, or leave it out")
             if flags.FLAGS.config is not None:
                 fields.override(flags.FLAGS.config, flag_overrides())
@@ -341,7 +353,8 @@ def flag_overrides() -> dict[str, str]:
       UserError: the data set is not read from a folder, or the field is set in another way too.
     """
     F = flags.FLAGS
-    found = {} if F.profile is None else {"profile": F.profile}
+    profile = F["profile"].value if "profile" in F else None
+    found = {} if profile is None else {"profile": profile}
     found |= {} if F.stage_dir is None else {"dataset.stage_dir": F.stage_dir}
     where = F.data_dir if F.data_dir is not None else F.config.dataset.data_dir
     if F.stage_dir is not None and not storage.in_bucket(where):

@@ -279,8 +279,8 @@ def resolve_switches(block: Mapping[str, Any]) -> dict[str, Any]:
         if isinstance(value, float) and not math.isfinite(value):
             raise UserError(f"method.{field}={value} must be a finite number")
         known[field] = value
-    for field, limits in getattr(module, "LIMITS", {}).items():
-        require_range(f"method.{field}", known[field], *limits)
+    for field, bounds in getattr(module, "LIMITS", {}).items():
+        require_range(f"method.{field}", known[field], *bounds)
     for field, allowed in module.CHOICES.items():
         check_choice(f"value of method.{field}", known[field], allowed)
     return {"name": name, "fidelity": fidelity, **_unflatten(known)}

@@ -285,6 +285,10 @@ class Evaluator:
         shapes = Counts((1 + M, C, C), (M,), (1 + M,))
         return Counts(*(np.zeros(shape, np.int32) for shape in shapes))
 
+    def lower(self, state: TrainState, batch: Batch) -> Any:
+        """The lowered program of ``__call__`` on a batch ``[devices, B, ...]``; shapes will do."""
+        return self._counts.lower(self._zeros(), state.variables, state.method_state, batch)
+
     def classes(self, state: TrainState, split: Split, batch_size: int) -> Classes:
         """What each example of a split is counted as, on every process; as ``__call__`` counts it,
         with the same program."""

@@ -1,0 +1,217 @@
+"""Compiles what a run would run, for devices that need not exist, and counts what came out."""
+
+import re
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from ml_collections import FrozenConfigDict
+
+from mla_jax.data import pipeline
+from mla_jax.data.dataset import Dataset
+from mla_jax.functional.optimizers import StepInfo
+from mla_jax.preflight.program_text import Collective, Product, ProgramText, bits, read
+from mla_jax.program import Program, initialization
+
+EVALUATION, INITIALIZATION = "evaluation", "initialisation"
+SIZES = re.compile(r"\b([\d.]+)([KMG]) of ([\d.]+)([KMG])|"
+                   r"\(([\d.]+)([KMG])\) exceeds available \w+ \(([\d.]+)([KMG])\)")  # fmt: skip
+UNITS = {"K": 2**10, "M": 2**20, "G": 2**30}
+
+
+class Shapes(NamedTuple):
+    """What the programs of a run take, as shapes with their places."""
+
+    state: Any
+    batch: Any
+    evaluation_state: Any
+    evaluation_batch: Any
+    rng: Any
+    sample: Any
+    """One example, for the initialisation."""
+
+    @property
+    def state_bytes(self) -> int:
+        return sum(_bytes(leaf) for leaf in jax.tree.leaves(self.state))
+
+    @property
+    def example_bytes(self) -> int:
+        """Of one example of a training batch, as the host hands it over."""
+        leaves = jax.tree.leaves(self.batch)
+        return sum(_bytes(leaf) // leaf.shape[0] for leaf in leaves)
+
+
+class Compiled(NamedTuple):
+    """One program, and what XLA says of it; all figures are of one device."""
+
+    stage: str
+    """Empty for the evaluation and the initialisation."""
+    name: str
+    compile_seconds: float
+    flops: float = 0.0
+    bytes: float = 0.0
+    """Touched in memory: the operands and results of all operations."""
+    peak: int = 0
+    """Bytes of memory: arguments, results and temporaries, shared ones once, and the program."""
+    problem: str = ""
+    """XLA's sentence where the program does not fit; then there are no other figures."""
+    needed: int | None = None
+    """Bytes that did not fit, as far as XLA says."""
+    text: ProgramText | None = None
+
+    @property
+    def label(self) -> str:
+        return f"{self.stage}/{self.name}" if self.stage else self.name
+
+    def collectives(self) -> dict[str, tuple[int, int]]:
+        """``{kind: (number, bytes of all)}``."""
+        found = self.text.collectives if self.text else ()
+        count = Counter(collective.kind for collective in found)
+        return {
+            kind: (number, sum(c.bytes for c in found if c.kind == kind))
+            for kind, number in count.items()
+        }
+
+
+def shapes_of(program: Program, dataset: Dataset, config: FrozenConfigDict) -> Shapes:
+    """The shapes of a run's programs; reads one training example."""
+    split, placement = dataset.splits["train"], program.placement
+    devices = placement.sharded.mesh.size
+    one = pipeline.TrainingBatch(split, 1, config.seed, 0, 1)(0)
+    sample = split.fetch(np.arange(1))
+    rng = jax.eval_shape(lambda: jax.random.key(0))
+    state = jax.eval_shape(program.method.init, rng, sample)
+
+    def shaped(tree: Any, lead: tuple[int, ...], sharding: Any = None) -> Any:
+        def one_of(x: Any) -> jax.ShapeDtypeStruct:
+            rest = x.shape[1:] if lead else x.shape
+            return jax.ShapeDtypeStruct((*lead, *rest), x.dtype, sharding=sharding)
+
+        return jax.tree.map(one_of, tree)
+
+    evaluated = {key: value for key, value in one.items() if key != "draw"}
+    return Shapes(
+        shaped(state, (), placement.replicated),
+        shaped(one, (config.batch_size,), placement.sharded),
+        shaped(state, ()),
+        shaped(evaluated, (devices, config.evaluation.batch_size)),
+        rng,
+        sample,
+    )
+
+
+def compile_all(
+    program: Program, shapes: Shapes, say: Callable[[str], None] = lambda line: None
+) -> list[Compiled]:
+    """All phases of all stages, the evaluation and the initialisation, one after the other."""
+    info = StepInfo(*[jax.ShapeDtypeStruct((), np.int32)] * 3)
+    plan: list[tuple[str, str, Callable[[], Any]]] = []
+    for stage in program.method.stages:
+        dispatch = program.dispatches[stage.name]
+        for index, phase in enumerate(stage.phases):
+            plan.append((stage.name, phase.name, lambda d=dispatch, i=index: d.lower(
+                i, shapes.state, shapes.batch, info)))  # fmt: skip
+    evaluator, states = program.evaluator, (shapes.evaluation_state, shapes.evaluation_batch)
+    plan.append(("", EVALUATION, lambda: evaluator.lower(*states)))
+    init = initialization(program)
+    plan.append(("", INITIALIZATION, lambda: init.lower(shapes.rng, shapes.sample)))
+    found = []
+    for number, (stage_name, name, lower) in enumerate(plan, 1):
+        say(f"compiling {name} ({number} of {len(plan)}) ...")
+        found.append(compile_one(stage_name, name, lower))
+    return found
+
+
+def compile_one(stage: str, name: str, lower: Callable[[], Any]) -> Compiled:
+    """Compiles one program; one that does not fit is a result, not an error."""
+    started = time.perf_counter()
+    try:
+        compiled = lower().compile()
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        problem = str(error).strip().partition("\n")[0].removeprefix("RESOURCE_EXHAUSTED: ")
+        spent = time.perf_counter() - started
+        return Compiled(stage, name, spent, problem=problem, needed=needed_bytes(str(error)))
+    spent = time.perf_counter() - started
+    memory, cost = compiled.memory_analysis(), compiled.cost_analysis() or {}
+    peak = (
+        memory.argument_size_in_bytes
+        + memory.output_size_in_bytes
+        - memory.alias_size_in_bytes
+        + memory.temp_size_in_bytes
+        + memory.generated_code_size_in_bytes
+    )
+    return Compiled(
+        stage,
+        name,
+        spent,
+        float(cost.get("flops", 0.0)),
+        float(cost.get("bytes accessed", 0.0)),
+        int(peak),
+        text=read(compiled.as_text()),
+    )
+
+
+def needed_bytes(sentence: str) -> int | None:
+    """What XLA says that a program needs, in its sentence that there is not so much."""
+    found = SIZES.search(sentence)
+    if not found:
+        return None
+    number, unit = (found[1], found[2]) if found[1] else (found[5], found[6])
+    return int(float(number) * UNITS[unit])
+
+
+def donated_share(compiled: Compiled, state_bytes: int) -> float:
+    """Of the state: how much of it becomes the new state in place."""
+    return min(1.0, compiled.text.donated_bytes / state_bytes) if state_bytes else 1.0
+
+
+def of_encoders(text: ProgramText, names: tuple[str, ...]) -> tuple[list[Product], list[Product]]:
+    """The products of the encoders (modules called one of ``names``), and the others."""
+    mine = re.compile(rf"(?:^|[/(])(?:{'|'.join(map(re.escape, names))})[/)]")
+    inside = [product for product in text.products if mine.search(product.where)]
+    return inside, [product for product in text.products if not mine.search(product.where)]
+
+
+def encoder_names(program: Program) -> tuple[str, ...]:
+    """What Flax calls the encoders' operations: the names of their classes."""
+    return tuple({type(module).__name__ for module in program.encoders.modules.values()})
+
+
+def dtypes(products: list[Product]) -> Mapping[str, tuple[int, float]]:
+    """``{dtype: (number, share of the operations)}`` of products, the largest share first."""
+    whole = sum(product.flops for product in products) or 1.0
+    kinds = {product.compute for product in products}
+    found = {
+        kind: (
+            sum(product.compute == kind for product in products),
+            sum(product.flops for product in products if product.compute == kind) / whole,
+        )
+        for kind in kinds
+    }
+    return dict(sorted(found.items(), key=lambda item: -item[1][1]))
+
+
+def places(found: Iterable[Collective | Product]) -> dict[str, int]:
+    """``{operation: number}``, the commonest first; layers that differ in a number are one.
+
+    An operation is named by the last parts of its path, as ``BatchNorm_*/reduce_sum``.
+    """
+    ends = ("/".join(one.where.split("/")[-2:]) for one in found)
+    return dict(Counter(re.sub(r"_\d+", "_*", end) for end in ends).most_common())
+
+
+def in_full_precision(products: Iterable[Product]) -> list[Product]:
+    """Those that a TPU multiplies as float32: it takes float32 as bfloat16 unless asked for more.
+
+    So the gradients of attention's scores, which are float32, cost no more than bfloat16.
+    """
+    return [p for p in products if bits(p.dtype) > 16 and p.precision != "default"]
+
+
+def _bytes(leaf: Any) -> int:
+    return int(np.prod(leaf.shape)) * leaf.dtype.itemsize
