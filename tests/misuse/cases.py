@@ -1,6 +1,6 @@
 """All cases by name, area by area."""
 
-from tests.misuse import commands, config, data, folders, front_door, signals, weights
+from tests.misuse import commands, config, data, folders, front_door, signals, studies, weights
 
 AREAS = {
     "commands": commands,
@@ -9,6 +9,7 @@ AREAS = {
     "weights": weights,
     "folders": folders,
     "signals": signals,
+    "studies": studies,
     "python": front_door,
 }
 CASES = {f"{area}-{name}": case for area, m in AREAS.items() for name, case in m.CASES.items()}
