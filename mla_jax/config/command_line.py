@@ -292,11 +292,11 @@ def _is_special(path: pathlib.Path) -> bool:
 def _leave(status: int) -> None:
     """Ends the process.
 
-    One of several ends at once, since the others may be waiting for it; so does one that worked
-    with a bucket, since threads may be waiting for that.
+    One of several ends at once, since the others may be waiting for it; so does one that has lost
+    its bucket, since threads are waiting for that.
     """
     sys.stdout.flush()
-    if storage.was_used() or (jax.distributed.is_initialized() and status < 128):
+    if storage.is_lost() or (jax.distributed.is_initialized() and status < 128):
         os._exit(status)
     sys.exit(status)
 

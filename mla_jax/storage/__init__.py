@@ -100,11 +100,6 @@ def _check_bucket(bucket: str) -> None:
         raise UserError(f"gs://{bucket} cannot be used: {reason}") from error
 
 
-def was_used() -> bool:
-    """Whether this process has worked with a bucket."""
-    return bool(file_system.cache_info().currsize)
-
-
 def require_answer(path: pathlib.Path) -> None:
     """Raises what ``gcsfs`` raises unless the bucket of a path answers within about a minute."""
     with _noting_loss(path):
@@ -114,10 +109,10 @@ def require_answer(path: pathlib.Path) -> None:
 _LOST: set[str] = set()
 
 
-def is_lost(path: pathlib.Path) -> bool:
-    """Whether the bucket of a path did not answer the last time: each try takes a minute, so what
-    only tidies up need not try."""
-    return _bucket_of(path) in _LOST
+def is_lost(path: str | os.PathLike | None = None) -> bool:
+    """Whether the bucket of a path (default: any) did not answer the last time: each try takes a
+    minute, so what only tidies up need not try."""
+    return bool(_LOST) if path is None else _bucket_of(path) in _LOST
 
 
 @contextlib.contextmanager
