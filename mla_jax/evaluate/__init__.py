@@ -242,10 +242,11 @@ class Evaluator:
                 f"all subsets are evaluated for up to {MOST_PATTERNS} modalities, not for {M}: "
                 "choose some with --modalities"
             )
-        total = np.zeros((2**M - 1, *2 * (self._method.classes,)), np.int32)
+        total = zeros = np.zeros((2**M - 1, *2 * (self._method.classes,)), np.int32)
         running = _Running()
         for batch in self._batches(split, batch_size):
-            total = self._counts_by_subset(total, state.variables, state.method_state, batch)
+            found = self._counts_by_subset(zeros, state.variables, state.method_state, batch)
+            total = found if total is zeros else total + found
             running.add(total)
         total = np.asarray(total, np.int64)
         names = ["+".join(np.array(self.modalities)[subset]) for subset in patterns(M)]
@@ -262,9 +263,11 @@ class Evaluator:
         Raises:
           UserError: an input is not finite; the sentence has the ``name`` of the split.
         """
-        total, running = self._zeros(), _Running()
+        total = zeros = self._zeros()  # numpy each time: else the program is traced again
+        running = _Running()
         for batch in self._batches(split, batch_size):
-            total, _ = self._counts(total, state.variables, state.method_state, batch)
+            found, _ = self._counts(zeros, state.variables, state.method_state, batch)
+            total = found if total is zeros else jax.tree.map(jnp.add, total, found)
             running.add(total)
         total = jax.tree.map(lambda counts: np.asarray(counts, np.int64), total)
         for column, modality in enumerate(self.modalities):
