@@ -1,7 +1,9 @@
 """What a run tells while it trains: a line every few batches, and a trace of some of them.
 
-python -m mla_jax.main --config=configs/digits.py --config.log_every_steps=10
-python -m mla_jax.main --config=configs/digits.py --profile=100:110
+    python -m mla_jax.main --config=configs/digits.py --config.log_every_steps=10
+    python -m mla_jax.main --config=configs/digits.py --profile=100:110
+
+The lines are in ``metrics.jsonl``, the trace in ``profile/``.
 """
 
 import pathlib
