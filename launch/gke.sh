@@ -30,18 +30,10 @@ example: export PROJECT=my-project ZONE=us-west4-a CLUSTER=mla
 A cluster without xpk, or without TPUs: kubectl apply -f launch/job.yaml (see the file's head).
 TEXT
 }
-command="${1:-}"
-[ "$#" -gt 0 ] && shift
-dry_run=0 options=()
-while [ "$#" -gt 0 ]; do
-    case "$1" in
-        --dry-run) dry_run=1 ;;
-        -h | --help) usage && exit 0 ;;
-        --) shift && options=("$@") && break ;;
-        *) echo "error: unknown option $1 (see --help)" >&2 && exit 2 ;;
-    esac
-    shift
-done
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+# shellcheck source=launch/perform.sh
+source launch/perform.sh
+read_command "$@"
 needed=(PROJECT ZONE CLUSTER)
 case "$command" in
     -h | --help) usage && exit 0 ;;
@@ -52,9 +44,6 @@ esac
 for name in "${needed[@]}"; do
     [ -n "${!name:-}" ] || { echo "error: set $name (see --help)" >&2 && exit 2; }
 done
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
-# shellcheck source=launch/perform.sh
-source launch/perform.sh
 
 workload="${WORKLOAD:-mla-jax}" accelerator="${ACCELERATOR:-v5litepod-16}"
 where=(--cluster="$CLUSTER" --project="$PROJECT" --zone="$ZONE")

@@ -43,3 +43,18 @@ line() { # COMMAND ..., on one line, to be part of a text in single quotes
 perform() {
     if [ "${dry_run:-0}" -eq 1 ]; then show "$@"; else "$@"; fi
 }
+
+# shellcheck disable=SC2034  # for the script that calls it, which has a usage
+read_command() { # COMMAND [--dry-run] [-- OPTION ...]: sets $command, $dry_run and $options
+    command="${1:-}" dry_run=0 options=()
+    [ "$#" -gt 0 ] && shift
+    while [ "$#" -gt 0 ]; do
+        case "$1" in
+            --dry-run) dry_run=1 ;;
+            -h | --help) usage && exit 0 ;;
+            --) shift && options=("$@") && break ;;
+            *) echo "error: unknown option $1 (see --help)" >&2 && exit 2 ;;
+        esac
+        shift
+    done
+}

@@ -28,18 +28,10 @@ Data sets may lie in a bucket too: --data_dir=gs://BUCKET/data.  Both need the e
 A run may end when this terminal's connection does: start it in tmux; started again, it resumes.
 TEXT
 }
-command="${1:-}"
-[ "$#" -gt 0 ] && shift
-dry_run=0 options=()
-while [ "$#" -gt 0 ]; do
-    case "$1" in
-        --dry-run) dry_run=1 ;;
-        -h | --help) usage && exit 0 ;;
-        --) shift && options=("$@") && break ;;
-        *) echo "error: unknown option $1 (see --help)" >&2 && exit 2 ;;
-    esac
-    shift
-done
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+# shellcheck source=launch/perform.sh
+source launch/perform.sh
+read_command "$@"
 case "$command" in
     -h | --help) usage && exit 0 ;;
     create | setup | run | stop | delete) ;;
@@ -50,9 +42,6 @@ for name in TPU_NAME ZONE; do
     [[ "${!name}" =~ ^[a-z][a-z0-9-]*$ ]] ||
         { echo "error: $name=${!name} is no name" >&2 && exit 2; }
 done
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
-# shellcheck source=launch/perform.sh
-source launch/perform.sh
 
 everywhere() {
     perform gcloud compute tpus tpu-vm ssh "$TPU_NAME" --zone="$ZONE" --worker=all --command="$1"

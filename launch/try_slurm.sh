@@ -61,7 +61,7 @@ fi
 keep=1
 if [ -z "$folder" ]; then
     keep=0
-    folder=/tmp/try_slurm
+    folder="${TMPDIR:-/tmp}/try_slurm" # as a dry run shows it
     [ "$dry_run" -eq 1 ] || { folder="$(mktemp -d)" && chmod 755 "$folder"; } # munged wants it open
 fi
 [ "$dry_run" -eq 1 ] || mkdir -p "$folder/state" "$folder/spool"
