@@ -171,6 +171,19 @@ def commands():
     server.close()
 
 
+@pytest.fixture(scope="module")
+def bucket():
+    """A server of buckets on this machine (``bucket_server``); this process uses it too."""
+    from tests.bucket_server import Server  # the emulator is not always installed
+
+    server = Server()
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in server.environment.items():
+            patch.setenv(name, value)
+        yield server
+    server.stop()
+
+
 @pytest.fixture(scope="session")
 def make_dataset():
     return build_dataset

@@ -24,17 +24,6 @@ MAIN = [f"--config={TINY}:{ARGUMENTS}", "--config.checkpoint.every_steps=10", "-
 
 
 @pytest.fixture(scope="module")
-def bucket():
-    """The server; this process reads from it too."""
-    server = Server()
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in server.environment.items():
-            patch.setenv(name, value)
-        yield server
-    server.stop()
-
-
-@pytest.fixture(scope="module")
 def files(bucket):
     from mla_jax import storage
 

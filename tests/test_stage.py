@@ -10,7 +10,7 @@ from mla_jax.config.fields import dataset_block
 from mla_jax.datasets import load_dataset, records
 from mla_jax.errors import NoSpaceError, UserError
 from mla_jax.prepare.__main__ import main
-from tests.bucket_server import BUCKET, Server
+from tests.bucket_server import BUCKET
 from tests.trees import write
 
 pytest.importorskip("gcsfs", reason="the extra gcs is not installed")
@@ -19,16 +19,6 @@ from mla_jax.storage import stage
 
 DATA = f"gs://{BUCKET}/data"
 EXAMPLES = 40
-
-
-@pytest.fixture(scope="module")
-def bucket():
-    server = Server()
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in server.environment.items():
-            patch.setenv(name, value)
-        yield server
-    server.stop()
 
 
 @pytest.fixture(scope="module")

@@ -47,7 +47,6 @@ def place(path: str | os.PathLike) -> pathlib.Path:
     bucket = _bucket_of(text)
     if len(bucket) < SHORTEST_BUCKET:
         raise UserError(f"{text} names no bucket: write gs://BUCKET/FOLDER")
-    file_system()
     _check_bucket(bucket)
     from etils import epath
 
@@ -88,8 +87,9 @@ def file_system() -> Any:
 @functools.cache
 def _check_bucket(bucket: str) -> None:
     """Raises ``UserError`` unless the bucket is there and its objects may be listed."""
+    file_system()  # or says what is not installed
     try:
-        file_system().call("GET", "b/{}/o", bucket, maxResults=1, json_out=True)
+        require_answer(BUCKET + bucket)
     except FileNotFoundError as error:
         raise UserError(
             f"there is no bucket gs://{bucket}, or this account may not see it: check the name "
@@ -100,7 +100,7 @@ def _check_bucket(bucket: str) -> None:
         raise UserError(f"gs://{bucket} cannot be used: {reason}") from error
 
 
-def require_answer(path: pathlib.Path) -> None:
+def require_answer(path: str | os.PathLike) -> None:
     """Raises what ``gcsfs`` raises unless the bucket of a path answers within about a minute."""
     with _noting_loss(path):
         file_system().call("GET", "b/{}/o", _bucket_of(path), maxResults=1, json_out=True)
@@ -116,7 +116,7 @@ def is_lost(path: str | os.PathLike | None = None) -> bool:
 
 
 @contextlib.contextmanager
-def _noting_loss(path: pathlib.Path) -> Iterator[None]:
+def _noting_loss(path: str | os.PathLike) -> Iterator[None]:
     try:
         yield
     except Exception as error:
