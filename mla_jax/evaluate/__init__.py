@@ -191,26 +191,22 @@ class Evaluator:
         self._devices = list(devices) if devices else jax.local_devices()
         compute = counts_and_classes(method)
 
-        def everywhere(
-            total: Counts, *arguments: Any
-        ) -> tuple[Counts, tuple[jax.Array, jax.Array]]:
-            """``total`` with the counts of a batch added, and the batch's examples ``int32[devices,
-            B]`` (-1: padding) with their classes."""
+        def everywhere(*arguments: Any) -> tuple[Counts, tuple[jax.Array, jax.Array]]:
+            """Counts, and the examples ``int32[devices, B]`` (-1: padding) with their classes."""
             counts, classes = compute(*arguments)
             index = jnp.where(arguments[2]["valid"], arguments[2]["index"], -1)
-            total = jax.tree.map(jnp.add, total, jax.lax.psum(counts, "data"))
-            return total, jax.lax.all_gather((index, classes), "data")
+            return jax.lax.psum(counts, "data"), jax.lax.all_gather((index, classes), "data")
 
         self._method = method
         self._counts = self._mapped(everywhere)
 
     def _mapped(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """``function(total, variables, method_state, batch)`` of one batch per device of axis
-        ``data``, whose result is the same on all of them."""
+        """``function(variables, method_state, batch)`` of one batch per device of axis ``data``,
+        whose result is the same on all of them."""
         return jax.pmap(
             function,
             axis_name="data",
-            in_axes=(None, None, None, 0),
+            in_axes=(None, None, 0),
             out_axes=None,
             devices=self._given,
         )
@@ -218,12 +214,21 @@ class Evaluator:
     @functools.cached_property
     def _counts_by_subset(self) -> Callable[..., Any]:
         counts = subset_counts(self._method, patterns(len(self.modalities)))
-        return self._mapped(lambda total, *rest: total + jax.lax.psum(counts(*rest), "data"))
+        return self._mapped(lambda *arguments: jax.lax.psum(counts(*arguments), "data"))
 
     def _batches(self, split: Split, batch_size: int) -> Iterator[Batch]:
         """This process's batches, a block of ``batch_size`` per device."""
         where = distributed.process()
         return evaluation_batches(split, batch_size, len(self._devices), *where)
+
+    def _summed(self, count: Callable[[Batch], Any], split: Split, batch_size: int) -> Any:
+        """The sums of ``count`` over a split, ``int64``: on the devices, read once."""
+        total, running = None, _Running()
+        for batch in self._batches(split, batch_size):
+            found = count(batch)
+            total = found if total is None else jax.tree.map(jnp.add, total, found)
+            running.add(total)
+        return jax.tree.map(lambda counts: np.asarray(counts, np.int64), total)
 
     def subsets(self, state: TrainState, split: Split, batch_size: int) -> dict[str, Any]:
         """How well the fusion does with every subset of the modalities, over a split.
@@ -242,13 +247,8 @@ class Evaluator:
                 f"all subsets are evaluated for up to {MOST_PATTERNS} modalities, not for {M}: "
                 "choose some with --modalities"
             )
-        total = zeros = np.zeros((2**M - 1, *2 * (self._method.classes,)), np.int32)
-        running = _Running()
-        for batch in self._batches(split, batch_size):
-            found = self._counts_by_subset(zeros, state.variables, state.method_state, batch)
-            total = found if total is zeros else total + found
-            running.add(total)
-        total = np.asarray(total, np.int64)
+        count = functools.partial(self._counts_by_subset, state.variables, state.method_state)
+        total = self._summed(count, split, batch_size)
         names = ["+".join(np.array(self.modalities)[subset]) for subset in patterns(M)]
         found = dict(zip(names, map(_pooled, total), strict=True))
         return {**found, "incomplete": _pooled(total[:-1].sum(0))} if M > 1 else found
@@ -263,13 +263,8 @@ class Evaluator:
         Raises:
           UserError: an input is not finite; the sentence has the ``name`` of the split.
         """
-        total = zeros = self._zeros()  # numpy each time: else the program is traced again
-        running = _Running()
-        for batch in self._batches(split, batch_size):
-            found, _ = self._counts(zeros, state.variables, state.method_state, batch)
-            total = found if total is zeros else jax.tree.map(jnp.add, total, found)
-            running.add(total)
-        total = jax.tree.map(lambda counts: np.asarray(counts, np.int64), total)
+        count = functools.partial(self._counts, state.variables, state.method_state)
+        total = self._summed(lambda batch: count(batch)[0], split, batch_size)
         for column, modality in enumerate(self.modalities):
             if bad := total.bad_inputs[column]:
                 first = _first_not_finite(split, modality, column)
@@ -283,14 +278,9 @@ class Evaluator:
         not_finite = {name: number for name, number in bad if number}
         return {**figures, "not_finite": not_finite} if not_finite else figures
 
-    def _zeros(self) -> Counts:
-        M, C = len(self.modalities), self._method.classes
-        shapes = Counts((1 + M, C, C), (M,), (1 + M,))
-        return Counts(*(np.zeros(shape, np.int32) for shape in shapes))
-
     def lower(self, state: TrainState, batch: Batch) -> Any:
         """The lowered program of ``__call__`` on a batch ``[devices, B, ...]``; shapes will do."""
-        return self._counts.lower(self._zeros(), state.variables, state.method_state, batch)
+        return self._counts.lower(state.variables, state.method_state, batch)
 
     def classes(self, state: TrainState, split: Split, batch_size: int) -> Classes:
         """What each example of a split is counted as, on every process; as ``__call__`` counts it,
@@ -298,7 +288,7 @@ class Evaluator:
         found = np.empty((1 + len(self.modalities), split.examples), np.int32)
         told, running = [], _Running()
         for batch in self._batches(split, batch_size):
-            _, of_batch = self._counts(self._zeros(), state.variables, state.method_state, batch)
+            _, of_batch = self._counts(state.variables, state.method_state, batch)
             told.append(of_batch)
             running.add(of_batch)
         for index, classes in jax.device_get(told):  # [devices, B], [devices, 1 + M, B]
