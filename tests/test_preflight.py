@@ -10,6 +10,7 @@ import sys
 import jax
 import pytest
 
+from mla_jax import preflight as preflight_module
 from mla_jax.config import files
 from mla_jax.data.streams import Stream
 from mla_jax.errors import UserError
@@ -348,3 +349,10 @@ def test_digits_on_a_slice_of_four_chips(tmp_path):
     kinds = [verdict["kind"] for verdict in found["verdicts"]]
     assert kinds == ["fits", "collectives longer than compute"]
     assert found["estimated"][0]["examples_per_second"] > 0
+
+
+def test_statistics_per_device_are_those_of_the_slice():
+    """Not of the devices of this machine, of which the tests have eight."""
+    config = files.load_config(TINY, {"batch_norm": "device"})
+    target = topologies.create_target("cpu:4")
+    assert preflight_module.resolved_for(config, target).batch_norm_devices == 4

@@ -135,7 +135,7 @@ def resolved_for(config: ConfigDict | FrozenConfigDict, target: Target) -> Froze
     config = ConfigDict(config.to_dict())
     if config.get("compute_dtype") == "auto":
         config.compute_dtype = "bfloat16" if target.chip else "float32"
-    return fields.resolve(config)
+    return fields.resolve(config, len(target.devices))
 
 
 @contextlib.contextmanager
