@@ -305,6 +305,7 @@ def test_the_command_on_simulated_devices(commands, tmp_path):
         (["--topology=cpu:4", "--input_rate=1", "--measure_input"], "leave out one of them"),
         (["--topology=cpu:3"], "batch_size=64 does not divide among 3 devices"),
         (["--topology=cpu:4", "--workdir=README.md"], "README.md is a file"),
+        (["--topology=cpu:4", "--workdir=gs://bucket/x"], "this is written to a local folder"),
     ],
 )
 def test_mistakes(options, sentence, commands, tmp_path):

@@ -84,7 +84,7 @@ def main() -> None:
     if F["runs"].present:
         return compare_runs(F.runs)
     study = chosen_study()
-    workdir = local(command_line.workdir(f"-{F.study}" if study else ENDING))
+    workdir = command_line.local_folder(command_line.workdir(f"-{F.study}" if study else ENDING))
     rates, seeds, vary = F.missing, F.seeds, F.vary or []
     entries = F.methods
     if study:
@@ -152,16 +152,6 @@ class Diverged:
             raise self._last
 
 
-def local(workdir: str) -> pathlib.Path:
-    """The folder of a comparison; raises ``UserError`` for one in a bucket."""
-    if "://" in workdir:
-        raise UserError(
-            f"--workdir={workdir}: a comparison is written to a local folder, so name one (a run "
-            "of mla_jax.main may lie in a bucket)"
-        )
-    return pathlib.Path(workdir)
-
-
 def compare_runs(folders: Sequence[str]) -> None:
     """The comparison of finished runs."""
     F = flags.FLAGS
@@ -169,7 +159,7 @@ def compare_runs(folders: Sequence[str]) -> None:
         if F[name].present:
             raise UserError(f"--runs trains nothing, so --{name} means nothing to it: leave it out")
     rows, found = runs.rows_of(folders)
-    workdir = local(F.workdir or f"runs/runs{ENDING}")
+    workdir = command_line.local_folder(F.workdir or f"runs/runs{ENDING}")
     check_folders([], [], workdir)
     workdir.mkdir(parents=True, exist_ok=True)
     seeds = sorted({seed for row in rows for seed in row["seeds"]})

@@ -184,6 +184,16 @@ def workdir(ending: str = "") -> str:
     return flags.FLAGS.workdir or f"runs/{config_name()}{ending}"
 
 
+def local_folder(workdir: str) -> pathlib.Path:
+    """A ``--workdir`` of what is no run; raises ``UserError`` for one in a bucket."""
+    if "://" in workdir:
+        raise UserError(
+            f"--workdir={workdir}: this is written to a local folder, so name one (a run of "
+            "mla_jax.main may lie in a bucket)"
+        )
+    return pathlib.Path(workdir)
+
+
 def _stopped(ending: str) -> str:
     """What Ctrl-C outside the loop leaves, where nothing was saved for it."""
     try:

@@ -27,7 +27,6 @@ from mla_jax.preflight import input_rate, preflight, topologies
 from mla_jax.preflight.report import to_json, to_markdown
 from mla_jax.runs.nulls import with_nulls
 from mla_jax.runs.report import markdown_table
-from mla_jax.runs.workdir import Workdir
 
 LIST = "list"
 FILES = ("preflight.json", "preflight.md")
@@ -57,7 +56,8 @@ def main() -> int | None:
     config = load_config(command_line.config_filename(), command_line.config_overrides(), arguments)
     jax.config.update("jax_platforms", "cpu")  # a TPU that is here is left to others
     names = ("preflight", *arguments.values(), F.topology.replace(":", "_"))
-    workdir = Workdir(command_line.workdir("".join(f"-{name}" for name in names))).path
+    ending = "".join(f"-{name}" for name in names)
+    workdir = command_line.local_folder(command_line.workdir(ending))
     for name in FILES:
         command_line.check_output(workdir / name, "--workdir", makes_folders=True)
     report = preflight(config, F.topology, F.examples, find_rate, _say)

@@ -64,7 +64,7 @@ CASES = {
     "workdir_of_records": Case("main --config=small.py --workdir=x", "--workdir=x holds folder-all and no run: name a folder", files={"x/folder-all/1.0.0/index.json": "{}"}, holds="x: records"),
     "workdir_of_results": Case("main --config=small.py --workdir=x", "--workdir=x holds report.md and no run: name a folder", files={"x/report.md": "of mine"}),
     "workdir_of_runs": Case("main --config=small.py --workdir=x", "--workdir=x holds run and no run: name a folder", files={"x": lambda p: (p.mkdir(), os.rename(p.parent / "run", p / "run"))}, holds="x/run: a run", needs_run=True),
-    "compare_workdir_of_a_bucket": Case("compare --config=small.py --methods=mla --workdir=gs://bucket/x", "a comparison is written to a local folder, so name one"),
+    "compare_workdir_of_a_bucket": Case("compare --config=small.py --methods=mla --workdir=gs://bucket/x", "this is written to a local folder, so name one"),
     "compare_workdir_name_too_long": Case("compare --config=small.py --methods=mla --workdir=" + "x" * 300, "cannot use"),
     "compare_workdir_of_arrays": Case("compare --config=small.py --methods=mla --workdir=data", "--workdir=data holds test.npz and no comparison: name"),
     "compare_workdir_of_a_run": Case("compare --config=small.py --methods=mla --workdir=run", "--workdir=run holds checkpoints and no comparison: name", needs_run=True),
