@@ -246,8 +246,11 @@ def _with_each_function(method: Method, after: Callable[[Callable, int, bool], C
         return original(state, epoch, reduce_changed)
 
     def stage(original: Stage) -> Stage:
-        phases = (Phase(p.name, after(p.update, 1, True)) for p in original.phases)
-        changes: dict[str, Any] = {"phases": tuple(phases)}
+        def changed(phase: Phase) -> Phase:
+            parts = tuple(map(changed, phase.parts))
+            return phase._replace(update=after(phase.update, 1, True), parts=parts)
+
+        changes: dict[str, Any] = {"phases": tuple(map(changed, original.phases))}
         if original.on_epoch:
             changes["on_epoch"] = functools.partial(on_epoch, original.on_epoch)
         return original._replace(**changes)

@@ -182,7 +182,8 @@ def fit(run: Run, program: Program, state: TrainState, dataset: Dataset) -> tupl
                 with run.seconds("train"):
                     for i, phase in enumerate(stage.phases):
                         state, metrics = dispatch(i, state, batch, info)
-                        means.add(done, epoch + 1, phase.name, metrics, local["index"])
+                        for name, told in phase.told(metrics):
+                            means.add(done, epoch + 1, name, told, local["index"])
                     means.wait(IN_FLIGHT)
                     if epoch_ends or log.due(done) or done % config.check_loss_every == 0:
                         means.drain()

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from mla_jax.errors import UserError
 
@@ -45,6 +45,19 @@ class Spread(NamedTuple):
     def axis_name(self) -> str | None:
         """The axis over which batch normalisation takes its statistics, where there is one."""
         return AXIS if self.devices > 1 and not self.parts else None
+
+    def gathered(self, rows: Any) -> Any:
+        """The same arrays, every row on every device: one collective."""
+        return self._constrained(rows, PartitionSpec())
+
+    def divided(self, rows: Any) -> Any:
+        """The same arrays, to each device its rows of a batch."""
+        return self._constrained(rows, PartitionSpec(AXIS))
+
+    def _constrained(self, rows: Any, partition: PartitionSpec) -> Any:
+        if self.devices == 1:
+            return rows
+        return jax.lax.with_sharding_constraint(rows, NamedSharding(self.mesh, partition))
 
     def over(self, forward: Forward, normalized: bool, synchronized: bool) -> Forward:
         """``forward`` of a training batch, on all devices.

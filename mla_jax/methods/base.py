@@ -15,6 +15,15 @@ class Phase(NamedTuple):
 
     name: str
     update: Callable[[TrainState, Batch, StepInfo], tuple[TrainState, Metrics]]
+    parts: tuple["Phase", ...] = ()
+    """The phases that this one does in one program, if it does several; then its metrics are
+    ``{name of a part: Metrics}``."""
+
+    def told(self, metrics: Any) -> Sequence[tuple[str, Metrics]]:
+        """What ``update`` returned beside the state, by the name that a run reports it under."""
+        if not self.parts:
+            return [(self.name, metrics)]
+        return [(part.name, metrics[part.name]) for part in self.parts]
 
 
 Accumulate = Callable[[dict[str, Any], Any, Batch], Any]

@@ -60,6 +60,7 @@ FIDELITY = {
         "fusion": "entropy",
         "fusion_weights": (),
         "zero_grad_drift": False,
+        "schedule": "alternating",
     },
     "released": {
         "projection": {"enabled": False},
@@ -81,6 +82,8 @@ FIDELITY = {
 
 ``projection.alpha`` 0 means the falling schedule of the reference, anything else a constant.
 ``fusion_weights`` () means the released constants for 2 and 3 modalities, else equal weights.
+``schedule`` does not change what is computed: ``alternating`` runs one program per modality,
+``fused`` one for all of them.
 """
 
 RULES: dict[str, fusion.Weights] = {
@@ -96,6 +99,7 @@ CHOICES = {
     "projection.order": ORDERS,
     "projection.apply": APPLICATIONS,
     "fusion": (*RULES, "fixed"),
+    "schedule": ("alternating", "fused"),
 }
 
 
@@ -121,6 +125,71 @@ def build(switches: Any, encoders: Encoders, optimizer: Optimizer, task: Task) -
             },
         )
 
+    def extract(position: int, state: TrainState, batch: Batch, theta: Any) -> Any:
+        """``h_m``, and the encoder's new statistics."""
+        m = modalities[position]
+        old, inputs, present = state.batch_stats[m], batch["inputs"][m], batch["present"]
+        return encoders.apply(m, theta, old, inputs, True, present[:, position])
+
+    def classify(position: int, batch: Batch, h: jax.Array, phi: Any) -> Any:
+        """The loss L_m, and beside it what the sub-step reports and the projection needs."""
+        present = batch["present"][:, position]
+        logits = apply_head(phi, h)
+        losses = cross_entropy(logits, batch["label"])
+        loss = masked_mean(losses, present)
+        metrics = {
+            "loss": loss,
+            "accuracy": accuracy(logits, batch["label"], present),
+            "examples": present.sum(),
+            "example_loss": jnp.where(present, losses, 0),
+        }
+        return loss, (metrics, masked_mean(h, present))
+
+    def step_head(
+        position: int, head: tuple, batch: Batch, info: StepInfo, g_phi: Any, h_mean: jax.Array
+    ) -> tuple:
+        """The shared head, ``(phi, optimiser state)``, after the sub-step for a modality."""
+        phi, opt_state = head
+        return head_optimizer.step(
+            g_phi,
+            opt_state,
+            phi,
+            info,
+            where=batch["present"].any(0)[position],
+            feature_mean=h_mean,
+            alpha=alpha or alpha_schedule(info.batch_index, info.batches_per_epoch),
+        )
+
+    def step_encoder(
+        position: int, towers: dict[str, tuple], batch: Batch, info: StepInfo, g_theta: Any
+    ) -> dict[str, tuple]:
+        """All encoders, ``{m: (theta_m, optimiser state)}``, after the sub-step for a modality."""
+        m, occurs, towers = modalities[position], batch["present"].any(0), dict(towers)
+        theta, opt_state = towers[m]
+        towers[m] = optimizer.step(g_theta, opt_state, theta, info, where=occurs[position])
+        if switches.zero_grad_drift:  # PyTorch < 2: momentum and decay act on zero gradients (Q7)
+            for i, k in enumerate(modalities[:position]):
+                theta, opt_state = towers[k]
+                zeros = jax.tree.map(jnp.zeros_like, theta)
+                both = occurs[i] & occurs[position]
+                towers[k] = optimizer.step(zeros, opt_state, theta, info, where=both)
+        return towers
+
+    def parts_of(state: TrainState) -> tuple[dict[str, tuple], tuple]:
+        """Encoders and head, each with its optimiser state."""
+        params, opt_state = state.params, state.opt_state
+        towers = {m: (params["encoder"][m], opt_state["encoder"][m]) for m in modalities}
+        return towers, (params["head"]["shared"], opt_state["head"]["shared"])
+
+    def joined(state: TrainState, towers: dict[str, tuple], head: tuple, stats: Any) -> TrainState:
+        """The state with these encoders, this head, and some new statistics ``{m: stats}``."""
+        thetas, states = ({m: tower[i] for m, tower in towers.items()} for i in (0, 1))
+        return state.replace(
+            params={"encoder": thetas, "head": {"shared": head[0]}},
+            batch_stats={**state.batch_stats, **stats},
+            opt_state={"encoder": states, "head": {"shared": head[1]}},
+        )
+
     def adapt(
         position: int, state: TrainState, batch: Batch, info: StepInfo
     ) -> tuple[TrainState, Metrics]:
@@ -128,55 +197,55 @@ def build(switches: Any, encoders: Encoders, optimizer: Optimizer, task: Task) -
 
         On a batch in which no example has the modality, not even these: there is no sub-step.
         """
-        m = modalities[position]
-        present = batch["present"][:, position]
-        occurs = batch["present"].any(0)
+        towers, head = parts_of(state)
 
         def objective(theta, phi):
-            old, inputs = state.batch_stats[m], batch["inputs"][m]
-            h, stats = encoders.apply(m, theta, old, inputs, True, present)
-            logits = apply_head(phi, h)
-            loss = cross_entropy(logits, batch["label"])
-            return masked_mean(loss, present), (loss, logits, masked_mean(h, present), stats)
+            h, stats = extract(position, state, batch, theta)
+            loss, told = classify(position, batch, h, phi)
+            return loss, (*told, stats)
 
-        theta, phi = state.params["encoder"][m], state.params["head"]["shared"]
-        grad = jax.value_and_grad(objective, argnums=(0, 1), has_aux=True)
-        (loss, (losses, logits, h_mean, stats)), (g_theta, g_phi) = grad(theta, phi)
+        gradient = jax.grad(objective, argnums=(0, 1), has_aux=True)
+        m = modalities[position]
+        (g_theta, g_phi), (metrics, h_mean, stats) = gradient(towers[m][0], head[0])
+        head = step_head(position, head, batch, info, g_phi, h_mean)
+        towers = step_encoder(position, towers, batch, info, g_theta)
+        return joined(state, towers, head, {m: stats}), metrics
 
-        encoder_params, encoder_opt = (
-            dict(state.params["encoder"]),
-            dict(state.opt_state["encoder"]),
-        )
-        encoder_params[m], encoder_opt[m] = optimizer.step(
-            g_theta, encoder_opt[m], theta, info, where=occurs[position]
-        )
-        phi, head_opt = head_optimizer.step(
-            g_phi,
-            state.opt_state["head"]["shared"],
-            phi,
-            info,
-            where=occurs[position],
-            feature_mean=h_mean,
-            alpha=alpha or alpha_schedule(info.batch_index, info.batches_per_epoch),
-        )
-        if switches.zero_grad_drift:  # PyTorch < 2: momentum and decay act on zero gradients (Q7)
-            for i, k in enumerate(modalities[:position]):
-                zeros = jax.tree.map(jnp.zeros_like, encoder_params[k])
-                both = occurs[i] & occurs[position]
-                encoder_params[k], encoder_opt[k] = optimizer.step(
-                    zeros, encoder_opt[k], encoder_params[k], info, where=both
-                )
-        state = state.replace(
-            params={"encoder": encoder_params, "head": {"shared": phi}},
-            batch_stats={**state.batch_stats, m: stats},
-            opt_state={"encoder": encoder_opt, "head": {"shared": head_opt}},
-        )
-        return state, {
-            "loss": loss,
-            "accuracy": accuracy(logits, batch["label"], present),
-            "examples": present.sum(),
-            "example_loss": jnp.where(present, losses, 0),
-        }
+    def adapt_all(
+        state: TrainState, batch: Batch, info: StepInfo
+    ) -> tuple[TrainState, dict[str, Metrics]]:
+        """All sub-steps of a batch in one program: the same computation in another order.
+
+        Only the head is sequential.  The features h_m do not depend on it, and the gradient of
+        encoder m needs the head as it was before sub-step m.  So first all forward passes, then the
+        head's sub-steps, then all backward passes: on several devices the encoders' gradients are
+        then summed together, once per batch.
+        """
+        towers, head = parts_of(state)
+        features, pullbacks, stats = [], [], {}
+        for i, m in enumerate(modalities):
+            forward = functools.partial(extract, i, state, batch)
+            h, pullback, stats[m] = jax.vjp(forward, towers[m][0], has_aux=True)
+            features.append(h)
+            pullbacks.append(pullback)
+        # Features are small.  With all of them on every device the head needs no collectives, which
+        # would come one after the other, and only the encoders' gradients are left to be summed.
+        spread = encoders.spread
+        known = {key: batch[key] for key in ("label", "present")}
+        features, known = spread.gathered((features, known))
+        told, cotangents = {}, []
+        for i, (m, h) in enumerate(zip(modalities, features, strict=True)):
+            loss = functools.partial(classify, i, known)
+            gradient = jax.grad(loss, argnums=(0, 1), has_aux=True)
+            (g_h, g_phi), (told[m], h_mean) = gradient(h, head[0])
+            head = step_head(i, head, known, info, g_phi, h_mean)
+            cotangents.append(g_h)
+        for i, (pullback, g_h) in enumerate(
+            zip(pullbacks, spread.divided(cotangents), strict=True)
+        ):
+            (g_theta,) = pullback(g_h)
+            towers = step_encoder(i, towers, known, info, g_theta)
+        return joined(state, towers, head, stats), told
 
     def predict(variables: dict[str, Any], batch: Batch) -> Prediction:
         def logits(m):
@@ -193,6 +262,8 @@ def build(switches: Any, encoders: Encoders, optimizer: Optimizer, task: Task) -
         return rule(prediction.unimodal, present)
 
     phases = tuple(Phase(m, functools.partial(adapt, i)) for i, m in enumerate(modalities))
+    if switches.schedule == "fused":
+        phases = (Phase("fused", adapt_all, phases),)
     stages = (Stage("alternate", task.epochs, phases),)
     fuse = weighted_sum(weigh)
     return Method("mla", modalities, task.classes, init, stages, predict, fuse, weigh=weigh)
