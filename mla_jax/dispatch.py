@@ -80,9 +80,18 @@ class Dispatch:
 
         Counted when asked for: it takes about 0.2 s per program.
         """
-        return self._counted if self._programs else None
+        return self._counted["flops"] if self._programs else None
+
+    @property
+    def bytes_accessed(self) -> float | None:
+        """Operands and results of all operations, in bytes, as ``flops`` otherwise."""
+        return self._counted["bytes accessed"] if self._programs else None
 
     @functools.cached_property
-    def _counted(self) -> float | None:
-        found = [(program.cost_analysis() or {}).get("flops") for program in self._programs]
-        return None if None in found else float(sum(found))
+    def _counted(self) -> dict[str, float | None]:
+        costs = [program.cost_analysis() or {} for program in self._programs]
+        sums: dict[str, float | None] = {}
+        for key in ("flops", "bytes accessed"):
+            found = [cost.get(key) for cost in costs]
+            sums[key] = None if None in found else float(sum(found))
+        return sums

@@ -2,24 +2,29 @@
 
     python -m mla_jax.benchmark input --recipe=image,text
     python -m mla_jax.benchmark step --config=configs/digits.py --methods=concat,mla
+    python -m mla_jax.benchmark step --config=configs/kinetics_sounds.py:synthetic \\
+        --against=torch --methods=mla,mla:schedule=fused --reference=PATH_TO_A_CLONE
+    python -m mla_jax.benchmark memory --config=configs/kinetics_sounds.py:synthetic
 
-``input --help`` and ``step --help`` list the options of each.
+``input --help``, ``step --help`` and ``memory --help`` list the options of each.
 """
 
 import argparse
+import contextlib
+import importlib.metadata
 import json
 import math
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 
 import mla_jax
 from mla_jax import methods
+from mla_jax.benchmark import against, recipes
 from mla_jax.benchmark import input as input_benchmark
-from mla_jax.benchmark import recipes
 from mla_jax.benchmark import step as step_benchmark
 from mla_jax.config.command_line import status_of
 from mla_jax.config.help import HelpFormatter, create_parser
@@ -54,14 +59,37 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     add = add_command("step", step_benchmark.__doc__).add_argument
     add("--config", required=True, metavar="FILE[:name=value,...]", help="what is trained")
-    add("--methods", default="concat,mla", metavar="A,B", help="each is a row of the table")
+    add("--methods", default=None, metavar="A,B", help="each is a row of the table (default: "
+        "concat,mla, or mla beside PyTorch)")  # fmt: skip
     add("--rounds", type=int, default=20, metavar="N", help="batches per method")
+    add("--against", choices=("torch",), help="beside PyTorch, each contender in its own process")
+    _add_contenders(add)
+
+    add = add_command("memory", MEMORY).add_argument
+    add("--config", required=True, metavar="FILE[:name=value,...]", help="what is trained")
+    add("--methods", default=None, metavar="A,B", help="ours, beside PyTorch (default: mla)")
+    _add_contenders(add)
 
     chosen = parser.parse_args(arguments)
     return status_of("mla_jax.benchmark", lambda: _benchmark(chosen))
 
 
+MEMORY = "Memory at the peak of a training step beside PyTorch: of the process and of the device."
+
+
+def _add_contenders(add: Callable[..., Any]) -> None:
+    """Options of what has PyTorch beside it."""
+    add("--reference", default="", metavar="CLONE", help="a clone of the published code to run too")
+    add("--cores", default="", metavar="N,M", help="for each contender (default: all)")
+    add("--inputs", default="", metavar="NAME=TxHxWxC,...", help="shapes of examples (default: those "
+        "of the configuration)")  # fmt: skip
+    add("--batch_size", type=int, default=0, metavar="N", help="default: that of the configuration")
+    add("--steps", type=int, default=1, metavar="N", help="batches per round; more on a GPU")
+
+
 def _benchmark(chosen: argparse.Namespace) -> None:
+    if chosen.kind == "memory" or getattr(chosen, "against", None):
+        return _beside_torch(chosen)
     benchmark, rows = _run(chosen)
     if chosen.json:
         print(json.dumps({"kind": chosen.kind, "rows": rows, "machine": machine()}, indent=1))
@@ -72,16 +100,13 @@ def _benchmark(chosen: argparse.Namespace) -> None:
 
 
 def _run(chosen: argparse.Namespace) -> tuple[Any, list[dict[str, Any]]]:
-    def say(line: str) -> None:
-        print(line, file=sys.stderr, flush=True)
-
     if chosen.rounds < 1:
         raise UserError(f"--rounds must be at least 1, not {chosen.rounds}")
     if chosen.kind == "step":
-        names = chosen.methods.split(",")
+        names = (chosen.methods or "concat,mla").split(",")
         for name in names:
             check_choice("method", name, methods.REGISTRY)
-        return step_benchmark, step_benchmark.measure(chosen.config, names, chosen.rounds, say)
+        return step_benchmark, step_benchmark.measure(chosen.config, names, chosen.rounds, _say)
     if chosen.examples < 1 or not 0 <= chosen.seconds < math.inf:
         raise UserError("--examples must be at least 1, and --seconds at least 0")
     names = chosen.recipe.split(",")
@@ -93,16 +118,79 @@ def _run(chosen: argparse.Namespace) -> tuple[Any, list[dict[str, Any]]]:
             f"--workers={chosen.workers} --batch_size={chosen.batch_size} must be at least 1 each"
         )
     return input_benchmark, input_benchmark.measure(
-        names, workers, chosen.batch_size, chosen.examples, chosen.seconds, chosen.rounds, say
+        names, workers, chosen.batch_size, chosen.examples, chosen.seconds, chosen.rounds, _say
     )
+
+
+def _beside_torch(chosen: argparse.Namespace) -> None:
+    rounds = getattr(chosen, "rounds", 1)
+    if chosen.kind == "step" and rounds < against.FEWEST_ROUNDS:
+        raise UserError(
+            f"--rounds={rounds} is too few beside PyTorch: at least {against.FEWEST_ROUNDS}"
+        )
+    if chosen.steps < 1 or chosen.batch_size < 0:
+        raise UserError("--steps must be at least 1, and --batch_size at least 1 where it is given")
+    if torch_version() is None:
+        raise UserError("PyTorch is not installed: pip install torch")
+    available = _cores()
+    cores = [int(n) if n.isdecimal() else 0 for n in chosen.cores.split(",") if chosen.cores]
+    if any(not 1 <= count <= available for count in cores):
+        raise UserError(f"--cores={chosen.cores} must be numbers from 1 to {available}")
+    jax.config.update("jax_platforms", "cpu")  # this process only counts; others have the device
+    found = against.measure(
+        chosen.config, (chosen.methods or "mla").split(","), chosen.reference, cores or [available],
+        parse_inputs(chosen.inputs), chosen.batch_size, rounds, chosen.steps, _say,
+    )  # fmt: skip
+    device = found["rows"][0]["device"]
+    facts = {**machine(), "device": device, "load": " to ".join(f"{x:.1f}" for x in found["load"])}
+    if chosen.json:
+        print(
+            json.dumps({"kind": chosen.kind, **found, "rounds": rounds, "machine": facts}, indent=1)
+        )
+        return
+    if chosen.kind == "memory":
+        print(report.markdown_table(against.MEMORY_HEADER, against.memory_cells(found)))
+    else:
+        print(report.markdown_table(against.HEADER, against.cells(found)))
+        caption = {"rounds": rounds, "gflop": found["flops"] / 1e9, **found}
+        print("\n" + against.CAPTION.format(**caption))
+    shapes = (f"{m} {'x'.join(map(str, shape))}" for m, shape in found["inputs"].items())
+    print("; ".join([*shapes, *(f"{key} {value}" for key, value in facts.items())]))
+
+
+def parse_inputs(text: str) -> dict[str, tuple[int, ...]]:
+    """``{modality: shape}`` of ``audio=256x128x1,video=3x224x224x3``; ``UserError`` otherwise."""
+    found = {}
+    for part in text.split(",") if text else ():
+        name, _, shape = part.partition("=")
+        sizes = shape.split("x")
+        if not all(size.isdecimal() and int(size) for size in sizes):
+            raise UserError(f"--inputs has '{part}': write audio=256x128x1,video=3x224x224x3")
+        found[name] = tuple(map(int, sizes))
+    return found
+
+
+def torch_version() -> str | None:
+    """PyTorch's, without importing it; None where it is not installed."""
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+        return importlib.metadata.version("torch")
+    return None
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def _cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def machine() -> dict[str, Any]:
     """What the figures depend on."""
     return {
-        "cores": len(os.sched_getaffinity(0))
-        if hasattr(os, "sched_getaffinity")
-        else os.cpu_count(),
+        "cores": _cores(),
         "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
         "mla_jax": mla_jax.__version__,
         "jax": jax.__version__,

@@ -150,8 +150,12 @@ class Clone(types.SimpleNamespace):
 
 
 @contextlib.contextmanager
-def loaded(flag: str, path: str | pathlib.Path, float64: bool = False) -> Iterator[Clone]:
+def loaded(
+    flag: str, path: str | pathlib.Path, float64: bool = False, on_cpu: bool = True
+) -> Iterator[Clone]:
     """The reference at ``path``; ``float64`` makes all it computes double precision.
+
+    Without ``on_cpu`` it is left the GPU that it asks for.
 
     Raises:
       UserError: PyTorch is not installed, or a file of the reference is not there.
@@ -182,7 +186,7 @@ def loaded(flag: str, path: str | pathlib.Path, float64: bool = False) -> Iterat
         workarounds = ["DI-MML: the same, with its two training files"]
     if repository.workarounds:
         workarounds = [f"{repository.name}: {text}" for text in repository.workarounds]
-    with _on_cpu(torch, float64):
+    with _on_cpu(torch, float64) if on_cpu else contextlib.nullcontext():
         yield Clone(torch=torch, workarounds=workarounds, **modules)
 
 
