@@ -9,11 +9,20 @@ import pytest
 from scipy import stats
 from test_resample import reference_box
 
-from mla_jax.benchmark import recipes, timing, torch_input
+from mla_jax.benchmark import __main__ as command
+from mla_jax.benchmark import against, contender, recipes, timing, torch_input
 from mla_jax.benchmark.__main__ import main
 from mla_jax.data.transform import create_transform
+from mla_jax.errors import UserError
 
 INPUT = ["input", "--workers=1", "--batch_size=8", "--examples=8", "--seconds=0", "--rounds=1"]
+
+BESIDE = ["step", "--config=configs/kinetics_sounds.py:synthetic", "--against=torch"]
+SPEC = contender.Spec(
+    "mla", "configs/kinetics_sounds.py:synthetic", 2,
+    {"audio": (32, 32, 1), "video": (1, 32, 32, 3)}, 31,
+    {"learning_rate": 0.01, "momentum": 0.9, "weight_decay": 1e-4}, 1,
+)  # fmt: skip
 
 
 @pytest.fixture
@@ -49,9 +58,22 @@ def test_step_table(capsys):
         ([*INPUT, "--rounds=0"], "--rounds must be at least 1"),
         (["step", "--config=tests/configs/tiny.py", "--methods=mlaa"], "did you mean 'mla'?"),
         (["step", "--config=nowhere.py"], "there is no configuration file nowhere.py"),
+        ([*BESIDE, "--rounds=6"], "--rounds=6 is too few beside PyTorch: at least 7"),
+        ([*BESIDE, "--steps=0"], "--steps must be at least 1"),
+        ([*BESIDE, "--cores=2,none"], "--cores=2,none must be numbers from 1 to"),
+        ([*BESIDE, "--inputs=audio=8x,video=3x8x8x3"], "--inputs has 'audio=8x': write audio=256"),
+        ([*BESIDE, "--inputs=vidoe=3x8x8x3"], "--inputs has 'vidoe', and the modalities are"),
+        ([*BESIDE, "--methods=concat"], "--against=torch has MLA alone"),
+        ([*BESIDE, "--methods=mla:schedul=fused"], "did you mean 'schedule'?"),
+        ([*BESIDE, "--inputs=audio=8x8x2", "--reference=x"], "the published loop takes spectro"),
+        (
+            ["memory", "--config=configs/digits.py"],
+            "has ResNet-18 alone, and encoders.image is 'conv2d': choose",
+        ),
     ],
 )
-def test_refusals(arguments, sentence, capsys):
+def test_refusals(arguments, sentence, capsys, monkeypatch):
+    monkeypatch.setattr(command, "torch_version", lambda: "2")
     assert main(arguments) == 2
     assert sentence in capsys.readouterr().err
 
@@ -98,3 +120,89 @@ def test_the_crops_of_the_torch_side_follow_the_same_law():
     left, top, right, bottom = found.T
     for mine, theirs in zip((top, left, bottom - top, right - left), expected.T, strict=True):
         assert stats.ks_2samp(mine, theirs).pvalue > 1e-3
+
+
+# ---- Beside PyTorch -----------------------------------------------------------------------------
+
+
+def test_beside_torch(capsys):
+    """Both sides train; the same table as JSON, and the memory."""
+    pytest.importorskip("torch")
+    small = ["--inputs=audio=32x32x1,video=1x32x32x3", "--batch_size=2"]
+    assert main([*BESIDE, *small, "--methods=mla:schedule=fused", "--rounds=7", "--cores=1"]) == 0
+    _, _, torch, ours, *_ = capsys.readouterr().out.splitlines()
+    assert torch.startswith("| torch (torch ") and "| 1 | float32 |" in torch
+    assert ours.startswith("| mla:schedule=fused (jax ")
+    memory = ["memory", *BESIDE[1:2], *small, "--json"]
+    assert main(memory) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [row["contender"] for row in found["rows"]] == ["torch", "mla"]
+    for row in found["rows"]:
+        assert row["memory"]["process"] > 1e8 and row["memory"]["device"] is None
+    assert found["inputs"] == {"audio": [32, 32, 1], "video": [1, 32, 32, 3]}
+
+
+def test_without_torch_there_is_nothing_beside(monkeypatch, capsys):
+    monkeypatch.setattr(command, "torch_version", lambda: None)
+    assert main(BESIDE) == 2
+    assert "PyTorch is not installed: pip install torch" in capsys.readouterr().err
+
+
+def test_a_contender_that_ends():
+    with (
+        pytest.raises(UserError, match=r"the contender 'mla' ended .*no configuration file nowher"),
+        against.started(SPEC._replace(config="nowhere.py")),
+    ):
+        pass
+
+
+def test_ratios_are_of_the_same_round():
+    first, second = (against.Running(SPEC._replace(name=name), None) for name in "ab")
+    first.wall, second.wall = [1.0, 2.0, 4.0], [3.0, 4.0, 8.0]
+    first.cpu = second.cpu = [1.0, 1.0, 1.0]
+    row = against.row_of(second, first, {"process": 1, "device": None})
+    assert (row["wall_ratio"], row["cpu_ratio"]) == (2, 1)
+    assert row["wall"] == {"minimum": 3, "median": 4} and row["examples_per_second"] == 0.5
+    row |= {"device": "NVIDIA H200", "version": "jax 1", "dtype": "bfloat16", "first": 2.0}
+    (printed,) = against.cells({"rows": [row], "flops": 4 * 989.4e12 / 8})
+    assert printed[3:] == [
+        "3000.0 / 4000.0",
+        "1000.0 / 1000.0",
+        "2.00",
+        "1.00",
+        "0.5",
+        "12.5%",
+        "2",
+    ]
+    assert against.peak_of("cpu") is None
+
+
+def taps(size: int, kernel: int, stride: int) -> int:
+    """How many products a convolution has along one axis, padding left out."""
+    starts = range(-(kernel // 2), size - kernel + kernel // 2 + 1, stride)
+    return sum(sum(0 <= start + k < size for k in range(kernel)) for start in starts)
+
+
+def resnet_flops(channels: int, size: int) -> tuple[int, int]:
+    """Of all convolutions of a ResNet-18 on a square, forwards, and of the first one."""
+    found, first = 0, 2 * channels * 64 * taps(size, 7, 2) ** 2
+    size, before = size // 4, 64
+    for width, stride in ((64, 1), (128, 2), (256, 2), (512, 2)):
+        found += 2 * before * width * taps(size, 3, stride) ** 2
+        if stride == 2:
+            found += 2 * before * width * taps(size, 1, stride) ** 2
+            size //= 2
+        found += 3 * 2 * width * width * taps(size, 3, 1) ** 2
+        before = width
+    return found + first, first
+
+
+def test_the_work_is_counted_before_xla_changes_it():
+    """Convolutions forwards and twice backwards, but for the gradient of the data; little else."""
+    expected = 0
+    for channels in (1, 3):
+        every, first = resnet_flops(channels, 32)
+        expected += (3 * every - first) * SPEC.batch_size
+    parameters = 22.3e6
+    found = against.count_flops(SPEC)
+    assert expected < found < expected + 20 * parameters

@@ -4,9 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 
 from mla_jax.encoders import REGISTRY
-from mla_jax.encoders.resnet import ResNet18, convolution
+from mla_jax.encoders.resnet import ResNet18, convolution, max_pool
 from mla_jax.errors import UserError
 from mla_jax.parity import formula
 
@@ -103,3 +104,27 @@ def test_unusable_inputs_are_refused():
         ResNet18(feature_dim=12).init(jax.random.key(0), jnp.zeros((1, 8, 8, 1)))
     with pytest.raises(UserError, match="shape"):
         ResNet18(feature_dim=8).init(jax.random.key(0), jnp.zeros((1, 8, 8)))
+
+
+def reduce_window(x):
+    return nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize("shape", [(2, 8, 8, 3), (1, 7, 9, 2), (2, 1, 6, 2), (1, 5, 1, 1)])
+def test_pooling_is_that_of_a_reduce_window(shape, dtype):
+    """Values, and where the gradient goes: many zeros are tied, as after a relu."""
+    x = nn.relu(jnp.round(random_images(*shape) * 2)).astype(dtype)
+    (expected, expected_pullback), (found, pullback) = (
+        jax.vjp(pool, x) for pool in (reduce_window, max_pool)
+    )
+    np.testing.assert_array_equal(found, expected)
+    ones = jnp.ones_like(found)  # sums of ones are exact in any order
+    np.testing.assert_array_equal(pullback(ones)[0], expected_pullback(ones)[0])
+
+
+@pytest.mark.parametrize("place", [(0, 0), (2, 3), (7, 7), (4, 7)])
+def test_pooling_keeps_nan(place):
+    x = random_images(1, 8, 8, 1).at[0, *place, 0].set(jnp.nan)
+    np.testing.assert_array_equal(max_pool(x), reduce_window(x))
+    assert jnp.isnan(max_pool(x)).any()

@@ -81,8 +81,8 @@ def _add_contenders(add: Callable[..., Any]) -> None:
     """Options of what has PyTorch beside it."""
     add("--reference", default="", metavar="CLONE", help="a clone of the published code to run too")
     add("--cores", default="", metavar="N,M", help="for each contender (default: all)")
-    add("--inputs", default="", metavar="NAME=TxHxWxC,...", help="shapes of examples (default: those "
-        "of the configuration)")  # fmt: skip
+    about = "shapes of examples (default: those of the configuration)"
+    add("--inputs", default="", metavar="NAME=TxHxWxC,...", help=about)
     add("--batch_size", type=int, default=0, metavar="N", help="default: that of the configuration")
     add("--steps", type=int, default=1, metavar="N", help="batches per round; more on a GPU")
 

@@ -36,8 +36,8 @@ HEADER = (
 )  # fmt: skip
 MEMORY_HEADER = ("contender", "cores", "type", "process, GB", "device, GB")
 CAPTION = (
-    "One batch of {batch_size} through all modalities: forward, backward, optimiser; no loading and "
-    "no augmentation. Minimum / median per batch over {rounds} rounds of {steps} batches, all "
+    "A batch of {batch_size} through all modalities: forward, backward, optimiser; no loading, no "
+    "augmentation. Minimum / median per batch over {rounds} rounds of {steps} batches, all "
     "contenders in turn; CPU: of all threads of the process. Ratio: to the first row with the same "
     "cores, the median of the rounds' own ratios. MFU: {gflop:.0f} GFLOP per batch, the same for "
     "all rows, over the peak of the device in bfloat16. first: starting and compiling."
@@ -138,7 +138,7 @@ def measure(
 def spec_of(
     filename: str, entries: Sequence[str], inputs: Mapping[str, tuple[int, ...]], batch_size: int
 ) -> Spec:
-    """What all contenders train; raises ``UserError`` where PyTorch has nothing to set beside it."""
+    """What all contenders train; raises ``UserError`` where PyTorch has nothing like it."""
     for entry in entries:
         if parse_variant(entry).method != "mla":
             raise UserError(f"--against=torch has MLA alone: --methods={entry} must be of mla")

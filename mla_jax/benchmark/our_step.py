@@ -6,6 +6,7 @@ import jax
 import numpy as np
 from ml_collections import FrozenConfigDict
 
+from mla_jax import allocation
 from mla_jax.benchmark import step
 from mla_jax.benchmark.contender import Contender, Spec
 from mla_jax.compare.variants import parse_variant
@@ -39,6 +40,8 @@ def random_dataset(spec: Spec) -> Dataset:
 
 def prepare(spec: Spec) -> Contender:
     """A step of ours, on the first device."""
+    if jax.default_backend() == "cpu":
+        allocation.keep_freed_memory()  # as the commands do
     config, dataset, program = build(spec)
     train_batch = step.stepper(config, dataset, program, on_device=True)
     device = jax.devices()[0]
@@ -63,16 +66,17 @@ def prepare(spec: Spec) -> Contender:
 
 
 def flops(spec: Spec) -> float:
-    """Floating-point operations of one batch, counted in the program before XLA changes it.
+    """Floating-point operations of one batch, counted in the programs before XLA changes them.
 
-    The same for whoever computes it, so that it can be divided by anybody's seconds.
+    The same for whoever computes it, so that it can be divided by anybody's seconds.  Phases are
+    lowered by themselves: before XLA folds the switch of ``Dispatch``, each has all branches.
     """
-    config, dataset, program = build(spec)
+    _, dataset, program = build(spec)
     batch = dataset.splits["train"].fetch(np.arange(spec.batch_size))
     state: Any = jax.eval_shape(program.method.init, jax.random.key(0), batch)
     (stage,) = program.method.stages
     counted = (
-        program.dispatches[stage.name].lower(phase, state, batch, step.CLOCK).cost_analysis()
-        for phase in range(len(stage.phases))
+        jax.jit(phase.update).lower(state, batch, step.CLOCK).cost_analysis()
+        for phase in stage.phases
     )
     return float(sum(found["flops"] for found in counted))

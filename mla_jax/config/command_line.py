@@ -15,7 +15,7 @@ import jax
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from mla_jax import distributed, loading, storage
+from mla_jax import allocation, distributed, loading, storage
 from mla_jax.config import fields, files, help, recipes
 from mla_jax.datasets import DESCRIPTIONS
 from mla_jax.errors import (
@@ -128,6 +128,8 @@ def run_command(
             jax.config.update("jax_compilation_cache_dir", str(cache))
             jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
         distributed.initialize(F.distributed, F.coordinator_address, F.num_processes, F.process_id)
+        if jax.default_backend() == "cpu":
+            allocation.keep_freed_memory()
         if unused := distributed.unused_gpus():
             print(f"warning: {unused}", file=sys.stderr, flush=True)
         return main()
