@@ -24,10 +24,12 @@ Update = Callable[[TrainState, Batch, StepInfo], tuple[TrainState, Metrics]]
 class Dispatch:
     """``dispatch(i, state, batch, info)`` runs phase ``i`` and consumes (donates) ``state``."""
 
-    def __init__(self, updates: Sequence[Update]):
+    def __init__(self, updates: Sequence[Update], compiler_options: dict | None = None):
         phases = tuple(jax.jit(update) for update in updates)
 
-        @functools.partial(jax.jit, static_argnums=0, donate_argnums=1)
+        @functools.partial(
+            jax.jit, static_argnums=0, donate_argnums=1, compiler_options=compiler_options
+        )
         def switch(index, state, batch, info):
             return jax.lax.switch(index, phases, state, batch, info)
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict, FrozenConfigDict
 
-from mla_jax import distributed
+from mla_jax import compiling, distributed
 from mla_jax.data.dataset import ArraySplit, Dataset, DataSpec, Transform
 from mla_jax.data.missing import mask_dataset
 from mla_jax.data.transform import create_transform
@@ -77,7 +77,8 @@ def build_program(
     method = with_preparation(method, transform, config.absent, fill)
     if config.compute_dtype == "float32":
         method = in_full_precision(method)
-    dispatches = {s.name: Dispatch([p.update for p in s.phases]) for s in method.stages}
+    options = compiling.options_for(encoders)
+    dispatches = {s.name: Dispatch([p.update for p in s.phases], options) for s in method.stages}
     return Program(encoders, method, optimizer, dispatches, Evaluator(method, devices), placement)
 
 

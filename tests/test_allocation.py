@@ -4,6 +4,7 @@ import platform
 import subprocess
 import sys
 
+import jax
 import pytest
 
 from mla_jax import allocation
@@ -45,3 +46,18 @@ def test_others_are_left_alone(monkeypatch, library, environment):
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     assert not allocation.keep_freed_memory()
+
+
+@pytest.mark.parametrize(
+    ("platforms", "plugins", "expected"),
+    [("", (), True), ("", ("libtpu",), False), ("cpu", ("libtpu",), True), ("cuda", (), False)],
+)
+def test_only_where_jax_has_the_cpu_alone(monkeypatch, platforms, plugins, expected):
+    found = {name: object() for name in plugins}
+    monkeypatch.setattr(allocation.importlib.util, "find_spec", found.get)
+    before = jax.config.jax_platforms
+    jax.config.update("jax_platforms", platforms)
+    try:
+        assert allocation._on_cpu() is expected
+    finally:
+        jax.config.update("jax_platforms", before)

@@ -40,8 +40,7 @@ def random_dataset(spec: Spec) -> Dataset:
 
 def prepare(spec: Spec) -> Contender:
     """A step of ours, on the first device."""
-    if jax.default_backend() == "cpu":
-        allocation.keep_freed_memory()  # as the commands do
+    allocation.keep_freed_memory()  # as the commands do
     config, dataset, program = build(spec)
     train_batch = step.stepper(config, dataset, program, on_device=True)
     device = jax.devices()[0]

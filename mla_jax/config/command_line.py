@@ -127,9 +127,8 @@ def run_command(
         if F.compilation_cache and "JAX_COMPILATION_CACHE_DIR" not in os.environ:
             jax.config.update("jax_compilation_cache_dir", str(cache))
             jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+        allocation.keep_freed_memory()
         distributed.initialize(F.distributed, F.coordinator_address, F.num_processes, F.process_id)
-        if jax.default_backend() == "cpu":
-            allocation.keep_freed_memory()
         if unused := distributed.unused_gpus():
             print(f"warning: {unused}", file=sys.stderr, flush=True)
         return main()

@@ -6,6 +6,8 @@ convolution on one side only), max-pooling pads with minus infinity, the running
 unbiased (``encoders/norm.py``), and kernels start from a Kaiming normal over the fan-out.
 """
 
+from typing import ClassVar
+
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
@@ -39,6 +41,9 @@ class ResNet18(nn.Module):
     """Of the computation; parameters and statistics stay float32."""
     axis_name: str | None = None
     """Of batch normalisation: see ``encoders/norm.py``."""
+
+    wide_convolutions: ClassVar[bool] = True
+    """See ``compiling.options_for``."""
 
     @nn.compact
     def __call__(

@@ -1,6 +1,16 @@
 """All cases by name, area by area."""
 
-from tests.misuse import commands, config, data, folders, front_door, signals, studies, weights
+from tests.misuse import (
+    commands,
+    config,
+    data,
+    folders,
+    front_door,
+    machines,
+    signals,
+    studies,
+    weights,
+)
 
 AREAS = {
     "commands": commands,
@@ -10,6 +20,7 @@ AREAS = {
     "folders": folders,
     "signals": signals,
     "studies": studies,
+    "machines": machines,
     "python": front_door,
 }
 CASES = {f"{area}-{name}": case for area, m in AREAS.items() for name, case in m.CASES.items()}
