@@ -13,7 +13,7 @@ CASES = {
         f"{PREFLIGHT} --topology=v5e:2y2", "unknown topology 'v5e:2y2'"
     ),
     "preflight_topology_of_another_form": Case(
-        f"{PREFLIGHT} --topology=v4:2x2", "a slice of v4 is written v4:XxYxZ"
+        f"{PREFLIGHT} --topology=v4:2x2", "unknown topology 'v4:2x2': write v4:XxYxZ"
     ),
     "preflight_no_examples": Case(
         f"{PREFLIGHT} --topology=cpu:4 --examples=0", "--examples=0 must be at least 1"
@@ -39,7 +39,7 @@ CASES = {
         "benchmark input --recipe=imge", "unknown recipe 'imge': did you mean 'image'?"
     ),
     "fused_misspelt": Case(
-        "main --config=small.py --config.method.schedule=fusd",
+        "compare --config=small.py --methods=mla:schedule=fusd --workdir=x",
         "method.schedule 'fusd': did you mean 'fused'?",
     ),
 }
