@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict, FrozenConfigDict
 
-from mla_jax import compiling, distributed
+from mla_jax import distributed
+from mla_jax.backend import compiling
 from mla_jax.data.dataset import ArraySplit, Dataset, DataSpec, Transform
 from mla_jax.data.missing import mask_dataset
 from mla_jax.data.transform import create_transform

@@ -7,12 +7,12 @@ import sys
 import jax
 import pytest
 
-from mla_jax import allocation
+from mla_jax.backend import allocation
 
 FAULTS = """
 import resource, sys
 import numpy as np
-from mla_jax import allocation
+from mla_jax.backend import allocation
 told = len(sys.argv) > 1 and allocation.keep_freed_memory()
 for _ in range(5):
     np.ones(2**22)  # 32 MB, freed at once

@@ -3,7 +3,7 @@
 import jax
 import pytest
 
-from mla_jax import compiling
+from mla_jax.backend import compiling
 from mla_jax.encoders import create_encoders
 
 WIDE, SMALL = {"name": "resnet18"}, {"name": "mlp"}

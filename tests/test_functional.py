@@ -195,9 +195,9 @@ def test_train_can_be_called_whatever_was_imported_first(first):
 
 FLOORS = (
     "loading", "errors", "storage", "functional", "state", "data", "datasets", "encoders",
-    "methods", "slurm", "distributed", "dispatch", "config", "evaluate", "program", "telemetry",
-    "convert", "runs", "train", "compare", "leaderboard", "benchmark", "preflight", "prepare",
-    "predict", "parity",
+    "backend", "methods", "slurm", "distributed", "dispatch", "config", "evaluate", "program",
+    "telemetry", "convert", "runs", "train", "compare", "leaderboard", "parity", "benchmark",
+    "preflight", "prepare", "predict",
 )  # fmt: skip
 """From the ground up; a module imports from its own room and from those before it."""
 COMMANDS = ("main", "export")

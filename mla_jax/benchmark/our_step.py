@@ -6,7 +6,7 @@ import jax
 import numpy as np
 from ml_collections import FrozenConfigDict
 
-from mla_jax import allocation
+from mla_jax.backend import allocation
 from mla_jax.benchmark import step
 from mla_jax.benchmark.contender import Contender, Spec
 from mla_jax.compare.variants import parse_variant

@@ -15,7 +15,8 @@ import jax
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from mla_jax import allocation, distributed, loading, storage
+from mla_jax import distributed, loading, storage
+from mla_jax.backend import allocation
 from mla_jax.config import fields, files, help, recipes
 from mla_jax.datasets import DESCRIPTIONS
 from mla_jax.errors import (

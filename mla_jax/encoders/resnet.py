@@ -43,7 +43,7 @@ class ResNet18(nn.Module):
     """Of batch normalisation: see ``encoders/norm.py``."""
 
     wide_convolutions: ClassVar[bool] = True
-    """See ``compiling.options_for``."""
+    """See ``backend.compiling.options_for``."""
 
     @nn.compact
     def __call__(
