@@ -78,7 +78,8 @@ def build_program(
     method = with_preparation(method, transform, config.absent, fill)
     if config.compute_dtype == "float32":
         method = in_full_precision(method)
-    options = compiling.options_for(encoders)
+    platform = placement.sharded.mesh.devices.flat[0].platform
+    options = compiling.options_for(encoders, platform)
     dispatches = {s.name: Dispatch([p.update for p in s.phases], options) for s in method.stages}
     return Program(encoders, method, optimizer, dispatches, Evaluator(method, devices), placement)
 

@@ -79,13 +79,13 @@ class Telemetry:
 
     def has_compiled(self, stage: Stage) -> bool:
         """Whether the next measurement in this stage need not compile."""
-        return self._measured(_one_by_one(stage)).called
+        return self._measured(stage.single_phases).called
 
     def __call__(
         self, stage: Stage, state: TrainState, batch: Batch, info: StepInfo
     ) -> dict[str, Any]:
         """The measurements of one batch, numbers in nested dictionaries; ``state`` stays usable."""
-        found = self._measured(_one_by_one(stage))(state, batch, info, self._probe)
+        found = self._measured(stage.single_phases)(state, batch, info, self._probe)
         return jax.tree.map(lambda value: float(np.asarray(value)), jax.device_get(found))
 
 
@@ -99,11 +99,6 @@ class Measured:
     def __call__(self, *arguments: Any) -> dict[str, Any]:
         self.called = True
         return self._compute(*arguments)
-
-
-def _one_by_one(stage: Stage) -> tuple[Phase, ...]:
-    """The phases of a stage, those that run as one program apart."""
-    return tuple(part for phase in stage.phases for part in phase.parts or (phase,))
 
 
 @functools.lru_cache(maxsize=2)  # the runs of one program, with several seeds, compile once

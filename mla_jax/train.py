@@ -182,8 +182,8 @@ def fit(run: Run, program: Program, state: TrainState, dataset: Dataset) -> tupl
                 with run.seconds("train"):
                     for i, phase in enumerate(stage.phases):
                         state, metrics = dispatch(i, state, batch, info)
-                        for name, told in phase.told(metrics):
-                            means.add(done, epoch + 1, name, told, local["index"])
+                        for name, of_phase in phase.named_metrics(metrics):
+                            means.add(done, epoch + 1, name, of_phase, local["index"])
                     means.wait(IN_FLIGHT)
                     if epoch_ends or log.due(done) or done % config.check_loss_every == 0:
                         means.drain()

@@ -10,7 +10,7 @@ from scipy import stats
 from test_resample import reference_box
 
 from mla_jax.benchmark import __main__ as command
-from mla_jax.benchmark import against, contender, recipes, timing, torch_input
+from mla_jax.benchmark import against, contender, our_step, recipes, timing, torch_input
 from mla_jax.benchmark.__main__ import main
 from mla_jax.data.transform import create_transform
 from mla_jax.errors import UserError
@@ -65,7 +65,13 @@ def test_step_table(capsys):
         ([*BESIDE, "--inputs=vidoe=3x8x8x3"], "--inputs has 'vidoe', and the modalities are"),
         ([*BESIDE, "--methods=concat"], "--against=torch has MLA alone"),
         ([*BESIDE, "--methods=mla:schedul=fused"], "did you mean 'schedule'?"),
-        ([*BESIDE, "--inputs=audio=8x8x2", "--reference=x"], "the published loop takes spectro"),
+        ([*BESIDE, "--inputs=audio=8x8"], "--inputs gives 'audio' 2 axes, and its examples have 3"),
+        ([*BESIDE, "--methods=mla,mla:schedule=fusd"], "did you mean 'fused'?"),
+        ([*BESIDE, "--reference=nowhere"], "--reference should be a clone of Cecile-hi/"),
+        (
+            [*BESIDE[:1], "--config=configs/kinetics_sounds.py:synthetic", "--steps=2"],
+            "--steps is for --against=torch: give both or neither",
+        ),
         (
             ["memory", "--config=configs/digits.py"],
             "has ResNet-18 alone, and encoders.image is 'conv2d': choose",
@@ -125,9 +131,11 @@ def test_the_crops_of_the_torch_side_follow_the_same_law():
 # ---- Beside PyTorch -----------------------------------------------------------------------------
 
 
-def test_beside_torch(capsys):
+def test_beside_torch(capsys, monkeypatch):
     """Both sides train; the same table as JSON, and the memory."""
     pytest.importorskip("torch")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
     small = ["--inputs=audio=32x32x1,video=1x32x32x3", "--batch_size=2"]
     assert main([*BESIDE, *small, "--methods=mla:schedule=fused", "--rounds=7", "--cores=1"]) == 0
     _, _, torch, ours, *_ = capsys.readouterr().out.splitlines()
@@ -150,14 +158,33 @@ def test_without_torch_there_is_nothing_beside(monkeypatch, capsys):
 
 def test_a_contender_that_ends():
     with (
-        pytest.raises(UserError, match=r"the contender 'mla' ended .*no configuration file nowher"),
+        pytest.raises(UserError, match=r"'mla' ended .*status 1; .*no configuration file nowher"),
         against.started(SPEC._replace(config="nowhere.py")),
     ):
         pass
 
 
+def test_contenders_on_two_devices():
+    running = [against.Running(SPEC, None, None, {"device": name}) for name in ("cpu", "H200")]
+    with pytest.raises(UserError, match=r"has the device cpu, and 'mla' H200: install"):
+        against.check_devices(running)
+
+
+def test_what_pytorch_does_not_mirror(tmp_path):
+    config = tmp_path / "adam.py"
+    config.write_text(
+        "from mla_jax.config import files\n"
+        "def get_config(argument=None):\n"
+        "    config = files.load_config('configs/kinetics_sounds.py:synthetic')\n"
+        "    config.optimizer.name = 'adam'\n"
+        "    return config\n"
+    )
+    with pytest.raises(UserError, match=r"has optimizer.name=sgd alone, and the configuration has"):
+        against.spec_of(str(config), ["mla"], {}, 0)
+
+
 def test_ratios_are_of_the_same_round():
-    first, second = (against.Running(SPEC._replace(name=name), None) for name in "ab")
+    first, second = (against.Running(SPEC._replace(name=name), None, None) for name in "ab")
     first.wall, second.wall = [1.0, 2.0, 4.0], [3.0, 4.0, 8.0]
     first.cpu = second.cpu = [1.0, 1.0, 1.0]
     row = against.row_of(second, first, {"process": 1, "device": None})
@@ -204,5 +231,5 @@ def test_the_work_is_counted_before_xla_changes_it():
         every, first = resnet_flops(channels, 32)
         expected += (3 * every - first) * SPEC.batch_size
     parameters = 22.3e6
-    found = against.count_flops(SPEC)
+    found = our_step.flops(SPEC)
     assert expected < found < expected + 20 * parameters

@@ -1,6 +1,5 @@
 """Which encoders are compiled with other options than XLA's own."""
 
-import jax
 import pytest
 
 from mla_jax.backend import compiling
@@ -21,15 +20,14 @@ def encoders():
 def test_a_resnet_beside_another_encoder(encoders):
     known = compiling._is_known()
     expected = compiling.NO_YNNPACK_CONVOLUTIONS if known else None
-    assert compiling.options_for(encoders(SMALL, WIDE)) == expected
-    assert compiling.options_for(encoders(SMALL, SMALL)) is None
+    assert compiling.options_for(encoders(SMALL, WIDE), "cpu") == expected
+    assert compiling.options_for(encoders(SMALL, SMALL), "cpu") is None
 
 
 def test_an_option_that_xla_does_not_know(encoders, monkeypatch):
     monkeypatch.setattr(compiling, "NO_YNNPACK_CONVOLUTIONS", {"xla_cpu_no_such_thing": "1"})
-    assert compiling.options_for(encoders(WIDE, WIDE)) is None
+    assert compiling.options_for(encoders(WIDE, WIDE), "cpu") is None
 
 
-def test_an_accelerator(encoders, monkeypatch):
-    monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
-    assert compiling.options_for(encoders(WIDE, WIDE)) is None
+def test_an_accelerator(encoders):
+    assert compiling.options_for(encoders(WIDE, WIDE), "tpu") is None

@@ -40,7 +40,7 @@ def after_batches(count, schedule, **settings):
         info = StepInfo(*map(np.int32, (0, number, BATCHES)))
         for i, phase in enumerate(stage.phases):
             state, metrics = program.dispatches[stage.name](i, state, batch, info)
-            reported += phase.told(jax.device_get(metrics))
+            reported += phase.named_metrics(jax.device_get(metrics))
     return jax.device_get(state), reported
 
 
@@ -57,6 +57,8 @@ def test_every_bit_is_that_of_the_alternating_schedule(fidelity, count):
         {"missing": 0.4},
         {"missing": 0.4, "fidelity": "released", "absent": "skip"},
         {"optimizer.name": "adam", "fidelity": "released"},
+        {"missing": 0.4, "absent": "zeros"},
+        {"batch_norm": "device", "batch_norm_devices": 4},
     ],
 )
 def test_with_absent_modalities_and_with_adam(settings):
@@ -73,7 +75,7 @@ def test_a_run_reports_the_same(tmp_path, monkeypatch):
         config = build_config(**{"method.schedule": schedule, "telemetry.every_steps": 2})
         run = train.train(config, tmp_path / schedule, devices=jax.devices()[:1], say=len)
         lines.append(lines_without_time(run.path))
-        results.append(run.result["test"])
+        results.append((run.result["test"], run.result["train"]["steps"]))
     assert lines[0] == lines[1]
     assert results[0] == results[1]
     assert any("telemetry" in line for line in lines[0])

@@ -12,7 +12,7 @@ _TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX, _ARENA_MAX = -1, -2, -4, -8
 
 
 def keep_freed_memory() -> bool:
-    """Tells glibc to keep what is freed, where JAX has but the CPU; returns whether it was told.
+    """Tells glibc to keep freed memory, where the CPU is JAX's only device; returns whether it did.
 
     Before JAX starts its threads: those that have a memory arena of their own keep it.
 

@@ -23,6 +23,7 @@ import jax
 
 import mla_jax
 from mla_jax import methods
+from mla_jax.backend import allocation
 from mla_jax.benchmark import against, recipes
 from mla_jax.benchmark import input as input_benchmark
 from mla_jax.benchmark import step as step_benchmark
@@ -61,7 +62,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--config", required=True, metavar="FILE[:name=value,...]", help="what is trained")
     add("--methods", default=None, metavar="A,B", help="each is a row of the table (default: "
         "concat,mla, or mla beside PyTorch)")  # fmt: skip
-    add("--rounds", type=int, default=20, metavar="N", help="batches per method")
+    about = "batches per method; beside PyTorch rounds of --steps batches"
+    add("--rounds", type=int, default=20, metavar="N", help=about)
     add("--against", choices=("torch",), help="beside PyTorch, each contender in its own process")
     _add_contenders(add)
 
@@ -75,6 +77,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 MEMORY = "Memory at the peak of a training step beside PyTorch: of the process and of the device."
+
+
+CONTENDERS = {"reference": "", "cores": "", "inputs": "", "batch_size": 0, "steps": 1}
+"""Options of ``_add_contenders``, and their defaults."""
 
 
 def _add_contenders(add: Callable[..., Any]) -> None:
@@ -103,6 +109,10 @@ def _run(chosen: argparse.Namespace) -> tuple[Any, list[dict[str, Any]]]:
     if chosen.rounds < 1:
         raise UserError(f"--rounds must be at least 1, not {chosen.rounds}")
     if chosen.kind == "step":
+        allocation.keep_freed_memory()  # as in training
+        for option, default in CONTENDERS.items():
+            if getattr(chosen, option) != default:
+                raise UserError(f"--{option} is for --against=torch: give both or neither")
         names = (chosen.methods or "concat,mla").split(",")
         for name in names:
             check_choice("method", name, methods.REGISTRY)

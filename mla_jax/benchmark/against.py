@@ -1,7 +1,7 @@
 """A training step of MLA beside PyTorch: a tuned one, and the published loop.
 
 Every contender is a process of its own with the same cores.  All are warm and alive while they take
-turns, so that a change of the machine's mood hits all of them.
+turns, so that a change of the machine's load hits all of them.
 """
 
 import contextlib
@@ -11,25 +11,36 @@ import os
 import statistics
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import IO, Any
 
 import jax
 
+from mla_jax.benchmark import our_step
 from mla_jax.benchmark.contender import Spec
 from mla_jax.compare.variants import parse_variant
-from mla_jax.config import fields, files
+from mla_jax.config import fields
 from mla_jax.data.transform import create_transform
 from mla_jax.datasets import load_dataset
 from mla_jax.errors import UserError
+from mla_jax.parity.theirs import clones
 
 FEWEST_ROUNDS = 7
-PEAKS: Mapping[str, float] = {
-    "NVIDIA H100": 989.4e12,  # SXM5; PCIe cards have three quarters (NVIDIA H100 data sheet)
-    "NVIDIA H200": 989.4e12,
-    "NVIDIA A100": 312e12,
+MIRRORED = {
+    "optimizer.name": "sgd",
+    "optimizer.nesterov": False,
+    "optimizer.clip_norm": 0.0,
+    "feature_dim": 512,
 }
-"""Dense bfloat16 operations per second, by how the device's name begins."""
+"""Fields of the configuration that the PyTorch side has no other value of."""
+PEAKS: Mapping[str, float] = {
+    "NVIDIA H100 80GB HBM3": 989.4e12,
+    "NVIDIA H200": 989.4e12,
+    "NVIDIA A100-SXM4-40GB": 312e12,
+    "NVIDIA A100-SXM4-80GB": 312e12,
+}
+"""Dense bfloat16 operations per second, by the device's name (NVIDIA's data sheets)."""
 HEADER = (
     "contender", "cores", "type", "wall, ms", "CPU, ms", "wall ratio", "CPU ratio",
     "examples/s", "MFU", "first, s",
@@ -50,6 +61,8 @@ class Running:
 
     spec: Spec
     process: subprocess.Popen
+    errors: IO[str]
+    """What it writes there: a pipe that nobody empties would stop it."""
     about: dict[str, Any] = dataclasses.field(default_factory=dict)
     wall: list[float] = dataclasses.field(default_factory=list)
     cpu: list[float] = dataclasses.field(default_factory=list)
@@ -65,11 +78,12 @@ class Running:
             self.process.stdin.flush()
         answer = self.process.stdout.readline()
         if not answer:
-            told = self.process.communicate()[1].strip().splitlines()
+            status = self.process.wait()
+            self.errors.seek(0)
+            last = self.errors.read().strip().splitlines()[-1:]
             raise UserError(
                 f"the contender '{self.spec.name}' ended without an answer "
-                f"({told[-1] if told else f'status {self.process.returncode}'}): mend that, or "
-                "leave it out"
+                f"({'; '.join([f'status {status}', *last])}): mend that, or leave it out"
             )
         return json.loads(answer)
 
@@ -101,7 +115,8 @@ def measure(
     """
     base = spec_of(filename, entries, inputs, batch_size)
     if reference:
-        check_published(base)
+        check_published(base, reference)
+    flops = our_step.flops(base._replace(name=entries[0]))
     names = ["torch", *(["published"] if reference else []), *entries]
     load = [os.getloadavg()[0]]
     rows = []
@@ -113,6 +128,7 @@ def measure(
                 say(f"starting {name} on {count} cores ...")
                 running.append(stack.enter_context(started(spec)))
                 say(f"  ready after {running[-1].about['first']:.0f} s")
+            check_devices(running)
             for number in range(rounds):
                 for contender in running:
                     found = contender.ask(str(steps))
@@ -130,7 +146,7 @@ def measure(
         "batch_size": base.batch_size,
         "steps": steps,
         "inputs": {m: list(shape) for m, shape in base.inputs.items()},
-        "flops": count_flops(base._replace(name=entries[0])),
+        "flops": flops,
         "load": load,
     }
 
@@ -142,7 +158,8 @@ def spec_of(
     for entry in entries:
         if parse_variant(entry).method != "mla":
             raise UserError(f"--against=torch has MLA alone: --methods={entry} must be of mla")
-    config = fields.resolve(files.load_config(filename))
+    configs = [our_step.config_of(filename, entry) for entry in entries]
+    config = configs[0]
     dataset = load_dataset(config.dataset, config.modalities)
     for modality in config.modalities:
         name = config.encoders[modality].name
@@ -150,6 +167,12 @@ def spec_of(
             raise UserError(
                 f"--against=torch has ResNet-18 alone, and encoders.{modality} is '{name}': choose "
                 "a configuration such as configs/kinetics_sounds.py:synthetic"
+            )
+    for field, value in MIRRORED.items():
+        if (mine := fields.flatten(config.to_dict())[field]) != value:
+            raise UserError(
+                f"--against=torch has {field}={value} alone, and the configuration has {mine}: "
+                "choose one such as configs/kinetics_sounds.py:synthetic"
             )
     if unknown := sorted(set(inputs) - set(config.modalities)):
         raise UserError(
@@ -159,14 +182,33 @@ def spec_of(
     batch = dataset.splits["train"].fetch([0])
     made = jax.eval_shape(lambda b: transform(b, False), batch)
     shapes = {m: tuple(inputs.get(m, made[m].shape[1:])) for m in config.modalities}
+    for m, shape in inputs.items():
+        if len(shape) != made[m].ndim - 1:
+            raise UserError(
+                f"--inputs gives '{m}' {len(shape)} axes, and its examples have "
+                f"{made[m].ndim - 1}, as {'x'.join(map(str, made[m].shape[1:]))}"
+            )
     optimizer = {k: config.optimizer[k] for k in ("learning_rate", "momentum", "weight_decay")}
     return Spec(
         entries[0], filename, batch_size or config.batch_size, shapes, dataset.classes, optimizer, 1
     )
 
 
-def check_published(spec: Spec) -> None:
-    """Raises ``UserError`` unless the published two-modality classifier takes these inputs."""
+def check_devices(running: Sequence[Running]) -> None:
+    """Raises ``UserError`` unless all contenders compute on the same kind of device."""
+    first, *others = running
+    for other in others:
+        if other.about["device"] != first.about["device"]:
+            raise UserError(
+                f"'{first.spec.name}' has the device {first.about['device']}, and "
+                f"'{other.spec.name}' {other.about['device']}: install the PyTorch and the JAX "
+                "that have the same one"
+            )
+
+
+def check_published(spec: Spec, reference: str) -> None:
+    """Raises ``UserError`` unless the clone is there and its classifier takes these inputs."""
+    clones.check(reference, "reference")
     ranks = [len(shape) for shape in spec.inputs.values()]
     if ranks != [3, 4] or [shape[-1] for shape in spec.inputs.values()] != [1, 3]:
         raise UserError(
@@ -181,21 +223,22 @@ def started(spec: Spec) -> Iterator[Running]:
     # Several processes share a GPU, and JAX would take most of its memory.
     environment = {**os.environ, "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
     environment |= dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(spec.cores))
-    process = subprocess.Popen(
-        [sys.executable, "-m", "mla_jax.benchmark.contender"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=environment,
-    )
-    running = Running(spec, process)
-    try:
-        running.about = running.ask(json.dumps(spec._asdict()))
-        yield running
-    finally:
-        process.kill()
-        process.communicate()
+    with tempfile.TemporaryFile("w+") as errors:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "mla_jax.benchmark.contender"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+            env=environment,
+        )
+        running = Running(spec, process, errors)
+        try:
+            running.about = running.ask(json.dumps(spec._asdict()))
+            yield running
+        finally:
+            process.kill()
+            process.communicate()
 
 
 def row_of(running: Running, first: Running, memory: Mapping[str, Any]) -> dict[str, Any]:
@@ -220,16 +263,9 @@ def row_of(running: Running, first: Running, memory: Mapping[str, Any]) -> dict[
     return found
 
 
-def count_flops(spec: Spec) -> float:
-    """Of one batch, counted on this process's CPU."""
-    from mla_jax.benchmark import our_step
-
-    return our_step.flops(spec)
-
-
 def peak_of(device: str) -> float | None:
     """Operations per second of a device at its peak, where it is known."""
-    return next((peak for name, peak in PEAKS.items() if device.startswith(name)), None)
+    return PEAKS.get(device)
 
 
 def cells(found: Mapping[str, Any]) -> list[list[str]]:

@@ -15,13 +15,17 @@ from mla_jax.data.dataset import ArraySplit, Dataset
 from mla_jax.program import Program, build_program
 
 
+def config_of(filename: str, entry: str, **changes: Any) -> FrozenConfigDict:
+    """The resolved configuration of an entry."""
+    variant = parse_variant(entry)
+    overrides = {f"method.{name}": value for name, value in variant.switches.items()}
+    arguments = {"method": variant.method}
+    return fields.resolve(files.load_config(filename, {**overrides, **changes}, arguments))
+
+
 def build(spec: Spec) -> tuple[FrozenConfigDict, Dataset, Program]:
     """The configuration, a data set of one random batch, and the program of an entry."""
-    variant = parse_variant(spec.name)
-    overrides = {f"method.{name}": value for name, value in variant.switches.items()}
-    overrides |= {"batch_size": spec.batch_size, "loader.workers": 0}
-    config = files.load_config(spec.config, overrides, {"method": variant.method})
-    config = fields.resolve(config)
+    config = config_of(spec.config, spec.name, batch_size=spec.batch_size)
     dataset = random_dataset(spec)
     return config, dataset, build_program(config, dataset, jax.devices()[:1])
 

@@ -12,17 +12,16 @@ from typing import Any
 import numpy as np
 
 from mla_jax.benchmark.contender import Contender, Spec
-from mla_jax.convert.files import import_torch
 
 WIDTHS = (64, 128, 256, 512)
 
 
 def prepare(spec: Spec) -> Contender:
     """The contender that ``spec`` names, on the GPU where PyTorch finds one."""
-    torch = import_torch("the benchmark")
+    import torch
+
     torch.set_num_threads(spec.cores)
     torch.manual_seed(0)
-    torch.backends.cudnn.benchmark = True
     cuda = torch.cuda.is_available()
     device = torch.device("cuda:0" if cuda else "cpu")
     make = published if spec.name == "published" else tuned
@@ -51,6 +50,7 @@ def tuned(torch: Any, spec: Spec, device: Any) -> tuple[Callable[[int], None], s
     """MLA by the paper, one batch after another."""
     cuda = device.type == "cuda"
     if cuda:
+        torch.backends.cudnn.benchmark = True
         torch.set_float32_matmul_precision("high")  # TF32 where bfloat16 does not reach
     encoders = {m: resnet18(torch, shape[-1]) for m, shape in spec.inputs.items()}
     encoders = {m: e.to(device, memory_format=torch.channels_last) for m, e in encoders.items()}
@@ -73,7 +73,9 @@ def tuned(torch: Any, spec: Spec, device: Any) -> tuple[Callable[[int], None], s
         return torch.nn.functional.cross_entropy(head(h), label), h
 
     if cuda:
-        objective = torch.compile(objective)
+        # Without this the second encoder, whose shapes differ, is compiled for symbolic ones, which
+        # rules out the layouts that suit convolutions.
+        objective = torch.compile(objective, dynamic=False)
 
     @torch.no_grad()
     def project(h: Any, alpha: float) -> None:
@@ -188,7 +190,7 @@ class NoScheduler:
 
 
 class Repeated:
-    """A loader that yields one batch so often."""
+    """A loader that yields the same batch a number of times."""
 
     def __init__(self, batch: Any, times: int):
         self._batch, self._times = batch, times

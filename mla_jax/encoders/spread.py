@@ -47,7 +47,7 @@ class Spread(NamedTuple):
         return AXIS if self.devices > 1 and not self.parts else None
 
     def gathered(self, rows: Any) -> Any:
-        """The same arrays, every row on every device: one collective."""
+        """The same arrays, every row of a batch on every device."""
         return self._constrained(rows, PartitionSpec())
 
     def divided(self, rows: Any) -> Any:

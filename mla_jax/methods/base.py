@@ -19,7 +19,7 @@ class Phase(NamedTuple):
     """The phases that this one does in one program, if it does several; then its metrics are
     ``{name of a part: Metrics}``."""
 
-    def told(self, metrics: Any) -> Sequence[tuple[str, Metrics]]:
+    def named_metrics(self, metrics: Any) -> Sequence[tuple[str, Metrics]]:
         """What ``update`` returned beside the state, by the name that a run reports it under."""
         if not self.parts:
             return [(self.name, metrics)]
@@ -60,6 +60,11 @@ class Stage(NamedTuple):
     """() for a stage that is solved in closed form, by ``on_epoch`` alone, in one epoch."""
     on_epoch: Callable[[TrainState, int, ReduceTraining], TrainState] | None = None
     """``(state, epoch, reduce_training) -> state``, on the host before each epoch of the stage."""
+
+    @property
+    def single_phases(self) -> tuple[Phase, ...]:
+        """The phases, with those that run as one program listed one by one."""
+        return tuple(part for phase in self.phases for part in phase.parts or (phase,))
 
 
 class Method(NamedTuple):

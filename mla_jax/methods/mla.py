@@ -201,8 +201,8 @@ def build(switches: Any, encoders: Encoders, optimizer: Optimizer, task: Task) -
 
         def objective(theta, phi):
             h, stats = extract(position, state, batch, theta)
-            loss, told = classify(position, batch, h, phi)
-            return loss, (*told, stats)
+            loss, found = classify(position, batch, h, phi)
+            return loss, (*found, stats)
 
         gradient = jax.grad(objective, argnums=(0, 1), has_aux=True)
         m = modalities[position]
@@ -233,11 +233,11 @@ def build(switches: Any, encoders: Encoders, optimizer: Optimizer, task: Task) -
         spread = encoders.spread
         known = {key: batch[key] for key in ("label", "present")}
         features, known = spread.gathered((features, known))
-        told, cotangents = {}, []
+        metrics, cotangents = {}, []
         for i, (m, h) in enumerate(zip(modalities, features, strict=True)):
             loss = functools.partial(classify, i, known)
             gradient = jax.grad(loss, argnums=(0, 1), has_aux=True)
-            (g_h, g_phi), (told[m], h_mean) = gradient(h, head[0])
+            (g_h, g_phi), (metrics[m], h_mean) = gradient(h, head[0])
             head = step_head(i, head, known, info, g_phi, h_mean)
             cotangents.append(g_h)
         for i, (pullback, g_h) in enumerate(
@@ -245,7 +245,10 @@ def build(switches: Any, encoders: Encoders, optimizer: Optimizer, task: Task) -
         ):
             (g_theta,) = pullback(g_h)
             towers = step_encoder(i, towers, known, info, g_theta)
-        return joined(state, towers, head, stats), told
+            metrics[modalities[i]]["example_loss"] = spread.divided(
+                metrics[modalities[i]]["example_loss"]
+            )
+        return joined(state, towers, head, stats), metrics
 
     def predict(variables: dict[str, Any], batch: Batch) -> Prediction:
         def logits(m):

@@ -75,7 +75,7 @@ def result_of(run: Run, program: Program, parameters: int) -> dict[str, Any]:
             "epochs": epochs,
             "stages": {stage.name: stage.epochs for stage in stages},
             "batches": epochs * per_epoch,
-            "steps": sum(s.epochs * len(s.phases) for s in stages) * per_epoch,
+            "steps": sum(s.epochs * len(s.single_phases) for s in stages) * per_epoch,
             "flops": training_flops(program, per_epoch),
             "seconds": round(spent["train"], 3),
             "examples_per_second": round(examples / max(spent["train"], 1e-9), 4),

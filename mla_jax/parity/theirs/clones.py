@@ -149,6 +149,18 @@ class Clone(types.SimpleNamespace):
     """``torch``, the modules of a reference, ready to run on a CPU, and ``workarounds``."""
 
 
+def check(path: str | pathlib.Path, flag: str) -> tuple[Repository, pathlib.Path]:
+    """The repository of a flag and its clone; raises ``UserError`` where a file is not there."""
+    repository = (REPOSITORIES | MISSING_REPOSITORIES)[flag]
+    root = pathlib.Path(path).expanduser().resolve()
+    for name in repository.required:
+        if not (root / name).is_file():
+            raise UserError(
+                f"{root / name} not found: --{flag} should be a clone of {repository.name}"
+            )
+    return repository, root
+
+
 @contextlib.contextmanager
 def loaded(
     flag: str, path: str | pathlib.Path, float64: bool = False, on_cpu: bool = True
@@ -160,13 +172,7 @@ def loaded(
     Raises:
       UserError: PyTorch is not installed, or a file of the reference is not there.
     """
-    repository = (REPOSITORIES | MISSING_REPOSITORIES)[flag]
-    root = pathlib.Path(path).expanduser().resolve()
-    for name in repository.required:
-        if not (root / name).is_file():
-            raise UserError(
-                f"{root / name} not found: --{flag} should be a clone of {repository.name}"
-            )
+    repository, root = check(path, flag)
     torch = import_torch("the parity tool")
     for name in repository.needs:  # the MLA repository cuts pictures with einops
         if not importlib.util.find_spec(name):
