@@ -85,7 +85,7 @@ def largest_size() -> int:
     forked.
     """
     status = pathlib.Path("/proc/self/status")
-    for line in status.read_text().splitlines() if status.exists() else ():
+    for line in status.read_text(encoding="utf-8").splitlines() if status.exists() else ():
         if line.startswith("VmHWM:"):
             return int(line.split()[1]) * 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * BYTES_PER_UNIT
