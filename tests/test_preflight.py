@@ -321,22 +321,51 @@ def test_the_list_needs_no_configuration(commands):
     assert done.returncode == 0 and "\n| v5e | 197 | 16 | 819 | 50 |" in done.stdout
 
 
-@pytest.mark.skipif(
+needs_libtpu = pytest.mark.skipif(
     importlib.util.find_spec("libtpu") is None,
     reason="the compiler for TPUs is not installed: pip install -e '.[tpu]'",
 )
-def test_digits_on_a_slice_of_four_chips(tmp_path):
-    """What the TPU compiler makes of the steps: no branch, no loop, all of the state donated, the
-    encoders in bfloat16; and what that means."""
+
+
+def on_a_slice(config, folder):
+    """What the command finds for ``v5e:2x2``, optimised as it would be for a user."""
     hasty = ("JAX_DISABLE_MOST_OPTIMIZATIONS", "XLA_FLAGS")
     done = subprocess.run(
-        [sys.executable, "-m", "mla_jax.preflight", "--config=configs/digits.py:modalities=image",
-         "--topology=v5e:2x2", f"--workdir={tmp_path}"],
+        [sys.executable, "-m", "mla_jax.preflight", f"--config={config}",
+         "--topology=v5e:2x2", f"--workdir={folder}"],
         cwd=ROOT, env={k: v for k, v in os.environ.items() if k not in hasty},
         capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    found = json.loads((tmp_path / "preflight.json").read_text())
+    return json.loads((folder / "preflight.json").read_text())
+
+
+@needs_libtpu
+def test_attention_on_a_slice(tmp_path):
+    """Matrix products of the transformers are in bfloat16; where a gradient of the scores stays in
+    float32, no precision is named, so that a TPU multiplies it as bfloat16."""
+    (tmp_path / "small.py").write_text(
+        "from mla_jax.config import files\n"
+        "def get_config(argument=None):\n"
+        "    config = files.load_config('configs/food101.py:synthetic,modalities=image')\n"
+        "    config.encoders = {'image': {'name': 'm3ae_image', 'size': 'tiny'}}\n"
+        "    config.batch_size, config.feature_dim = 8, 64\n"
+        "    return config\n"
+    )
+    found = on_a_slice(tmp_path / "small.py", tmp_path)
+    phase, evaluation, _ = found["programs"]
+    assert set(evaluation["products"]["encoders"]) == {"bf16"}
+    encoders = phase["products"]["encoders"]
+    assert set(encoders) == {"bf16", "f32"}  # none "f32 (high)" or "f32 (highest)"
+    assert all("BTNH,BSNH->BNTS" in place for place in encoders["f32"]["places"])
+    assert encoders["bf16"]["number"] > 4 * encoders["f32"]["number"]
+
+
+@needs_libtpu
+def test_digits_on_a_slice_of_four_chips(tmp_path):
+    """What the TPU compiler makes of the steps: no branch, no loop, all of the state donated, the
+    encoders in bfloat16; and what that means."""
+    found = on_a_slice("configs/digits.py:modalities=image", tmp_path)
     assert found["topology"]["devices"] == 4 and found["compute_dtype"] == "bfloat16"
     phase, evaluation, initialisation = found["programs"]
     assert [p["name"] for p in found["programs"]] == ["image", "evaluation", "initialisation"]
