@@ -9,7 +9,6 @@ import pytest
 from scipy import stats
 from test_resample import reference_box
 
-from mla_jax.benchmark import __main__ as command
 from mla_jax.benchmark import against, contender, our_step, recipes, timing, torch_input
 from mla_jax.benchmark.__main__ import main
 from mla_jax.data.transform import create_transform
@@ -79,7 +78,8 @@ def test_step_table(capsys):
     ],
 )
 def test_refusals(arguments, sentence, capsys, monkeypatch):
-    monkeypatch.setattr(command, "torch_version", lambda: "2")
+    found = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda n: n if n == "torch" else found(n))
     assert main(arguments) == 2
     assert sentence in capsys.readouterr().err
 
@@ -150,8 +150,7 @@ def test_beside_torch(capsys, monkeypatch):
     assert found["inputs"] == {"audio": [32, 32, 1], "video": [1, 32, 32, 3]}
 
 
-def test_without_torch_there_is_nothing_beside(monkeypatch, capsys):
-    monkeypatch.setattr(command, "torch_version", lambda: None)
+def test_without_torch_there_is_nothing_beside(no_torch, capsys):
     assert main(BESIDE) == 2
     assert "PyTorch is not installed: pip install torch" in capsys.readouterr().err
 

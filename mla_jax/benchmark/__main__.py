@@ -10,8 +10,7 @@
 """
 
 import argparse
-import contextlib
-import importlib.metadata
+import importlib.util
 import json
 import math
 import os
@@ -140,7 +139,7 @@ def _beside_torch(chosen: argparse.Namespace) -> None:
         )
     if chosen.steps < 1 or chosen.batch_size < 0:
         raise UserError("--steps must be at least 1, and --batch_size at least 1 where it is given")
-    if torch_version() is None:
+    if importlib.util.find_spec("torch") is None:
         raise UserError("PyTorch is not installed: pip install torch")
     available = _cores()
     cores = [int(n) if n.isdecimal() else 0 for n in chosen.cores.split(",") if chosen.cores]
@@ -178,13 +177,6 @@ def parse_inputs(text: str) -> dict[str, tuple[int, ...]]:
             raise UserError(f"--inputs has '{part}': write audio=256x128x1,video=3x224x224x3")
         found[name] = tuple(map(int, sizes))
     return found
-
-
-def torch_version() -> str | None:
-    """PyTorch's, without importing it; None where it is not installed."""
-    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-        return importlib.metadata.version("torch")
-    return None
 
 
 def _say(line: str) -> None:

@@ -7,6 +7,7 @@ answers with the seconds that they took.  An empty line ends it, and is answered
 took at most.
 """
 
+import importlib
 import json
 import os
 import pathlib
@@ -15,6 +16,8 @@ import sys
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
+
+import numpy as np
 
 BYTES_PER_UNIT = 1 if sys.platform == "darwin" else 1024
 """Of ``ru_maxrss``."""
@@ -49,6 +52,15 @@ class Contender(NamedTuple):
     """Bytes of the device's own memory at the peak; None where it has none."""
 
 
+def random_batch(spec: Spec) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """Inputs float32, as a step has them after augmentation, channels last; labels int32."""
+    rng, count = np.random.default_rng(0), spec.batch_size
+    inputs = {
+        m: rng.normal(size=(count, *shape)).astype(np.float32) for m, shape in spec.inputs.items()
+    }
+    return inputs, (np.arange(count) % spec.classes).astype(np.int32)
+
+
 def main() -> None:
     """Answers the lines of the standard input."""
     started = time.perf_counter()
@@ -62,10 +74,9 @@ def main() -> None:
     def answer(**values: Any) -> None:
         print(json.dumps(values), file=out, flush=True)
 
-    if spec.name in ("torch", "published"):
-        from mla_jax.benchmark import torch_step as kind
-    else:
-        from mla_jax.benchmark import our_step as kind  # type: ignore[no-redef]
+    # Only one of the two, so that a PyTorch process has no JAX in it.
+    side = "torch_step" if spec.name in ("torch", "published") else "our_step"
+    kind = importlib.import_module(f"mla_jax.benchmark.{side}")
     contender = kind.prepare(spec)
     contender.train(1)
     answer(first=time.perf_counter() - started, **contender.about())

@@ -8,7 +8,7 @@ from ml_collections import FrozenConfigDict
 
 from mla_jax.backend import allocation
 from mla_jax.benchmark import step
-from mla_jax.benchmark.contender import Contender, Spec
+from mla_jax.benchmark.contender import Contender, Spec, random_batch
 from mla_jax.compare.variants import parse_variant
 from mla_jax.config import fields, files
 from mla_jax.data.dataset import ArraySplit, Dataset
@@ -32,12 +32,8 @@ def build(spec: Spec) -> tuple[FrozenConfigDict, Dataset, Program]:
 
 def random_dataset(spec: Spec) -> Dataset:
     """Arrays as a training step has them after augmentation: float32, channels last."""
-    rng, count = np.random.default_rng(0), spec.batch_size
-    inputs = {
-        m: rng.normal(size=(count, *shape)).astype(np.float32) for m, shape in spec.inputs.items()
-    }
-    label = (np.arange(count) % spec.classes).astype(np.int32)
-    split = ArraySplit(inputs, label, np.ones((count, len(inputs)), bool))
+    inputs, label = random_batch(spec)
+    split = ArraySplit(inputs, label, np.ones((spec.batch_size, len(inputs)), bool))
     names = tuple(map(str, range(spec.classes)))
     return Dataset("random", tuple(inputs), names, {"train": split, "test": split}, "random")
 

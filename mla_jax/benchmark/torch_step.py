@@ -6,12 +6,12 @@ MLA by the paper's equations: a modality at a time, with the projection of the h
 """
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from mla_jax.benchmark.contender import Contender, Spec
+from mla_jax.benchmark.contender import Contender, Spec, random_batch
 
 WIDTHS = (64, 128, 256, 512)
 
@@ -98,13 +98,12 @@ def tuned(torch: Any, spec: Spec, device: Any) -> tuple[Callable[[int], None], s
 
 
 def batch_of(torch: Any, spec: Spec, device: Any) -> tuple[dict[str, Any], Any]:
-    """Random inputs ``[N, C, H, W]`` in channels-last memory, frames as examples, and labels."""
-    rng, count, inputs = np.random.default_rng(0), spec.batch_size, {}
-    for m, shape in spec.inputs.items():
-        x = torch.tensor(rng.normal(size=(count, *shape)).astype(np.float32))
-        x = x.reshape(-1, *shape[-3:]).permute(0, 3, 1, 2)
-        inputs[m] = x.to(device).contiguous(memory_format=torch.channels_last)
-    return inputs, (torch.arange(count) % spec.classes).to(device)
+    """Inputs ``[N, C, H, W]`` in channels-last memory, frames as examples, and labels."""
+    inputs, label = random_batch(spec)
+    for m, x in inputs.items():
+        frames = torch.tensor(x.reshape(-1, *x.shape[-3:])).permute(0, 3, 1, 2)
+        inputs[m] = frames.to(device).contiguous(memory_format=torch.channels_last)
+    return inputs, torch.tensor(label, dtype=torch.int64, device=device)
 
 
 def resnet18(torch: Any, channels: int) -> Any:
@@ -147,7 +146,7 @@ def published(torch: Any, spec: Spec, device: Any) -> tuple[Callable[[int], None
     Its projection never runs (Q1), so that it computes a little less than the paper's.  The batch
     lies on the device already: its loading is not part of this.
     """
-    from mla_jax.parity.theirs import clones
+    from mla_jax.parity.theirs import clones, recording
     from mla_jax.parity.theirs import published as scripts
 
     cuda = device.type == "cuda"
@@ -159,44 +158,17 @@ def published(torch: Any, spec: Spec, device: Any) -> tuple[Callable[[int], None
     model = torch.nn.DataParallel(model.to(device), device_ids=[0] if cuda else None)
     optimizer = chosen.optimizer_of(model.parameters(), chosen.rates[0])
     plugin = clone.utils.GSPlugin()
-    batch = published_batch(torch, spec, device)
+    audio, visual = random_batch(spec)[0].values()
+    label = np.arange(spec.batch_size) % 6  # CREMA-D's classes: the clone has no head for others
+    batch = {"inputs": {"audio": audio, "visual": visual}, "label": label, "index": label}
+    (parts,) = recording.loader(torch, [batch])
+    parts = tuple(part.to(device) for part in parts)
 
     def step(batches: int) -> None:
         with clones.quiet():
             clone.main.train_epoch(
-                chosen.options, 0, model, device, Repeated(batch, batches), optimizer,
-                NoScheduler, gs_plugin=plugin, gs_flag=True,
+                chosen.options, 0, model, device, [parts] * batches, optimizer,
+                recording.NO_SCHEDULER, gs_plugin=plugin, gs_flag=True,
             )  # fmt: skip
 
     return step, "float32"
-
-
-def published_batch(torch: Any, spec: Spec, device: Any) -> tuple[Any, ...]:
-    """Spectrograms ``[B, T, F]``, frames ``[B, C, T, H, W]``, labels, indices."""
-    rng, count, (audio, visual) = np.random.default_rng(0), spec.batch_size, spec.inputs.values()
-    arrays = [rng.normal(size=(count, *shape)).astype(np.float32) for shape in (audio, visual)]
-    arrays = [arrays[0][..., 0], np.moveaxis(arrays[1], -1, 1)]
-    label = torch.arange(count) % 6  # CREMA-D's classes: the clone has no head for others
-    parts = [*(torch.tensor(np.ascontiguousarray(x)) for x in arrays), label, label[:, None]]
-    return tuple(part.to(device) for part in parts)
-
-
-class NoScheduler:
-    """In the place of the scheduler, which steps after the epoch."""
-
-    @staticmethod
-    def step() -> None:
-        """Nothing: the rate stays."""
-
-
-class Repeated:
-    """A loader that yields the same batch a number of times."""
-
-    def __init__(self, batch: Any, times: int):
-        self._batch, self._times = batch, times
-
-    def __len__(self) -> int:
-        return self._times
-
-    def __iter__(self) -> Iterator[Any]:
-        return iter([self._batch] * self._times)

@@ -238,16 +238,13 @@ def build(switches: Any, encoders: Encoders, optimizer: Optimizer, task: Task) -
             loss = functools.partial(classify, i, known)
             gradient = jax.grad(loss, argnums=(0, 1), has_aux=True)
             (g_h, g_phi), (metrics[m], h_mean) = gradient(h, head[0])
+            metrics[m]["example_loss"] = spread.divided(metrics[m]["example_loss"])
             head = step_head(i, head, known, info, g_phi, h_mean)
             cotangents.append(g_h)
-        for i, (pullback, g_h) in enumerate(
-            zip(pullbacks, spread.divided(cotangents), strict=True)
-        ):
+        cotangents = spread.divided(cotangents)
+        for i, (pullback, g_h) in enumerate(zip(pullbacks, cotangents, strict=True)):
             (g_theta,) = pullback(g_h)
             towers = step_encoder(i, towers, known, info, g_theta)
-            metrics[modalities[i]]["example_loss"] = spread.divided(
-                metrics[modalities[i]]["example_loss"]
-            )
         return joined(state, towers, head, stats), metrics
 
     def predict(variables: dict[str, Any], batch: Batch) -> Prediction:
