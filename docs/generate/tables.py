@@ -89,26 +89,43 @@ def switches(name: str) -> str:
     module = methods.get(name)
     presets = {key: fields.flatten(preset) for key, preset in module.FIDELITY.items()}
     paper = presets.pop("paper")
-    own = [key for key in presets if presets[key]]
+    own = {key: preset for key, preset in presets.items() if preset}
     if not paper:
         return "It has no switches."
     rows = []
     for switch, default in paper.items():
         values = allowed(module.CHOICES.get(switch), getattr(module, "LIMITS", {}).get(switch))
-        under = [shown(presets[key][switch]) if switch in presets[key] else "" for key in own]
-        kind = type(default).__name__
-        meaning = meanings.SWITCHES[name][switch]
-        rows.append([f"`{switch}`", kind, shown(default), *under, values, meaning])
-    header = ("switch", "type", "`paper`", *(f"`{key}`" for key in own), "values", "meaning")
-    same = [key for key in presets if not presets[key]]
-    note = "".join(f"\n\n`{key}` has the values of `paper`." for key in same)
-    note += "" if not own else "\n\nAn empty cell under a fidelity means the value of `paper`."
+        kind, meaning = type(default).__name__, meanings.SWITCHES[name][switch]
+        cells = [
+            f"`{switch}`",
+            kind,
+            shown(default),
+            _under_others(switch, paper, own),
+            values,
+            meaning,
+        ]
+        rows.append(cells if own else [*cells[:3], *cells[4:]])
+    others = ("under other fidelities",) if own else ()
+    note = "".join(f"\n\n`{key}` has the values of `paper`." for key in presets.keys() - own)
     test_time = methods.test_time(name)
     if test_time:
         listed = " and ".join(f"`{switch}`" for switch in test_time)
         act = "acts" if len(test_time) == 1 else "act"
         note += f"\n\n{listed} {act} at test time alone."
-    return table(header, rows) + note
+    return table(("switch", "type", "`paper`", *others, "values", "meaning"), rows) + note
+
+
+def _under_others(
+    switch: str, paper: Mapping[str, Any], presets: Mapping[str, Mapping[str, Any]]
+) -> str:
+    """The values of a switch under other fidelities, where they are not that of ``paper``."""
+    by_value: dict[str, list[str]] = {}
+    for key, preset in presets.items():
+        if preset.get(switch, paper[switch]) != paper[switch]:
+            by_value.setdefault(shown(preset[switch]), []).append(f"`{key}`")
+    if len(presets) > 1 and [len(presets)] == [len(keys) for keys in by_value.values()]:
+        return f"{next(iter(by_value))} under all"
+    return "; ".join(f"{value} under {', '.join(keys)}" for value, keys in by_value.items())
 
 
 def encoder_fields() -> str:

@@ -61,8 +61,8 @@ FIELDS: dict[str, str] = {
     "missing.masks": "An `.npz` file with masks, in place of a rule.",
     "epochs": "Epochs of training.",
     "protocol": "`strict`: never select on the test set. `paper`: report the best test epoch.",
-    "selection": "How the reported epoch is chosen. `auto`: `best_test` under `protocol=paper`; else "
-    "`validation` where the data set can be selected on, else `last`.",
+    "selection": "How the reported epoch is chosen. `auto`: `best_test` under `protocol=paper`; "
+    "else `validation` where the data set can be selected on, else `last`.",
     "evaluation.batch_size": "Examples per batch of evaluation.",
     "evaluation.every_epochs": "Epochs from one evaluation to the next.",
     "telemetry.every_steps": "Batches from one measurement to the next. 0: no telemetry.",
@@ -154,8 +154,8 @@ SWITCHES: dict[str, dict[str, str]] = {
     },
     "mla": {
         "projection.enabled": "Whether the gradient of the shared head is projected.",
-        "projection.denominator": "The denominator of the update of P: a scalar as in the paper, or "
-        "a matrix divided by entry by entry.",
+        "projection.denominator": "The denominator of the update of P: a scalar as in the paper, "
+        "or a matrix divided by entry by entry.",
         "projection.normalize": "Whether P is divided by its Frobenius norm after each update.",
         "projection.order": "Whether P acts on this gradient before or after it is updated.",
         "projection.apply": "Whether the projected gradient replaces the gradient or is added.",
