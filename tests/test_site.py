@@ -8,7 +8,7 @@ import unicodedata
 import pytest
 import yaml
 
-from docs.generate import commands, links, tables
+from docs.generate import check, commands, links, tables
 from mla_jax import datasets, encoders, methods
 from mla_jax.compare import published, studies
 from mla_jax.compare.variants import parse_variant
@@ -233,6 +233,26 @@ def test_links_that_leave_the_docs_stay_in_the_site():
     assert page.startswith("---\nsearch:") and "```python\n" in page
     with pytest.raises(FileNotFoundError):
         links.as_page(ROOT, "mla_jax/absent.py")
+
+
+def test_the_check_of_a_built_site(tmp_path, capsys):
+    assert check.main([str(tmp_path)]) == 1
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "b.html").write_text('<h1 id="top">B</h1><a href="../a.html#x">a</a>')
+    page = '<a id="x" href="b/b.html#top">b</a><a href="https://e.f">e</a><img src="data:,x">'
+    (tmp_path / "a.html").write_text(page)
+    assert check.main([str(tmp_path)]) == 0
+    wrong = (
+        '<a href="c.html">c</a><a href="b/b.html#no">b</a><script src="https://cdn/x.js"></script>'
+    )
+    (tmp_path / "a.html").write_text(page + wrong)
+    capsys.readouterr()
+    assert check.main([str(tmp_path)]) == 1
+    assert capsys.readouterr().out.splitlines() == [
+        "a.html links to b/b.html#no, which has no such anchor",
+        "a.html links to c.html, which is not there",
+        "a.html loads https://cdn/x.js",
+    ]
 
 
 def test_a_method_that_there_is_not_has_no_page():
