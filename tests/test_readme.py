@@ -3,7 +3,11 @@
 import pathlib
 import re
 
+import jax
+import jax.numpy as jnp
 import pytest
+
+from mla_jax import encoders
 
 ROOT = pathlib.Path(__file__).parents[1]
 README = ROOT / "README.md"
@@ -25,6 +29,7 @@ LINES = 200
 @pytest.mark.parametrize("snippet", SNIPPETS, ids=SNIPPETS.values())
 def test_a_snippet_of_the_pages(snippet, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(encoders, "REGISTRY", dict(encoders.REGISTRY))
     names: dict = {}
     exec(compile(snippet, SNIPPETS[snippet], "exec"), names)
     if "run" in names:
@@ -33,12 +38,24 @@ def test_a_snippet_of_the_pages(snippet, tmp_path, monkeypatch, capsys):
             run.result["test"]["fused"]
         )
         assert out.weights.shape == (950, 2)
+    elif "Mine" in names:
+        chosen = names["config"].encoders
+        made = encoders.create_encoders(chosen, ("image",), 8, jnp.float32)
+        inputs = {"image": jnp.ones((2, 14, 14, 1))}
+        params, stats = made.init(jax.random.key(0), inputs)
+        assert params["image"]["Dense_0"]["kernel"].shape == (196, 64)
+        out, _ = made.apply("image", params["image"], stats["image"], inputs["image"], True)
+        assert out.shape == (2, 8)
     else:
         assert names["weights"].shape == (8, 2)
 
 
 def test_the_pages_have_snippets():
-    assert sorted(SNIPPETS.values()) == ["README.md", "docs/how-to/own-method.md"]
+    assert sorted(SNIPPETS.values()) == [
+        "README.md",
+        "docs/how-to/own-encoder.md",
+        "docs/how-to/own-method.md",
+    ]
 
 
 def test_the_readme_is_short():
