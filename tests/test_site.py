@@ -75,6 +75,18 @@ def test_every_path_exists(path):
             assert name in MADE or any(ROOT.glob(name)), f"{path}: {name}"
 
 
+def test_every_quirk_is_in_the_list():
+    """The numbers that pages, code and configurations cite are those of ``docs/fidelity.md``."""
+    listed = (ROOT / "docs" / "fidelity.md").read_text(encoding="utf-8")
+    sources = [*PAGES, *(ROOT / "mla_jax").rglob("*.py"), *(ROOT / "configs").glob("*.py")]
+    for path in sources:
+        text = path.read_text(encoding="utf-8")
+        for number in re.findall(r"\bQ\d+\b", text):
+            assert re.search(rf"^\|[^|]*\b{number}\b", listed, re.MULTILINE), f"{path}: {number}"
+        for number in re.findall(r"quirk (\d+)\b", text):
+            assert f"| DI-MML quirk {number} |" in listed, f"{path}: quirk {number}"
+
+
 # ---- Commands and options -----------------------------------------------------------------------
 
 
