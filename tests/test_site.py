@@ -14,6 +14,7 @@ from mla_jax.compare import published, studies
 from mla_jax.compare.variants import parse_variant
 from mla_jax.config import fields, files, meanings
 from mla_jax.errors import UserError
+from mla_jax.leaderboard import pages
 
 ROOT = pathlib.Path(__file__).parents[1]
 PAGES = [
@@ -228,6 +229,12 @@ def test_the_navigation_has_every_page_once():
     )
     text = (ROOT / "docs" / "methods.md").read_text()
     assert all(f"methods/{name}.md" in found and f"[`{name}`]" in text for name in methods.REGISTRY)
+
+
+def test_figures_are_checked_on_every_page():
+    skipped = {ROOT / "docs" / "leaderboard.md", ROOT / "results" / "README.md"}
+    checked = set(pages.pages_of(ROOT)) | {ROOT / "docs" / "misuse.md"}
+    assert checked >= set(PAGES) - skipped
 
 
 def test_links_that_leave_the_docs_stay_in_the_site():
