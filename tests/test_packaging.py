@@ -9,6 +9,7 @@ import sys
 
 import pytest
 
+import mla_jax
 from mla_jax.config import files
 from mla_jax.errors import UserError
 
@@ -157,3 +158,26 @@ def test_no_sentence_installs_from_an_index():
     wrong = re.compile(r"pip install[^\n]*\bmla_jax(?!-VERSION)")
     found = [path.name for path in files if wrong.search(path.read_text(encoding="utf-8"))]
     assert found == []
+
+
+def test_the_version_is_the_same_everywhere():
+    """The package, the citation, and the newest entry of the changelog, with its day."""
+    cited = dict(re.findall(r'^(version|date-released): "?([^"\n]+)', read("CITATION.cff"), re.M))
+    newest = re.search(r"^## (\S+) - (\S+)$", read("CHANGELOG.md"), re.M).groups()
+    assert newest == (cited["version"], cited["date-released"])
+    assert newest[0] == mla_jax.__version__
+
+
+def read(name: str) -> str:
+    return (ROOT / name).read_text(encoding="utf-8")
+
+
+def test_the_guide_for_contributors():
+    """The tests that it names exist, and its code map has every file and folder of the root."""
+    text = read("CONTRIBUTING.md")
+    named = re.findall(r"`(test_[\w*]+)`", re.sub(r"`test_heads`", "", text))
+    assert [n for n in named if not list((ROOT / "tests").glob(f"{n}.py"))] == []
+    cells = re.findall(r"^\| (`.*?) \|", text.partition("## Code map")[2], re.M)
+    mapped = {name.rstrip("/") for cell in cells for name in re.findall(r"`([^`]+)`", cell)}
+    there = {p.name for p in (ROOT / "mla_jax").iterdir()} - {"__pycache__", "py.typed"}
+    assert {name for name in mapped if "/" not in name} == there
