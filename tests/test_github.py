@@ -1,4 +1,4 @@
-"""The workflow, the hooks and the forms of the repository do what ``.ci/run`` and the project say."""
+"""The workflow, the hooks and the forms do what ``.ci/run`` and ``setup.cfg`` say."""
 
 import pathlib
 import re
