@@ -38,7 +38,9 @@ def load_config(
     name, colon, text = os.fspath(filename).partition(":")
     path = find(name)
     loader = importlib.machinery.SourceFileLoader("mla_jax_config", str(path))
-    module = importlib.util.module_from_spec(importlib.util.spec_from_loader(loader.name, loader))
+    spec = importlib.util.spec_from_loader(loader.name, loader)
+    assert spec is not None  # a loader was given
+    module = importlib.util.module_from_spec(spec)
     sys.modules[loader.name] = module  # dataclasses in a file of yours look their module up
     try:
         code = loader.get_code(loader.name)
@@ -50,7 +52,7 @@ def load_config(
     items |= {name: f"{name}={value}" for name, value in (arguments or {}).items()}
     argument = ",".join(items.values())
     try:
-        exec(code, module.__dict__)
+        exec(code or "", module.__dict__)
         if not callable(getattr(module, "get_config", None)):
             raise UserError(f"{path} is not a configuration file: it has no function get_config")
         config = module.get_config(argument) if argument or colon else module.get_config()

@@ -24,10 +24,13 @@ Transform = Callable[["Batch", bool], Mapping[str, Any]]
 class Split(Protocol):
     """Examples by number: what the trainer needs of a split, wherever it lies."""
 
-    label: np.ndarray
-    """``int32[N]``."""
-    present: np.ndarray
-    """``bool[N, M]``."""
+    @property
+    def label(self) -> np.ndarray:
+        """``int32[N]``."""
+
+    @property
+    def present(self) -> np.ndarray:
+        """``bool[N, M]``."""
 
     @property
     def examples(self) -> int: ...

@@ -78,7 +78,7 @@ def _uniform(rng: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     return jax.random.uniform(rng, shape, minval=-1, maxval=1)
 
 
-INITIALIZATIONS = {
+INITIALIZATIONS: dict[str, tuple[Callable[..., jax.Array], Callable[[int, int], float]]] = {
     "xavier": (_truncated, _glorot),
     "xavier_untruncated": (jax.random.normal, _glorot),
     "torch": (_uniform, _bound),

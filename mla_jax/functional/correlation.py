@@ -51,9 +51,9 @@ def covariances(
     ``a: [Fx]``, ``b: [Fy]`` are the sums of the views, ``aa: [Fx, Fx]``, ``bb``, ``ab`` those of
     the products; take something near the mean off first.
     """
-    n, a, b = np.float64(n), np.asarray(a, np.float64), np.asarray(b, np.float64)
+    count, a, b = np.float64(n), np.asarray(a, np.float64), np.asarray(b, np.float64)
     of_both = ((aa, a, a), (bb, b, b), (ab, a, b))
-    return [(s - np.outer(u, v) / max(n, 1)) / max(n - 1, 1) for s, u, v in of_both]
+    return [(s - np.outer(u, v) / max(count, 1)) / max(count - 1, 1) for s, u, v in of_both]
 
 
 def deviations(covariance: np.ndarray, mean: np.ndarray) -> np.ndarray:

@@ -29,8 +29,10 @@ def init_head(rng: jax.Array, features: int, classes: int, initialization: str =
         kernel = jax.random.uniform(keys[0], (features, classes), jnp.float32, -bound, bound)
         bias = jax.random.uniform(keys[1], (classes,), jnp.float32, -bound, bound)
         return {"kernel": kernel, "bias": bias}
-    law = "truncated_normal" if initialization == "xavier" else "normal"
-    draw = jax.nn.initializers.variance_scaling(1.0, "fan_avg", law)
+    truncated = initialization == "xavier"
+    draw = jax.nn.initializers.variance_scaling(
+        1.0, "fan_avg", "truncated_normal" if truncated else "normal"
+    )
     kernel = draw(rng, (features, classes), jnp.float32)
     return {"kernel": kernel, "bias": jnp.zeros((classes,), jnp.float32)}
 

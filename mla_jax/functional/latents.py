@@ -23,14 +23,14 @@ class ClassSums(NamedTuple):
 
     total: jax.Array
     """``float32[C, K]``: the sum of the latent vectors of each class."""
-    count: jax.Array
+    count: jax.Array  # type: ignore[assignment]  # hides tuple.count
     """``float32[C]``: how many they are."""
 
     def means(self) -> jax.Array:
         """``float32[C, K]``; 0 for a class without examples."""
         return self.total / jnp.maximum(self.count, 1)[:, None]
 
-    def __add__(self, other: "ClassSums") -> "ClassSums":
+    def __add__(self, other: "ClassSums") -> "ClassSums":  # type: ignore[override]
         return ClassSums(self.total + other.total, self.count + other.count)
 
 

@@ -45,7 +45,7 @@ def gradient_modulation(tensors: str, noise: bool) -> optax.GradientTransformati
         del params, others
         leaves, structure = jax.tree.flatten(updates)
         chosen = [i for i, g in enumerate(leaves) if modulated(g, tensors)]
-        draws = _normals(key, [leaves[i] for i in chosen]) if noise else {}
+        draws = _normals(key, [leaves[i] for i in chosen]) if noise else []
         for place, i in enumerate(chosen):
             g = leaves[i]
             new = coefficient * g

@@ -36,7 +36,7 @@ class ProjectionState(NamedTuple):
     """
 
     P: jax.Array
-    count: jax.Array
+    count: jax.Array  # type: ignore[assignment]  # hides tuple.count, as optax's states do
 
 
 Mask = Any | Callable[[Any], Any]

@@ -26,8 +26,8 @@ def linear_svm(
     ``cost`` is the C above.  On the host, in float64.
     """
     x = np.concatenate([np.asarray(x, np.float64), np.ones((len(x), 1))], axis=1)
-    weights = [_against_rest(x, np.where(label == c, 1.0, -1.0), cost) for c in range(classes)]
-    weights = np.stack(weights, axis=1)
+    each = [_against_rest(x, np.where(label == c, 1.0, -1.0), cost) for c in range(classes)]
+    weights = np.stack(each, axis=1)
     return {"kernel": weights[:-1], "bias": weights[-1]}
 
 

@@ -200,7 +200,7 @@ def _checked(
     if dtype.kind in "iu":
         limits = np.iinfo(dtype)
         low, high = (0, vocabulary - 1) if vocabulary else (limits.min, limits.max)
-        good = ((flat >= low) & (flat <= high)).all(1)
+        good = np.asarray(((flat >= low) & (flat <= high)).all(1))
         problem = f"values outside {low} to {high}"
     else:
         with np.errstate(over="ignore"):  # what is too large becomes infinite, and is refused

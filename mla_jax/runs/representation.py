@@ -25,7 +25,7 @@ Compute = Callable[[dict[str, Any], Any, Batch], tuple[dict[str, jax.Array], Out
 class Representation(NamedTuple):
     """The features of N examples of a split, in its order, and the predictions from them."""
 
-    index: np.ndarray
+    index: np.ndarray  # type: ignore[assignment]  # hides tuple.index
     """``int32[N]``: the example's number within the split."""
     label: np.ndarray
     """``int32[N]``."""
@@ -47,10 +47,10 @@ def compute_of(method: Method) -> Compute:
             f"'{method.name}' trains no encoder, so it has no features: choose a run of another "
             "method"
         )
-    predict = outputs(method)
+    of_batch, predict = method.features, outputs(method)
 
     def compute(variables, method_state, batch):
-        return method.features(variables, batch), predict(variables, method_state, batch)
+        return of_batch(variables, batch), predict(variables, method_state, batch)
 
     return jax.jit(compute)
 
