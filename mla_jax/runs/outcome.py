@@ -45,7 +45,7 @@ def contribution_facts(
         return {}
     subsets = subsets or run.subsets(test)
     accuracies = {name: found["accuracy"] for name, found in subsets.items()}
-    commonest = np.max(np.bincount(whole.label)) / whole.examples
+    commonest = max(np.bincount(whole.label).tolist()) / whole.examples
     return {"contributions": shapley_values(dataset.modalities, accuracies, commonest)}
 
 
