@@ -32,8 +32,9 @@ def load_config(
     Raises:
       UserError: there is no such file, it is not a configuration file, or a field is unknown.
 
-    >>> load_config("configs/digits.py:method=concat", {"epochs": 5}).epochs
-    5
+    >>> config = mla_jax.load_config("configs/digits.py:method=concat", {"epochs": 5})
+    >>> config.method.name, config.epochs, config.optimizer.learning_rate
+    ('concat', 5, 0.05)
     """
     name, colon, text = os.fspath(filename).partition(":")
     path = find(name)

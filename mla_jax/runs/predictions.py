@@ -26,7 +26,18 @@ class ModalityPredictions(NamedTuple):
 
 
 class Predictions(NamedTuple):
-    """What a run says of N examples."""
+    """What a run says of N examples.
+
+    >>> run = mla_jax.open_run("runs/digits")
+    >>> test = run.dataset().splits["test"]
+    >>> out = run.predict({"audio": test.inputs["audio"][:3]})  # without the text
+    >>> out.probabilities.shape, out.classes.shape
+    ((3, 10), (3,))
+    >>> out.weights  # the modality that is missing does not count
+    array([[1., 0.],
+           [1., 0.],
+           [1., 0.]], dtype=float32)
+    """
 
     logits: np.ndarray
     """Fused logits ``float32[N, C]``."""

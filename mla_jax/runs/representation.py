@@ -23,7 +23,14 @@ Compute = Callable[[dict[str, Any], Any, Batch], tuple[dict[str, jax.Array], Out
 
 
 class Representation(NamedTuple):
-    """The features of N examples of a split, in its order, and the predictions from them."""
+    """The features of N examples of a split, in its order, and the predictions from them.
+
+    >>> found = mla_jax.features(mla_jax.open_run("runs/digits"), "test")
+    >>> found.label.shape, found.present.shape, found.predictions.classes.shape
+    ((950,), (950, 2), (950,))
+    >>> found.index[:4]
+    array([0, 1, 2, 3], dtype=int32)
+    """
 
     index: np.ndarray  # type: ignore[assignment]  # hides tuple.index
     """``int32[N]``: the example's number within the split."""
@@ -73,7 +80,8 @@ def features(
     Raises:
       UserError: as ``Run.evaluate``; the method has no features; or a number is not finite.
 
-    >>> features(run, "test").features["image"].shape                      # doctest: +SKIP
+    >>> run = mla_jax.open_run("runs/digits")
+    >>> mla_jax.features(run, "test").features["audio"].shape
     (950, 64)
     """
     compute = compute or compute_of(run.program.method)

@@ -45,8 +45,8 @@ def open_run(
     Raises:
       UserError: no run lives there, or a file of it is damaged.
 
-    >>> run = open_run("runs/digits")                                       # doctest: +SKIP
-    >>> run.predict({"image": images}).classes                             # doctest: +SKIP
+    >>> mla_jax.open_run("runs/digits").modalities
+    ('audio', 'text')
     """
     workdir = Workdir(path)
     identity = workdir.identity() if workdir.path.is_dir() else None
@@ -72,6 +72,9 @@ class Run:
     """One training: its folder, its identity, its checkpoints, its choice of epoch, its figures.
 
     ``train.train`` makes one and ``open_run`` opens one.
+
+    >>> mla_jax.open_run("runs/digits").evaluate("test", modalities="audio")["examples"]
+    950
     """
 
     def __init__(
@@ -352,8 +355,7 @@ class Run:
         if not distributed.is_main():
             return
         self._metrics = self.workdir.metrics_file(batches)
-        config = self.config
-        examples = self.data.training_examples
+        config, examples = self.config, self.data.training_examples
         ended = batches // batches_per_epoch(examples, config.batch_size, config.drop_last)
         missing = sorted(set(range(1, ended + 1)) - self._metrics.epochs)
         if missing:
