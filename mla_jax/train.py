@@ -66,11 +66,11 @@ def train(
       NoSpaceError: the disk is full; what was saved before is kept.
       Interrupted: a signal came; the checkpoint is saved.
 
-    >>> text = "configs/digits.py:method=mla,modalities=audio+text"
+    >>> text = "configs/mfeat.py:method=mla,modalities=pixel+zernike"
     >>> config = mla_jax.load_config(text, {"epochs": 1})
-    >>> run = mla_jax.train(config, "runs/digits", say=lambda line: None)
+    >>> run = mla_jax.train(config, "runs/mfeat", say=lambda line: None)
     >>> run.result["test"]["examples"], run.result["train"]["steps"]
-    (950, 52)
+    (400, 36)
     """
     # ---- What was asked for, and whether this directory can hold it ---------------------------
     started = time.perf_counter()

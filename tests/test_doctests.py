@@ -1,13 +1,14 @@
 """Every public name has an example in its docstring, and every example is true.
 
 Examples take ``import jax, mla_jax, optax``, ``jax.numpy as jnp`` and ``numpy as np``.  Arrays
-are printed with three digits.  Those of a run use ``runs/digits``, which that of ``train`` makes.
+are printed with three digits.  Those of a run use ``runs/mfeat``, which that of ``train`` makes.
 """
 
 import doctest
 import importlib
 import inspect
 import pkgutil
+import types
 
 import jax
 import jax.numpy as jnp
@@ -26,21 +27,17 @@ OF_A_RUN = ("Predictions", "Representation", "Run", "features", "open_run")
 
 def public() -> dict[str, object]:
     """Functions and classes by name: of the front door, and of the modules in ``functional``."""
-    found = {f"mla_jax.{name}": getattr(mla_jax, name) for name in mla_jax.__all__}
-    found = {n: value for n, value in found.items() if not isinstance(value, str)}
-    found = {n: value for n, value in found.items() if not inspect.ismodule(value)}
-    found["mla_jax.train"] = mla_jax.train.train  # the module can be called
+    front_door = {f"mla_jax.{name}": getattr(mla_jax, name) for name in mla_jax.__all__}
+    found = {n: v for n, v in front_door.items() if not isinstance(v, str | types.ModuleType)}
+    found["mla_jax.train"] = mla_jax.train.train  # a module that can be called
     for module in pkgutil.iter_modules(functional.__path__):
         home = importlib.import_module(f"mla_jax.functional.{module.name}")
         for name, value in vars(home).items():
             mine = getattr(value, "__module__", "") == home.__name__
-            if mine and not name.startswith("_") and (inspect.isroutine(value) or is_class(value)):
+            shown = inspect.isfunction(value) or inspect.isclass(value)
+            if mine and shown and not name.startswith("_"):
                 found[f"{module.name}.{name}"] = value
     return found
-
-
-def is_class(value: object) -> bool:
-    return inspect.isclass(value)
 
 
 PUBLIC = public()

@@ -28,9 +28,9 @@ class ModalityPredictions(NamedTuple):
 class Predictions(NamedTuple):
     """What a run says of N examples.
 
-    >>> run = mla_jax.open_run("runs/digits")
+    >>> run = mla_jax.open_run("runs/mfeat")
     >>> test = run.dataset().splits["test"]
-    >>> out = run.predict({"audio": test.inputs["audio"][:3]})  # without the text
+    >>> out = run.predict({"pixel": test.inputs["pixel"][:3]})  # without zernike
     >>> out.probabilities.shape, out.classes.shape
     ((3, 10), (3,))
     >>> out.weights  # the modality that is missing does not count

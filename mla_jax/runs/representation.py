@@ -25,9 +25,9 @@ Compute = Callable[[dict[str, Any], Any, Batch], tuple[dict[str, jax.Array], Out
 class Representation(NamedTuple):
     """The features of N examples of a split, in its order, and the predictions from them.
 
-    >>> found = mla_jax.features(mla_jax.open_run("runs/digits"), "test")
+    >>> found = mla_jax.features(mla_jax.open_run("runs/mfeat"), "test")
     >>> found.label.shape, found.present.shape, found.predictions.classes.shape
-    ((950,), (950, 2), (950,))
+    ((400,), (400, 2), (400,))
     >>> found.index[:4]
     array([0, 1, 2, 3], dtype=int32)
     """
@@ -80,9 +80,9 @@ def features(
     Raises:
       UserError: as ``Run.evaluate``; the method has no features; or a number is not finite.
 
-    >>> run = mla_jax.open_run("runs/digits")
-    >>> mla_jax.features(run, "test").features["audio"].shape
-    (950, 64)
+    >>> run = mla_jax.open_run("runs/mfeat")
+    >>> mla_jax.features(run, "test").features["pixel"].shape
+    (400, 64)
     """
     compute = compute or compute_of(run.program.method)
     split = run.split_of(split, modalities, data_dir)

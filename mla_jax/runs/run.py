@@ -45,8 +45,8 @@ def open_run(
     Raises:
       UserError: no run lives there, or a file of it is damaged.
 
-    >>> mla_jax.open_run("runs/digits").modalities
-    ('audio', 'text')
+    >>> mla_jax.open_run("runs/mfeat").modalities
+    ('pixel', 'zernike')
     """
     workdir = Workdir(path)
     identity = workdir.identity() if workdir.path.is_dir() else None
@@ -73,8 +73,8 @@ class Run:
 
     ``train.train`` makes one and ``open_run`` opens one.
 
-    >>> mla_jax.open_run("runs/digits").evaluate("test", modalities="audio")["examples"]
-    950
+    >>> mla_jax.open_run("runs/mfeat").evaluate("test", modalities="pixel")["examples"]
+    400
     """
 
     def __init__(
