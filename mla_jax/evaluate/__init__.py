@@ -116,12 +116,12 @@ def counts_and_classes(
             classes, counted.astype(jnp.int32)
         )
         finite = jnp.stack([_finite(batch["inputs"][m]) for m in method.modalities])
-        counts = Counts(
+        sums = Counts(
             confusion,
             bad_inputs=(~finite & present.T).sum(1),
             bad_logits=(~jnp.isfinite(logits).all(-1) & counted).sum(1),
         )
-        return counts, jnp.where(counted, classes, -1)
+        return sums, jnp.where(counted, classes, -1)
 
     return counts
 
