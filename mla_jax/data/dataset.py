@@ -199,7 +199,8 @@ class DataSpec(NamedTuple):
 
 
 def _stream(fields: Mapping[str, Any]) -> Stream:
-    return Stream(**{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()})
+    found: Any = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
+    return Stream(**found)
 
 
 class SubsetOfModalities:
