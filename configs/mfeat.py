@@ -8,7 +8,7 @@ There are 1200 training, 400 validation and 400 test examples of 10 classes, str
 seed; the last epoch is reported.  ``missing=0.5`` hides half of all modalities, in training and in
 the other splits, by the rule ``rate`` (docs/missing.md).
 
-Expected test accuracies: see the README and docs/missing.md.  A run takes a few seconds on two CPU
+Expected test accuracies: see docs/missing.md.  A run takes a few seconds on two CPU
 cores.
 """
 

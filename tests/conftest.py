@@ -23,6 +23,11 @@ jax.config.update("jax_num_cpu_devices", 8)
 # Machine code in haste, here and in the processes that tests start: compiling is half the suite.
 jax.config.update("jax_disable_most_optimizations", True)
 os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
+# Lowering in Python is the other half.  Where an operation came from is of use in a profile only.
+jax.config.update("jax_traceback_in_locations_limit", 0)
+os.environ["JAX_TRACEBACK_IN_LOCATIONS_LIMIT"] = "0"
+# Tracing makes millions of small objects, few of them in cycles: look for those less often.
+gc.set_threshold(50_000, 50, 100)
 # Loops of small programs compile in half the time the older way, and in fewer pieces.
 XLA_IN_HASTE = ("xla_cpu_use_fusion_emitters=false", "xla_cpu_parallel_codegen_split_count=1")
 
@@ -49,8 +54,9 @@ def pytest_configure(config: pytest.Config) -> None:
         cache = str(config.cache.mkdir("xla"))
         jax.config.update("jax_compilation_cache_dir", cache)
         os.environ["JAX_COMPILATION_CACHE_DIR"] = cache  # for the processes that tests start
-        os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+        # What compiles faster than it is written and read is not kept.
+        os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
         jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
 
 

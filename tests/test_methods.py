@@ -59,10 +59,12 @@ def test_heads():
 
 
 def test_every_method_is_documented():
-    text = (ROOT / "docs" / "methods.md").read_text()
+    overview = (ROOT / "docs" / "methods.md").read_text()
     for name in methods.REGISTRY:
         room = "missing/" if methods.handles_missing(name) else ""
-        assert f"\n### {name}\n" in text and f"methods/{room}{name}.py" in text
+        text = (ROOT / "docs" / "methods" / f"{name}.md").read_text()
+        assert text.startswith(f"# {name}: ") and f"(methods/{name}.md)" in overview, name
+        assert f"methods/{room}{name}.py" in text and f"<!-- generated: switches {name} -->" in text
 
 
 def test_mla_fidelities_are_those_of_the_specification():

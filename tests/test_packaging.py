@@ -209,7 +209,7 @@ def test_a_run_from_the_wheel_in_an_empty_folder(wheel, tmp_path):
 
 def test_no_sentence_installs_from_an_index():
     """mla_jax is on none: extras are installed in the clone, packages by their own names."""
-    files = [ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *(ROOT / "launch").iterdir()]
+    files = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md"), *(ROOT / "launch").iterdir()]
     files += [*(ROOT / "mla_jax").rglob("*.py"), *(ROOT / "configs").glob("*.py")]
     wrong = re.compile(r"pip install[^\n]*\bmla_jax(?!-VERSION)")
     found = [path.name for path in files if wrong.search(path.read_text(encoding="utf-8"))]

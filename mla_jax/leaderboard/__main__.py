@@ -7,7 +7,7 @@
 
 `add` checks every run of a comparison that mla_jax.compare has written (that it is finished; data,
 protocol, selection, commit; its figures against those of the table) and writes results/NAME.json.
-`write` makes docs/leaderboard.md and every block of README.md and docs/*.md that is marked with
+`write` makes docs/leaderboard.md and every block of README.md and docs/ that is marked with
 <!-- results: NAME ... -->.  `check` changes nothing: it says what `write` would change, and which
 figures of the pages are in no artefact; exit status 1 if there is something.  `ranks` ranks the
 methods that three or more tables have, each of other data, tests whether they differ, and draws

@@ -1,4 +1,4 @@
-"""The pages of a clone: README.md, docs/*.md and the leaderboard."""
+"""The pages of a clone: README.md, docs/ and the leaderboard."""
 
 import pathlib
 
@@ -7,7 +7,7 @@ from mla_jax.leaderboard import artefacts, blocks, board, numbers
 
 def pages_of(root: pathlib.Path) -> list[pathlib.Path]:
     """The pages written by hand."""
-    docs = sorted(path for path in (root / "docs").glob("*.md") if path != root / board.PAGE)
+    docs = sorted(path for path in (root / "docs").rglob("*.md") if path != root / board.PAGE)
     return [root / "README.md", *docs]
 
 
