@@ -38,9 +38,9 @@ MADE = (
 """Paths that stand for any file."""
 FOREIGN = {
     "follow", "gpus", "nodes", "patch", "selector", "signal", "time", "xla_cpu_max_isa",
-    "av_alpha", "dynamic", "gs_flag", "use_tensorboard",
+    "av_alpha", "dynamic", "gs_flag", "use_tensorboard", "write",
 }  # fmt: skip
-"""Options of other programs: kubectl, SLURM, XLA, and the published code of MLA."""
+"""Options of other programs: kubectl, SLURM, XLA, the published code of MLA, ``tests.misuse``."""
 
 
 def text_of(path: pathlib.Path) -> str:
