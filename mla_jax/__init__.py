@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from mla_jax.runs.run import open_run as open_run
     from mla_jax.train import train as train
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _HOME = {
     "Interrupted": "errors",

@@ -94,6 +94,6 @@ class Dispatch:
         costs = [program.cost_analysis() or {} for program in self._programs]
         sums: dict[str, float | None] = {}
         for key in ("flops", "bytes accessed"):
-            found = [cost.get(key) for cost in costs]
-            sums[key] = None if None in found else float(sum(found))
+            found = [cost[key] for cost in costs if cost.get(key) is not None]
+            sums[key] = float(sum(found)) if len(found) == len(costs) else None
         return sums

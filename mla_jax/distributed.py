@@ -130,15 +130,15 @@ def data_parallel(batch_size: int, devices: Sequence[jax.Device] | None = None) 
     Raises:
       UserError: the batch does not divide among the devices.
     """
-    devices = np.array(devices or jax.devices())
-    if batch_size % len(devices):
-        below = batch_size - batch_size % len(devices)
-        sizes = " or ".join(str(size) for size in (below, below + len(devices)) if size)
+    used = np.array(devices or jax.devices())
+    if batch_size % len(used):
+        below = batch_size - batch_size % len(used)
+        sizes = " or ".join(str(size) for size in (below, below + len(used)) if size)
         raise UserError(
-            f"batch_size={batch_size} does not divide among {len(devices)} devices: set "
+            f"batch_size={batch_size} does not divide among {len(used)} devices: set "
             f"--config.batch_size={sizes}"
         )
-    mesh = Mesh(devices, ("data",))
+    mesh = Mesh(used, ("data",))
     return DataParallel(
         NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("data"))
     )

@@ -19,11 +19,22 @@ class UserError(Exception):
     """Bad input: a sentence that names the thing and the remedy.
 
     Commands print it alone, without a traceback, and exit with status 2.
+
+    >>> mla_jax.load_config("configs/digits.py", {"epoch": 5})
+    Traceback (most recent call last):
+        ...
+    mla_jax.errors.UserError: unknown configuration field 'epoch': did you mean 'epochs'?
     """
 
 
 class NonFiniteLossError(Exception):
-    """A phase's loss is not finite; ``report`` says where, as JSON values."""
+    """A phase's loss is not finite; ``report`` says where, as JSON values.
+
+    >>> where = {"phase": "image", "loss": "nan", "step": 40, "epoch": 2, "examples": [7, 31]}
+    >>> print(mla_jax.NonFiniteLossError({**where, "inputs": ["image"]}))
+    the loss of 'image' is nan at batch 40 (epoch 2), on training examples 7, 31 (their image
+    holds NaN or infinity): mend or remove these examples
+    """
 
     def __init__(self, report: dict[str, Any]):
         self.report = report
@@ -42,7 +53,14 @@ class NonFiniteLossError(Exception):
 
 
 class Interrupted(Exception):  # noqa: N818 - it is an outcome, not an error
-    """The run stopped at a signal, with a checkpoint; ``signal`` is the signal's number."""
+    """The run stopped at a signal, with a checkpoint; ``signal`` is the signal's number.
+
+    >>> stopped = mla_jax.Interrupted(signal=15, batches=40)
+    >>> print(stopped)
+    stopped after batch 40, checkpoint saved: same command resumes
+    >>> stopped.signal
+    15
+    """
 
     def __init__(self, signal: int, batches: int):
         super().__init__(f"stopped after batch {batches}, checkpoint saved: same command resumes")

@@ -61,7 +61,8 @@ def build_program(
     """
     placement = distributed.data_parallel(config.batch_size, devices)
     in_float32 = config.gradient_sum_dtype == "float32"
-    spread = Spread(placement.sharded.mesh, config.batch_norm_devices, in_float32)
+    mesh: Any = placement.sharded.mesh  # of devices, never an abstract one
+    spread = Spread(mesh, config.batch_norm_devices, in_float32)
     dtype = jnp.dtype(config.compute_dtype)
     encoders = create_encoders(
         config.encoders, config.modalities, config.feature_dim, dtype, spread
@@ -207,14 +208,15 @@ def with_preparation(
 
         return composed
 
-    def of_seen(function: Callable | None) -> Callable | None:
+    def of_seen(function: Callable) -> Callable:
         """``fuse`` or ``weigh`` on what the method gets to know of ``present``."""
-        if function is None or absent != "zeros":
+        if absent != "zeros":
             return function
         return lambda prediction, present, state: function(prediction, seen(present), state)
 
     wrapped = _with_each_function(method, after)
-    return wrapped._replace(fuse=of_seen(method.fuse), weigh=of_seen(method.weigh))
+    weigh = method.weigh and of_seen(method.weigh)
+    return wrapped._replace(fuse=of_seen(method.fuse), weigh=weigh)
 
 
 def in_full_precision(method: Method) -> Method:

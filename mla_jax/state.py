@@ -1,6 +1,6 @@
 """The data types that cross module borders: a batch, a training state, a prediction."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 from flax import struct
@@ -40,6 +40,10 @@ class TrainState:
     def variables(self) -> dict[str, Any]:
         """What prediction needs: the parameters and the running statistics."""
         return {"params": self.params, "batch_stats": self.batch_stats}
+
+    if TYPE_CHECKING:  # flax.struct adds it
+
+        def replace(self, **changes: Any) -> "TrainState": ...
 
 
 @struct.dataclass

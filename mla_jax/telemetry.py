@@ -139,17 +139,17 @@ def measure(
     names = method.modalities
     present = probe["present"]
 
-    def logits(variables: Mapping[str, Any]) -> jax.Array:
+    def logits(variables: dict[str, Any]) -> jax.Array:
         """``float32[M, B, C]``: each modality's own prediction, in evaluation mode."""
         return method.predict(variables, probe).unimodal
 
-    def losses(variables: Mapping[str, Any]) -> jax.Array:
+    def losses(variables: dict[str, Any]) -> jax.Array:
         """``float32[M]``, in nats, each over the examples that have the modality."""
         each = [cross_entropy(of_one, probe["label"]) for of_one in logits(variables)]
         return jnp.stack([masked_mean(loss, present[:, i]) for i, loss in enumerate(each)])
 
     at_start = logits(state.variables)
-    found = {
+    found: dict[str, Any] = {
         "loss": dict(zip(names, losses(state.variables), strict=True)),
         "accuracy": {
             m: accuracy(at_start[i], probe["label"], present[:, i]) for i, m in enumerate(names)
@@ -158,7 +158,7 @@ def measure(
     }
 
     # ---- Gradients of each modality's loss -----------------------------------------------------
-    gradients = {}
+    gradients: dict[str, Any] = {}
     for i, m in enumerate(names):
 
         def loss_of_one(params: Any, i: int = i) -> jax.Array:
@@ -181,7 +181,7 @@ def measure(
         found["projection"] = spectrum(P[0])
 
     # ---- What each phase's step of the head does to every modality -----------------------------
-    found["update_norm"], found["head_step"] = {}, {}
+    found |= {"update_norm": {}, "head_step": {}}
     for phase in phases:
         after, _ = phase.update(state, batch, info)
         moved = jax.tree.map(jnp.subtract, after.params, state.params)
@@ -205,7 +205,8 @@ def measure(
             after, _ = phase.update(start, batch, info)
             return jax.tree.map(jnp.subtract, after.params["head"], start.params["head"])
 
-        steps, fresh = {"taken": moved["head"]}, without_past(state)
+        steps: dict[str, Any] = {"taken": moved["head"]}
+        fresh = without_past(state)
         if not uses_adam(state):
             steps["gradient"] = step_from(fresh)
         if P and is_product and "gradient" in steps:

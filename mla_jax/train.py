@@ -65,6 +65,12 @@ def train(
       NonFiniteLossError: the loss became infinite or NaN; metrics and checkpoints are kept.
       NoSpaceError: the disk is full; what was saved before is kept.
       Interrupted: a signal came; the checkpoint is saved.
+
+    >>> text = "configs/mfeat.py:method=mla,modalities=pixel+zernike"
+    >>> config = mla_jax.load_config(text, {"epochs": 1})
+    >>> run = mla_jax.train(config, "runs/mfeat", say=lambda line: None)
+    >>> run.result["test"]["examples"], run.result["train"]["steps"]
+    (400, 36)
     """
     # ---- What was asked for, and whether this directory can hold it ---------------------------
     started = time.perf_counter()
@@ -84,7 +90,7 @@ def train(
         if distributed.is_main():
             run.workdir.write_data(run.data)  # runs of earlier versions lack it
         say(f"{run.path} holds a finished run; its result:")
-        say(report.closing_lines(run.path, run.result))
+        say(report.closing_lines(run.path, run.result or {}))
         if program:
             run.use(program)
         return run
@@ -114,14 +120,14 @@ def train(
         facts |= outcome.contribution_facts(run, dataset, facts.get("subsets"))
         if distributed.is_main():
             result = outcome.result_of(run, program, parameters) | facts
-            counts = run.selector.chosen["test"]["confusion"]
+            counts = (run.selector.chosen or {})["test"]["confusion"]
             report.write_report(
                 run.path, result, run.identity, counts, run.class_names, remarks(dataset)
             )
             save_classes(run.workdir.predictions, classes)
             run.workdir.finish(result)
     distributed.barrier("result")
-    say(report.closing_lines(run.path, run.result))
+    say(report.closing_lines(run.path, run.result or {}))
     return run
 
 
@@ -152,7 +158,7 @@ def fit(run: Run, program: Program, state: TrainState, dataset: Dataset) -> tupl
     ):
         order = (train_split, config.batch_size, config.seed, start, *distributed.process())
         loader = pipeline.Loader(**config.loader)
-        batches = pipeline.training_batches(*order, loader, config.drop_last)
+        batches: Any = pipeline.training_batches(*order, loader, config.drop_last)
         measure, log = Telemetry(program, dataset, config), StepLog(run, start)
         reduce_training = TrainingReduction(train_split, config.batch_size, program.placement)
         with contextlib.closing(batches), ProgressBar(total, start, say) as bar:
@@ -220,7 +226,7 @@ def fit(run: Run, program: Program, state: TrainState, dataset: Dataset) -> tupl
                         means.drain()
                         run.save(done, state, stage.name, means.sums, best)
                 if stop and done < total:
-                    raise Interrupted(stopping.received, done)
+                    raise Interrupted(stopping.received or 0, done)
     return total, state
 
 

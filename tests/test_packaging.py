@@ -4,11 +4,15 @@ import configparser
 import os
 import pathlib
 import re
+import shutil
 import subprocess
 import sys
+import tarfile
+import zipfile
 
 import pytest
 
+import mla_jax
 from mla_jax.config import files
 from mla_jax.errors import UserError
 
@@ -128,26 +132,79 @@ def test_files_that_are_no_configuration(tmp_path):
             files.load_config(str(path))
 
 
-def test_a_run_in_an_empty_folder(tmp_path):
+BUILD = """
+import sys
+from setuptools import build_meta
+
+print(getattr(build_meta, sys.argv[1])(sys.argv[2]))
+"""
+
+
+def build(kind: str, source: pathlib.Path, output: pathlib.Path) -> pathlib.Path:
+    """An ``sdist`` or a ``wheel`` of a source tree, as pip builds it, with this setuptools."""
+    done = subprocess.run(
+        [sys.executable, "-c", BUILD, f"build_{kind}", str(output)],
+        cwd=source, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return output / done.stdout.splitlines()[-1]
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    """The wheel of the sdist of this tree, of which neither is built inside it."""
+    root = tmp_path_factory.mktemp("built")
+    for path in (*ROOT.glob("*.*"), ROOT / "LICENSE"):
+        if path.is_file():
+            shutil.copy(path, root)
+    for folder in ("mla_jax", "configs", "tests"):
+        ignored = shutil.ignore_patterns("__pycache__", "fixtures")
+        shutil.copytree(ROOT / folder, root / folder, ignore=ignored)
+    sdist = build("sdist", root, root)
+    with tarfile.open(sdist) as file:
+        file.extractall(root / "unpacked", filter="data")
+    return build("wheel", root / "unpacked" / sdist.name.removesuffix(".tar.gz"), root)
+
+
+def test_the_sdist_makes_the_whole_wheel(wheel):
+    """Every file of the package, the configurations and the licences; no tests, nothing else."""
+    with zipfile.ZipFile(wheel) as file:
+        names = {name for name in file.namelist() if not name.endswith("/")}
+    here = {p for p in (ROOT / "mla_jax").rglob("*") if p.is_file() and p.suffix != ".pyc"}
+    expected = {p.relative_to(ROOT).as_posix() for p in here}
+    expected |= {f"mla_jax/configs/{p.name}" for p in (ROOT / "configs").glob("*.py")}
+    info = {name for name in names if ".dist-info/" in name}
+    assert names - info == expected
+    licences = {name.partition("/licenses/")[2] for name in info if "/licenses/" in name}
+    assert licences == set(lines("metadata", "license_files"))
+
+
+def test_a_run_from_the_wheel_in_an_empty_folder(wheel, tmp_path):
     """The digits need neither a repository nor TFDS, and the run's folder has its usual name."""
+    with zipfile.ZipFile(wheel) as file:
+        file.extractall(tmp_path / "site")
     code = [
         "import atexit, runpy, sys",
-        "atexit.register(lambda: print('tensorflow_datasets' in sys.modules))",
+        "m = sys.modules",
+        "atexit.register(lambda: print('tensorflow_datasets' in m, m['mla_jax'].__file__))",
         "sys.argv[0] = 'mla_jax.main'",
         "runpy.run_module('mla_jax.main', run_name='__main__', alter_sys=True)",
     ]
     config = "--config=configs/digits.py:method=concat,modalities=image,epochs=1"
     options = [config, "--config.checkpoint.every_epochs=0"]
+    (tmp_path / "empty").mkdir()
     done = subprocess.run(
         [sys.executable, "-c", "\n".join(code), *options],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        cwd=tmp_path / "empty",
+        env={**os.environ, "PYTHONPATH": str(tmp_path / "site")},
         capture_output=True,
         text=True,
     )
     assert done.returncode == 0, done.stderr
-    assert (tmp_path / "runs" / "digits-concat-image-1" / "result.json").is_file()
-    assert done.stdout.splitlines()[-1] == "False", "a run on digits imports tensorflow_datasets"
+    assert (tmp_path / "empty" / "runs" / "digits-concat-image-1" / "result.json").is_file()
+    imported, place = done.stdout.splitlines()[-1].split(" ", 1)
+    assert imported == "False", "a run on digits imports tensorflow_datasets"
+    assert pathlib.Path(place) == tmp_path / "site" / "mla_jax" / "__init__.py"
 
 
 def test_no_sentence_installs_from_an_index():
@@ -157,3 +214,26 @@ def test_no_sentence_installs_from_an_index():
     wrong = re.compile(r"pip install[^\n]*\bmla_jax(?!-VERSION)")
     found = [path.name for path in files if wrong.search(path.read_text(encoding="utf-8"))]
     assert found == []
+
+
+def test_the_version_is_the_same_everywhere():
+    """The package, the citation, and the newest entry of the changelog, with its day."""
+    cited = dict(re.findall(r'^(version|date-released): "?([^"\n]+)', read("CITATION.cff"), re.M))
+    newest = re.search(r"^## (\S+) - (\S+)$", read("CHANGELOG.md"), re.M).groups()
+    assert newest == (cited["version"], cited["date-released"])
+    assert newest[0] == mla_jax.__version__
+
+
+def read(name: str) -> str:
+    return (ROOT / name).read_text(encoding="utf-8")
+
+
+def test_the_guide_for_contributors():
+    """The tests that it names exist, and its code map has every file and folder of the root."""
+    text = read("CONTRIBUTING.md")
+    named = re.findall(r"`(test_[\w*]+)`", re.sub(r"`test_heads`", "", text))
+    assert [n for n in named if not list((ROOT / "tests").glob(f"{n}.py"))] == []
+    cells = re.findall(r"^\| (`.*?) \|", text.partition("## Code map")[2], re.M)
+    mapped = {name.rstrip("/") for cell in cells for name in re.findall(r"`([^`]+)`", cell)}
+    there = {p.name for p in (ROOT / "mla_jax").iterdir()} - {"__pycache__", "py.typed"}
+    assert {name for name in mapped if "/" not in name} == there

@@ -19,6 +19,8 @@ from mla_jax.leaderboard import pages
 ROOT = pathlib.Path(__file__).parents[1]
 PAGES = [
     ROOT / "README.md",
+    ROOT / "CHANGELOG.md",
+    ROOT / "CONTRIBUTING.md",
     ROOT / "results" / "README.md",
     *sorted(path for path in (ROOT / "docs").rglob("*.md") if path.name != "misuse.md"),
 ]
@@ -30,13 +32,15 @@ OPTION = re.compile(r"(?<![\w-])--(?P<name>[a-z][\w]*)(?P<field>(?:\.\w+)*)")
 REPOSITORY_PATH = re.compile(
     r"(?<![\w/.-])(?:configs|docs|launch|mla_jax|results|tests)/[\w./*-]*[\w*]"
 )
-MADE = ("configs/NAME.py", "results/NAME.json")
+MADE = (
+    "configs/NAME.py", "docs/methods/NAME.md", "mla_jax/methods/NAME.py", "results/NAME.json",
+)  # fmt: skip
 """Paths that stand for any file."""
 FOREIGN = {
     "follow", "gpus", "nodes", "patch", "selector", "signal", "time", "xla_cpu_max_isa",
-    "av_alpha", "dynamic", "gs_flag", "use_tensorboard",
+    "av_alpha", "dynamic", "gs_flag", "use_tensorboard", "write",
 }  # fmt: skip
-"""Options of other programs: kubectl, SLURM, XLA, and the published code of MLA."""
+"""Options of other programs: kubectl, SLURM, XLA, the published code of MLA, ``tests.misuse``."""
 
 
 def text_of(path: pathlib.Path) -> str:
@@ -233,6 +237,7 @@ def test_the_navigation_has_every_page_once():
 
 def test_figures_are_checked_on_every_page():
     skipped = {ROOT / "docs" / "leaderboard.md", ROOT / "results" / "README.md"}
+    skipped |= {ROOT / "CHANGELOG.md", ROOT / "CONTRIBUTING.md"}  # they have no figures
     checked = set(pages.pages_of(ROOT)) | {ROOT / "docs" / "misuse.md"}
     assert checked >= set(PAGES) - skipped
 

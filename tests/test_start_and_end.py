@@ -10,12 +10,13 @@ import sys
 import jax
 import pytest
 
+import mla_jax
 from mla_jax import loading, train
 from mla_jax.runs import progress, report
 from tests.conftest import build_config, build_dataset
 
 ROOT = pathlib.Path(__file__).parents[1]
-LINE = "mla_jax 0.1.0: loading jax ...\n"
+LINE = f"mla_jax {mla_jax.__version__}: loading jax ...\n"
 
 
 @pytest.mark.parametrize("command", ["main", "evaluate"])

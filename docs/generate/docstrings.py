@@ -8,7 +8,7 @@ from typing import Any
 
 import griffe
 
-DOCTEST = re.compile(r"^>>> .*\n?(?:\S.*\n?)*", re.MULTILINE)
+DOCTEST = re.compile(r"^>>> .*\n?(?:.*\S.*\n?)*", re.MULTILINE)
 FORMULA = re.compile(r"^\.\. math:: *(?P<first>.*)\n(?P<rest>(?:[ \t]+\S.*\n)*)", re.MULTILINE)
 
 

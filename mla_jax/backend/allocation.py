@@ -33,6 +33,6 @@ def keep_freed_memory() -> bool:
 
 def _on_cpu() -> bool:
     """Whether JAX will run on the CPU; to ask JAX itself would start it."""
-    chosen = jax.config.jax_platforms
+    chosen = jax.config.jax_platforms  # type: ignore[attr-defined]
     plugins = any(importlib.util.find_spec(name) for name in ("jax_plugins", "libtpu"))
     return chosen == "cpu" or (not chosen and not plugins)

@@ -1,7 +1,6 @@
 """What the commands share: flags, start-up, and errors that are one sentence."""
 
 import errno
-import itertools
 import os
 import pathlib
 import re
@@ -224,7 +223,7 @@ def help_text(argv: Sequence[str]) -> str:
     filename = config_option(argv)
     values = fields.flatten(files.load_config(filename).to_dict()) if filename else {}
     return help.of_training_command(
-        name.removeprefix("mla_jax."), command.__doc__, own, recipes.ARGUMENTS, values
+        name.removeprefix("mla_jax."), command.__doc__ or "", own, recipes.ARGUMENTS, values
     )
 
 
@@ -334,7 +333,7 @@ def explain_config_flags(argv: Sequence[str]) -> None:
 
 def config_option(argv: Sequence[str]) -> str | None:
     """The value of ``--config`` on a command line that was not parsed yet."""
-    for argument, following in itertools.pairwise([*argv, None]):
+    for argument, following in zip(argv, [*argv[1:], None], strict=False):
         name, equals, value = argument.partition("=")
         if name in ("--config", "-config"):
             return value if equals else following

@@ -32,13 +32,16 @@ def load_config(
     Raises:
       UserError: there is no such file, it is not a configuration file, or a field is unknown.
 
-    >>> load_config("configs/digits.py:method=concat", {"epochs": 5}).epochs
-    5
+    >>> config = mla_jax.load_config("configs/digits.py:method=concat", {"epochs": 5})
+    >>> config.method.name, config.epochs, config.optimizer.learning_rate
+    ('concat', 5, 0.05)
     """
     name, colon, text = os.fspath(filename).partition(":")
     path = find(name)
     loader = importlib.machinery.SourceFileLoader("mla_jax_config", str(path))
-    module = importlib.util.module_from_spec(importlib.util.spec_from_loader(loader.name, loader))
+    spec = importlib.util.spec_from_loader(loader.name, loader)
+    assert spec is not None  # a loader was given
+    module = importlib.util.module_from_spec(spec)
     sys.modules[loader.name] = module  # dataclasses in a file of yours look their module up
     try:
         code = loader.get_code(loader.name)
@@ -50,7 +53,7 @@ def load_config(
     items |= {name: f"{name}={value}" for name, value in (arguments or {}).items()}
     argument = ",".join(items.values())
     try:
-        exec(code, module.__dict__)
+        exec(code or "", module.__dict__)
         if not callable(getattr(module, "get_config", None)):
             raise UserError(f"{path} is not a configuration file: it has no function get_config")
         config = module.get_config(argument) if argument or colon else module.get_config()

@@ -24,10 +24,13 @@ Transform = Callable[["Batch", bool], Mapping[str, Any]]
 class Split(Protocol):
     """Examples by number: what the trainer needs of a split, wherever it lies."""
 
-    label: np.ndarray
-    """``int32[N]``."""
-    present: np.ndarray
-    """``bool[N, M]``."""
+    @property
+    def label(self) -> np.ndarray:
+        """``int32[N]``."""
+
+    @property
+    def present(self) -> np.ndarray:
+        """``bool[N, M]``."""
 
     @property
     def examples(self) -> int: ...
@@ -196,7 +199,8 @@ class DataSpec(NamedTuple):
 
 
 def _stream(fields: Mapping[str, Any]) -> Stream:
-    return Stream(**{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()})
+    found: Any = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
+    return Stream(**found)
 
 
 class SubsetOfModalities:

@@ -116,12 +116,12 @@ def counts_and_classes(
             classes, counted.astype(jnp.int32)
         )
         finite = jnp.stack([_finite(batch["inputs"][m]) for m in method.modalities])
-        found = Counts(
+        sums = Counts(
             confusion,
             bad_inputs=(~finite & present.T).sum(1),
             bad_logits=(~jnp.isfinite(logits).all(-1) & counted).sum(1),
         )
-        return found, jnp.where(counted, classes, -1)
+        return sums, jnp.where(counted, classes, -1)
 
     return counts
 
@@ -141,7 +141,8 @@ def subset_counts(
 
         def fused(prediction: Prediction) -> jax.Array:
             """``[S, B, C]`` of logits ``[M, S, B, C]``; a fusion may look at its whole batch."""
-            axes = Prediction(1, None if prediction.joint is None else 0)
+            joint = None if prediction.joint is None else 0
+            axes = Prediction(1, joint)  # type: ignore[arg-type]  # axes in the place of arrays
             fuse = jax.vmap(method.fuse, in_axes=(axes, 0, None))
             return fuse(prediction, shown, method_state)
 
@@ -200,7 +201,7 @@ class Evaluator:
         self._method = method
         self._counts = self._mapped(everywhere)
 
-    def _mapped(self, function: Callable[..., Any]) -> Callable[..., Any]:
+    def _mapped(self, function: Callable[..., Any]) -> Any:
         """``function(variables, method_state, batch)`` of one batch per device of axis ``data``,
         whose result is the same on all of them."""
         return jax.pmap(

@@ -21,7 +21,14 @@ Params = dict[str, Any]
 
 
 def init_block(rng: jax.Array, width: int, law: str) -> Params:
-    """The parameters of ``block``; ``law`` is one of ``heads.INITIALIZATIONS``."""
+    """The parameters of ``block``; ``law`` is one of ``heads.INITIALIZATIONS``.
+
+    >>> from mla_jax.functional import attention
+    >>> init = lambda key: attention.init_block(key, width=4, law="torch")
+    >>> shapes = jax.tree.map(jnp.shape, jax.eval_shape(init, jax.random.key(0)))
+    >>> shapes["attend"], shapes["inner"]
+    ((3, 4, 4), {'bias': (16,), 'kernel': (4, 16)})
+    """
     attend, inner, outer = jax.random.split(rng, 3)
     norm = {"scale": jnp.ones((width,)), "shift": jnp.zeros((width,))}
     return {
@@ -37,12 +44,25 @@ def init_matrices(keys: jax.Array, rows: int, columns: int, law: str) -> jax.Arr
     """A matrix without a bias for each of N keys: ``float32[N, rows, columns]``.
 
     At once, because every draw that is compiled by itself takes a second of compiling.
+
+    >>> from mla_jax.functional import attention
+    >>> keys = jax.random.split(jax.random.key(0), 3)
+    >>> attention.init_matrices(keys, 4, 2, "torch").shape
+    (3, 4, 2)
     """
     return jax.vmap(lambda key: init_head(key, rows, columns, law)["kernel"])(keys)
 
 
 def check_width(width: int, heads: int) -> None:
-    """Raises ``UserError`` unless the heads can share the width."""
+    """Raises ``UserError`` unless the heads can share the width.
+
+    >>> from mla_jax.functional import attention
+    >>> attention.check_width(width=10, heads=4)
+    Traceback (most recent call last):
+        ...
+    mla_jax.errors.UserError: method.attention_heads=4 must divide method.width=10: set
+    method.width=12 or another number of heads
+    """
     if width % heads:
         raise UserError(
             f"method.attention_heads={heads} must divide method.width={width}: set "
@@ -60,6 +80,13 @@ def block(
     """``float32[B, T, W]`` of ``x: float[B, T, W]``.
 
     ``kept: float[B, heads, T, T]`` multiplies the attention weights: dropout's 0 or 1 / share kept.
+
+    >>> from mla_jax.functional import attention
+    >>> def transformed(key, x):
+    ...     params = attention.init_block(key, width=4, law="torch")
+    ...     return attention.block(params, x, heads=2, epsilon=1e-6)
+    >>> jax.eval_shape(transformed, jax.random.key(0), jnp.ones((2, 3, 4))).shape
+    (2, 3, 4)
     """
     check_axes(x=(x, "B T W"))
     parts = jnp.einsum("btd,kde->kbte", x, params["attend"], precision=HIGHEST)
@@ -75,14 +102,26 @@ def block(
 
 
 def layer_norm(params: Params, x: jax.Array, epsilon: float) -> jax.Array:
-    """Mean 0 and variance 1 over the last axis, scaled and shifted."""
+    """Mean 0 and variance 1 over the last axis, scaled and shifted.
+
+    >>> from mla_jax.functional import attention
+    >>> params = {"scale": jnp.ones(2), "shift": jnp.zeros(2)}
+    >>> attention.layer_norm(params, jnp.array([[1.0, 5.0]]), epsilon=1e-6)
+    Array([[-1.,  1.]], dtype=float32)
+    """
     centred = x - x.mean(-1, keepdims=True)
     variance = (centred**2).mean(-1, keepdims=True)
     return params["scale"] * centred * jax.lax.rsqrt(variance + epsilon) + params["shift"]
 
 
 def init_pool(rng: jax.Array, width: int, law: str) -> Params:
-    """The parameters of ``pool``."""
+    """The parameters of ``pool``.
+
+    >>> from mla_jax.functional import attention
+    >>> init = lambda key: attention.init_pool(key, 4, "torch")
+    >>> jax.tree.map(jnp.shape, jax.eval_shape(init, jax.random.key(0)))
+    {'score': (4, 1), 'value_and_gate': (2, 4, 4)}
+    """
     square, score = jax.random.split(rng)
     return {
         "value_and_gate": init_matrices(jax.random.split(square), width, width, law),
@@ -91,7 +130,14 @@ def init_pool(rng: jax.Array, width: int, law: str) -> Params:
 
 
 def pool(params: Params, x: jax.Array) -> jax.Array:
-    """``sum_t softmax_t(r' (U x_t * sigmoid(G x_t))) x_t``: ``[B, T, W]`` -> ``[B, W]``."""
+    """``sum_t softmax_t(r' (U x_t * sigmoid(G x_t))) x_t``: ``[B, T, W]`` -> ``[B, W]``.
+
+    >>> from mla_jax.functional import attention
+    >>> params = {"value_and_gate": jnp.ones((2, 2, 2)), "score": jnp.ones((2, 1))}
+    >>> x = jnp.array([[[1.0, 2.0], [1.0, 2.0], [1.0, 2.0]]])  # [B=1, T=3, W=2]
+    >>> attention.pool(params, x)  # a weighted mean over the steps
+    Array([[1., 2.]], dtype=float32)
+    """
     value, gate = params["value_and_gate"]
     gated = _matmul(x, value) * jax.nn.sigmoid(_matmul(x, gate))
     weights = jax.nn.softmax(_matmul(gated, params["score"])[..., 0])
@@ -102,6 +148,11 @@ def symmetric_divergence(a: jax.Array, b: jax.Array) -> jax.Array:
     """KL both ways between the softmaxes of ``a, b: float[..., W]`` over the last axis: ``[...]``.
 
     ``sum (p - q) (log p - log q)``; Keras, which TATE uses, clips p and q at 1e-7 first.
+
+    >>> from mla_jax.functional import attention
+    >>> a, b = jnp.array([[0.0, 0.0], [2.0, 0.0]]), jnp.array([[5.0, 5.0], [0.0, 2.0]])
+    >>> attention.symmetric_divergence(a, b)  # the first two have the same softmax
+    Array([0.   , 3.046], dtype=float32)
     """
     log_p, log_q = jax.nn.log_softmax(a), jax.nn.log_softmax(b)
     return ((jnp.exp(log_p) - jnp.exp(log_q)) * (log_p - log_q)).sum(-1)

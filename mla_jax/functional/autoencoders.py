@@ -33,13 +33,26 @@ Drop = Callable[[jax.Array, int], jax.Array]
 
 
 def keep(activations: jax.Array, layer: int) -> jax.Array:
-    """No dropout, as in evaluation."""
+    """No dropout, as in evaluation.
+
+    >>> from mla_jax.functional import autoencoders
+    >>> autoencoders.keep(jnp.array([[1.0, 2.0]]), 0)
+    Array([[1., 2.]], dtype=float32)
+    """
     del layer
     return activations
 
 
 def dropout(keys: jax.Array, rate: float) -> Drop:
-    """Dropout that depends on each example's own key: ``keys: key[B]``, ``rate`` in [0, 1)."""
+    """Dropout that depends on each example's own key: ``keys: key[B]``, ``rate`` in [0, 1).
+
+    >>> from mla_jax.functional import autoencoders
+    >>> keys = jax.random.split(jax.random.key(0), 2)  # one per example
+    >>> drop = autoencoders.dropout(keys, rate=0.5)
+    >>> dropped = drop(jnp.ones((2, 8)), 0)
+    >>> sorted(set(dropped.ravel().tolist()))
+    [0.0, 2.0]
+    """
     if not rate:
         return keep
 
@@ -54,7 +67,12 @@ def dropout(keys: jax.Array, rate: float) -> Drop:
 
 
 def leaky_relu(x: jax.Array) -> jax.Array:
-    """Slope 0.01 below zero and, as in PyTorch but not in JAX, at zero."""
+    """Slope 0.01 below zero and, as in PyTorch but not in JAX, at zero.
+
+    >>> from mla_jax.functional import autoencoders
+    >>> autoencoders.leaky_relu(jnp.array([-1.0, 0.0, 2.0]))
+    Array([-0.01,  0.  ,  2.  ], dtype=float32)
+    """
     return jnp.where(x > 0, x, 0.01 * x)
 
 
@@ -78,7 +96,7 @@ def _uniform(rng: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     return jax.random.uniform(rng, shape, minval=-1, maxval=1)
 
 
-INITIALIZATIONS = {
+INITIALIZATIONS: dict[str, tuple[Callable[..., jax.Array], Callable[[int, int], float]]] = {
     "xavier": (_truncated, _glorot),
     "xavier_untruncated": (jax.random.normal, _glorot),
     "torch": (_uniform, _bound),
@@ -93,6 +111,11 @@ def init_layers(rng: jax.Array, widths: Sequence[int], initialization: str) -> L
     """Linear layers from each width to the next, started by a law of ``INITIALIZATIONS``.
 
     All numbers are drawn at once: a program that draws every layer by itself compiles for minutes.
+
+    >>> from mla_jax.functional import autoencoders
+    >>> init = lambda key: autoencoders.init_layers(key, (6, 4, 2), "torch")
+    >>> jax.tree.map(jnp.shape, jax.eval_shape(init, jax.random.key(0)))
+    {'0': {'bias': (4,), 'kernel': (6, 4)}, '1': {'bias': (2,), 'kernel': (4, 2)}}
     """
     draw, factor = INITIALIZATIONS[initialization]
     sizes = list(itertools.pairwise(widths))
@@ -120,21 +143,39 @@ def _apply(
 
 
 def perceptron(layers: Layers, x: jax.Array, drop: Drop = keep) -> jax.Array:
-    """``[B, F] -> [B, F']``: Linear, ReLU, Dropout for each layer but the last, which is linear."""
+    """``[B, F] -> [B, F']``: Linear, ReLU, Dropout for each layer but the last, which is linear.
+
+    >>> from mla_jax.functional import autoencoders
+    >>> head = {"kernel": jnp.eye(2), "bias": jnp.zeros(2)}
+    >>> autoencoders.perceptron({"0": head, "1": head}, jnp.array([[-1.0, 2.0]]))
+    Array([[0., 2.]], dtype=float32)
+    """
     for i in range(len(layers) - 1):
         x = drop(jax.nn.relu(apply_head(layers[str(i)], x)), i)
     return apply_head(layers[str(len(layers) - 1)], x)
 
 
 def leaky_layers(layers: Layers, x: jax.Array) -> jax.Array:
-    """``[B, F] -> [B, F']``: LeakyReLU after every layer, as in IF-MMIN's shared encoder."""
+    """``[B, F] -> [B, F']``: LeakyReLU after every layer, as in IF-MMIN's shared encoder.
+
+    >>> from mla_jax.functional import autoencoders
+    >>> head = {"kernel": jnp.eye(2), "bias": jnp.zeros(2)}
+    >>> autoencoders.leaky_layers({"0": head}, jnp.array([[-1.0, 2.0]]))
+    Array([[-0.01,  2.  ]], dtype=float32)
+    """
     return _apply(layers, x, leaky_relu, leaky_relu)
 
 
 def init_simple(
     rng: jax.Array, features: int, widths: Sequence[int], initialization: str
 ) -> dict[str, Layers]:
-    """A simple autoencoder of vectors of ``features`` numbers."""
+    """A simple autoencoder of vectors of ``features`` numbers.
+
+    >>> from mla_jax.functional import autoencoders
+    >>> init = lambda key: autoencoders.init_simple(key, 6, (4, 2), "torch")
+    >>> jax.tree.map(jnp.shape, jax.eval_shape(init, jax.random.key(0))["decoder"])
+    {'0': {'bias': (4,), 'kernel': (2, 4)}, '1': {'bias': (6,), 'kernel': (4, 6)}}
+    """
     encoder_rng, decoder_rng = jax.random.split(rng)
     encoder = (features, *widths)
     return {
@@ -144,7 +185,14 @@ def init_simple(
 
 
 def simple_autoencoder(params: dict[str, Layers], x: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """``x: [B, F]`` -> its reconstruction ``[B, F]``, at least 0, and the latent ``[B, K]``."""
+    """``x: [B, F]`` -> its reconstruction ``[B, F]``, at least 0, and the latent ``[B, K]``.
+
+    >>> from mla_jax.functional import autoencoders
+    >>> head = {"kernel": jnp.eye(2), "bias": jnp.zeros(2)}
+    >>> params = {"encoder": {"0": head}, "decoder": {"0": head}}
+    >>> autoencoders.simple_autoencoder(params, jnp.array([[-1.0, 2.0]]))
+    (Array([[0., 2.]], dtype=float32), Array([[-0.01,  2.  ]], dtype=float32))
+    """
     latent = leaky_layers(params["encoder"], x)
     return _apply(params["decoder"], latent, leaky_relu, jax.nn.relu), latent
 
@@ -152,7 +200,13 @@ def simple_autoencoder(params: dict[str, Layers], x: jax.Array) -> tuple[jax.Arr
 def init_residual(
     rng: jax.Array, features: int, widths: Sequence[int], blocks: int, initialization: str
 ) -> dict[str, Layers]:
-    """A residual autoencoder, for ``residual_autoencoder`` and ``invariant_autoencoder``."""
+    """A residual autoencoder, for ``residual_autoencoder`` and ``invariant_autoencoder``.
+
+    >>> from mla_jax.functional import autoencoders
+    >>> init = lambda key: autoencoders.init_residual(key, 6, (4, 2), 3, "torch")
+    >>> sorted(jax.eval_shape(init, jax.random.key(0)))
+    ['decoder_0', 'decoder_1', 'decoder_2', 'encoder_0', 'encoder_1', 'encoder_2', 'transition']
+    """
     encoder_rng, decoder_rng, transition_rng = jax.random.split(rng, 3)
     encoder, params = (features, *widths), {}
     for kind, kind_rng, sizes in (
@@ -168,7 +222,16 @@ def init_residual(
 
 
 def residual_autoencoder(params: dict[str, Layers], x: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The cascade: ``x: [B, F]`` -> output ``[B, F]`` and latent ``[B, n K]``."""
+    """The cascade: ``x: [B, F]`` -> output ``[B, F]`` and latent ``[B, n K]``.
+
+    >>> from mla_jax.functional import autoencoders
+    >>> def repaired(key, x):
+    ...     params = autoencoders.init_residual(key, 6, (4, 2), 3, "torch")
+    ...     return autoencoders.residual_autoencoder(params, x)
+    >>> output, latent = jax.eval_shape(repaired, jax.random.key(0), jnp.ones((5, 6)))
+    >>> output.shape, latent.shape  # three blocks, two numbers of each
+    ((5, 6), (5, 6))
+    """
     latents = []
     for k in _blocks(params):
         latent, residual = _block(params, k, x)
@@ -183,6 +246,14 @@ def invariant_autoencoder(
     """IF-MMIN's chain: ``x``, ``invariant: [B, F]`` -> output ``[B, F]`` and latent ``[B, n K]``.
 
     ``invariant`` is added anew before every block, and there is no running sum.
+
+    >>> from mla_jax.functional import autoencoders
+    >>> def imagined(key, x):
+    ...     params = autoencoders.init_residual(key, 6, (4, 2), 3, "torch")
+    ...     return autoencoders.invariant_autoencoder(params, x, jnp.zeros_like(x))
+    >>> output, latent = jax.eval_shape(imagined, jax.random.key(0), jnp.ones((5, 6)))
+    >>> output.shape, latent.shape
+    ((5, 6), (5, 6))
     """
     latents = []
     for k in _blocks(params):

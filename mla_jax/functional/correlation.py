@@ -37,6 +37,12 @@ def directions(
 
     In float64 on the host.  ``covariance_x: [Fx, Fx]``, ``covariance_y: [Fy, Fy]`` and ``cross:
     [Fx, Fy]`` are without r, which is one number a view, or one a feature.
+
+    >>> from mla_jax.functional import correlation
+    >>> cross = np.array([[0.9, 0.0], [0.0, 0.1]])  # the first features of both go together
+    >>> A, B, sigma = correlation.directions(np.eye(2), np.eye(2), cross, k=1, r_x=0.0, r_y=0.0)
+    >>> sigma, abs(A[:, 0]), abs(B[:, 0])
+    (array([0.9]), array([1., 0.]), array([1., 0.]))
     """
     root_x, root_y = _inverse_root(covariance_x, r_x), _inverse_root(covariance_y, r_y)
     U, sigma, Vt = np.linalg.svd(root_x @ cross @ root_y, full_matrices=False)
@@ -50,15 +56,26 @@ def covariances(
 
     ``a: [Fx]``, ``b: [Fy]`` are the sums of the views, ``aa: [Fx, Fx]``, ``bb``, ``ab`` those of
     the products; take something near the mean off first.
+
+    >>> from mla_jax.functional import correlation
+    >>> x, y = np.array([[1.0], [2.0], [3.0]]), np.array([[2.0], [4.0], [6.0]])
+    >>> found = correlation.covariances(3, x.sum(0), y.sum(0), x.T @ x, y.T @ y, x.T @ y)
+    >>> [float(c[0, 0]) for c in found]
+    [1.0, 4.0, 2.0]
     """
-    n, a, b = np.float64(n), np.asarray(a, np.float64), np.asarray(b, np.float64)
+    count, a, b = np.float64(n), np.asarray(a, np.float64), np.asarray(b, np.float64)
     of_both = ((aa, a, a), (bb, b, b), (ab, a, b))
-    return [(s - np.outer(u, v) / max(n, 1)) / max(n - 1, 1) for s, u, v in of_both]
+    return [(s - np.outer(u, v) / max(count, 1)) / max(count - 1, 1) for s, u, v in of_both]
 
 
 def deviations(covariance: np.ndarray, mean: np.ndarray) -> np.ndarray:
     """Standard deviations; infinite, so that it takes no part, for a feature that does not vary
-    beyond the rounding of its mean."""
+    beyond the rounding of its mean.
+
+    >>> from mla_jax.functional import correlation
+    >>> correlation.deviations(np.diag([4.0, 0.0]), mean=np.array([1.0, 5.0]))
+    array([ 2., inf])
+    """
     deviation = np.sqrt(np.maximum(np.diagonal(covariance), 0))
     return np.where(deviation <= ROUNDING * np.abs(mean), np.inf, deviation)
 
@@ -76,6 +93,12 @@ def correlations(x: jax.Array, y: jax.Array, counted: jax.Array, r: float) -> ja
     ``x: float[B, Kx]``, ``y: float[B, Ky]``; examples outside ``counted: bool[B]`` count nowhere.
     Where r is less than a view's largest variance times 1e-6, that is taken for r: float32 would
     not see r, and the Cholesky factor of dependent features would be NaN.
+
+    >>> from mla_jax.functional import correlation
+    >>> x = jnp.array([[0.0, 1.0], [1.0, 0.0], [2.0, 1.0], [3.0, 0.0]])
+    >>> y = x[:, :1] * 5 + 1  # one number, which the first of x tells
+    >>> correlation.correlations(x, y, jnp.ones(4, bool), r=1e-6)
+    Array([1.], dtype=float32)
     """
     check_axes(x=(x, "B K"), y=(y, "B L"), counted=(counted, "B"))
     n = counted.sum()
@@ -101,5 +124,11 @@ def correlations(x: jax.Array, y: jax.Array, counted: jax.Array, r: float) -> ja
 
 
 def correlation_loss(x: jax.Array, y: jax.Array, counted: jax.Array, r: float) -> jax.Array:
-    """Deep CCA's loss of a batch, a number: minus the sum of its ``correlations``, see above."""
+    """Deep CCA's loss of a batch, a number: minus the sum of its ``correlations``, see above.
+
+    >>> from mla_jax.functional import correlation
+    >>> x = jnp.array([[0.0, 1.0], [1.0, 0.0], [2.0, 1.0], [3.0, 0.0]])
+    >>> round(float(correlation.correlation_loss(x, 5 * x, jnp.ones(4, bool), r=1e-6)), 3)
+    -2.0
+    """
     return -jnp.sqrt(correlations(x, y, counted, r) ** 2 + r).sum()

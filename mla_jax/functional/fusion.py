@@ -23,6 +23,10 @@ def combine(weights: jax.Array, logits: jax.Array) -> jax.Array:
     """Fused logits ``float32[B, C]``: the weighted sum over modalities of ``logits: [M, B, C]``.
 
     A modality of weight 0 contributes nothing even where its logits are not finite.
+
+    >>> logits = jnp.array([[[2.0, 0.0]], [[0.0, 4.0]]])  # two modalities, one example
+    >>> mla_jax.fusion.combine(jnp.array([[0.75, 0.25]]), logits)
+    Array([[1.5, 1. ]], dtype=float32)
     """
     check_axes(weights=(weights, "B M"), logits=(logits, "M B C"))
     weights = weights.T[:, :, None]
@@ -30,7 +34,11 @@ def combine(weights: jax.Array, logits: jax.Array) -> jax.Array:
 
 
 def entropy(logits: jax.Array) -> jax.Array:
-    """Entropy in nats of ``softmax(logits)`` over the last axis; safe for logits of any size."""
+    """Entropy in nats of ``softmax(logits)`` over the last axis; safe for logits of any size.
+
+    >>> mla_jax.fusion.entropy(jnp.array([[0.0, 0.0], [9.0, 0.0]]))  # unsure, sure
+    Array([0.693, 0.001], dtype=float32)
+    """
     log_p = jax.nn.log_softmax(logits)
     return -(jnp.exp(log_p) * log_p).sum(-1)
 
@@ -39,6 +47,12 @@ def entropy_weights(logits: jax.Array, present: jax.Array) -> jax.Array:
     """MLA's dynamic fusion (section 3.3): a softmax over modalities of minus the entropy.
 
     The paper writes ``exp(max_k e_k - e_m)``; the maximum cancels.  Each example stands alone.
+
+    >>> logits = jnp.array([[[4.0, 0.0], [4.0, 0.0]], [[1.0, 0.0], [1.0, 0.0]]])  # [M, B, C]
+    >>> present = jnp.array([[True, True], [True, False]])  # the second example lacks modality 1
+    >>> mla_jax.fusion.entropy_weights(logits, present)
+    Array([[0.621, 0.379],
+           [1.   , 0.   ]], dtype=float32)
     """
     check_axes(logits=(logits, "M B C"), present=(present, "B M"))
     score = jnp.where(present, -entropy(logits).T, -jnp.inf)
@@ -48,7 +62,14 @@ def entropy_weights(logits: jax.Array, present: jax.Array) -> jax.Array:
 
 
 def fixed_weights(weights: Sequence[float]) -> Weights:
-    """Constant weights, one per modality; those of missing modalities go to the present ones."""
+    """Constant weights, one per modality; those of missing modalities go to the present ones.
+
+    >>> logits = jnp.zeros((2, 2, 3))  # [M, B, C]; only the shape counts
+    >>> present = jnp.array([[True, True], [True, False]])  # the second example lacks modality 1
+    >>> mla_jax.fusion.fixed_weights((0.55, 0.45))(logits, present)
+    Array([[0.55, 0.45],
+           [1.  , 0.  ]], dtype=float32)
+    """
 
     def rule(logits: jax.Array, present: jax.Array) -> jax.Array:
         check_axes(logits=(logits, "M B C"), present=(present, "B M"))
@@ -63,7 +84,13 @@ def fixed_weights(weights: Sequence[float]) -> Weights:
 
 
 def equal_weights(logits: jax.Array, present: jax.Array) -> jax.Array:
-    """The mean over the modalities that are present."""
+    """The mean over the modalities that are present.
+
+    >>> present = jnp.array([[True, True], [True, False]])
+    >>> mla_jax.fusion.equal_weights(jnp.zeros((2, 2, 3)), present)
+    Array([[0.5, 0.5],
+           [1. , 0. ]], dtype=float32)
+    """
     return fixed_weights((1.0 / len(logits),) * len(logits))(logits, present)
 
 
@@ -72,13 +99,29 @@ def energy_weights(logits: jax.Array, present: jax.Array) -> jax.Array:
 
     ``logsumexp(logits) / 10``, which need not sum to 1.  The published code takes the logarithm of
     a plain sum of exponentials, which overflows past 88.
+
+    >>> logits = jnp.array([[[4.0, 0.0], [4.0, 0.0]], [[1.0, 0.0], [1.0, 0.0]]])  # [M, B, C]
+    >>> present = jnp.array([[True, True], [True, False]])  # the second example lacks modality 1
+    >>> mla_jax.fusion.energy_weights(logits, present)
+    Array([[0.402, 0.131],
+           [0.402, 0.   ]], dtype=float32)
     """
     check_axes(logits=(logits, "M B C"), present=(present, "B M"))
     return jnp.where(present, jax.nn.logsumexp(logits, axis=-1).T / 10, 0)
 
 
 def certainty_weights(temperature: float) -> Weights:
-    """DI-MML's weighting: a softmax over the predictions of their highest class probability."""
+    """DI-MML's weighting: a softmax over the predictions of their highest class probability.
+
+    >>> logits = jnp.array([[[4.0, 0.0], [4.0, 0.0]], [[1.0, 0.0], [1.0, 0.0]]])  # [M, B, C]
+    >>> present = jnp.array([[True, True], [True, False]])  # the second example lacks modality 1
+    >>> mla_jax.fusion.certainty_weights(1.0)(logits, present)
+    Array([[0.562, 0.438],
+           [1.   , 0.   ]], dtype=float32)
+    >>> mla_jax.fusion.certainty_weights(0.1)(logits, present)  # nearly the surest alone
+    Array([[0.925, 0.075],
+           [1.   , 0.   ]], dtype=float32)
+    """
 
     def rule(logits: jax.Array, present: jax.Array) -> jax.Array:
         check_axes(logits=(logits, "M B C"), present=(present, "B M"))
@@ -100,6 +143,14 @@ def batch_entropy_weights(logits: jax.Array, present: jax.Array) -> jax.Array:
     the entropies differ by more than 88.7 nats.  Kept for comparison only.  Examples without the
     modality, padding among them, take no part in its softmax, and a modality that no example of
     the batch has takes none in the weights.
+
+    >>> logits = jnp.array([[[4.0, 0.0], [0.0, 4.0]], [[1.0, 0.0], [1.0, 0.0]]])  # [M, B, C]
+    >>> present = jnp.ones((2, 2), bool)
+    >>> mla_jax.fusion.batch_entropy_weights(logits, present)
+    Array([[0.77, 0.23],
+           [0.77, 0.23]], dtype=float32)
+    >>> mla_jax.fusion.batch_entropy_weights(logits[:, :1], present[:1])  # the first one alone
+    Array([[0.5, 0.5]], dtype=float32)
     """
     check_axes(logits=(logits, "M B C"), present=(present, "B M"))
     mask = present.T[:, :, None]

@@ -19,23 +19,39 @@ from mla_jax.functional.shapes import check_axes
 
 
 class ClassSums(NamedTuple):
-    """What class means are made of."""
+    """What class means are made of.
+
+    >>> from mla_jax.functional import latents
+    >>> sums = latents.ClassSums(jnp.array([[2.0, 4.0], [0.0, 0.0]]), jnp.array([2.0, 0.0]))
+    >>> sums.means()
+    Array([[1., 2.],
+           [0., 0.]], dtype=float32)
+    >>> (sums + sums).count
+    Array([4., 0.], dtype=float32)
+    """
 
     total: jax.Array
     """``float32[C, K]``: the sum of the latent vectors of each class."""
-    count: jax.Array
+    count: jax.Array  # type: ignore[assignment]  # hides tuple.count
     """``float32[C]``: how many they are."""
 
     def means(self) -> jax.Array:
         """``float32[C, K]``; 0 for a class without examples."""
         return self.total / jnp.maximum(self.count, 1)[:, None]
 
-    def __add__(self, other: "ClassSums") -> "ClassSums":
+    def __add__(self, other: "ClassSums") -> "ClassSums":  # type: ignore[override]
         return ClassSums(self.total + other.total, self.count + other.count)
 
 
 def class_sums(latents: jax.Array, label: jax.Array, classes: int) -> ClassSums:
-    """The sums over ``latents: float[N, K]`` of ``label: int[N]``."""
+    """The sums over ``latents: float[N, K]`` of ``label: int[N]``.
+
+    >>> from mla_jax.functional import latents
+    >>> h = jnp.array([[1.0, 0.0], [3.0, 0.0], [0.0, 5.0]])
+    >>> latents.class_sums(h, jnp.array([0, 0, 1]), classes=2)
+    ClassSums(total=Array([[4., 0.],
+           [0., 5.]], dtype=float32), count=Array([2., 1.], dtype=float32))
+    """
     check_axes(latents=(latents, "N K"), label=(label, "N"))
     mine = jax.nn.one_hot(label, classes)  # a product, because its sum has one order everywhere
     return ClassSums(jnp.matmul(mine.T, latents, precision=HIGHEST), mine.sum(0))
@@ -46,6 +62,13 @@ def class_scores(latents: jax.Array, label: jax.Array, sums: ClassSums) -> jax.A
 
     ``sums`` are over these ``latents: float[N, K]``, ``label: int[N]``, and any others.  A class
     that has no other example scores -inf.
+
+    >>> from mla_jax.functional import latents
+    >>> h, label = jnp.array([[1.0, 0.0], [3.0, 0.0], [0.0, 5.0]]), jnp.array([0, 0, 1])
+    >>> latents.class_scores(h, label, latents.class_sums(h, label, 2))  # class 1 has no other
+    Array([[  3.,   0.],
+           [  3.,   0.],
+           [  0., -inf]], dtype=float32)
     """
     mine = jax.nn.one_hot(label, len(sums.count))
     own = (latents**2).sum(1, keepdims=True) * mine
@@ -58,6 +81,11 @@ def class_loss(scores: jax.Array, label: jax.Array) -> jax.Array:
     """Lambda of ``scores: float[N, C]``, -inf for classes that do not count: ``float32[N]``.
 
     0 where the own class does not count either.
+
+    >>> from mla_jax.functional import latents
+    >>> scores = jnp.array([[3.0, 1.0], [3.0, 1.0]])
+    >>> latents.class_loss(scores, jnp.array([0, 1]))  # right; wrong, which adds 1
+    Array([0., 3.], dtype=float32)
     """
     check_axes(scores=(scores, "N C"), label=(label, "N"))
     own = jnp.take_along_axis(scores, label[:, None], 1)[:, 0]
@@ -71,7 +99,14 @@ def class_loss(scores: jax.Array, label: jax.Array) -> jax.Array:
 def reconstruction(
     heads: Sequence[Head], latents: jax.Array, views: Sequence[jax.Array], observed: jax.Array
 ) -> jax.Array:
-    """R, ``float32[B]``.  ``latents: [B, K]``, ``views: [B, F_v]`` each, ``observed: [B, V]``."""
+    """R, ``float32[B]``.  ``latents: [B, K]``, ``views: [B, F_v]`` each, ``observed: [B, V]``.
+
+    >>> from mla_jax.functional import latents
+    >>> head = {"kernel": jnp.eye(2), "bias": jnp.zeros(2)}
+    >>> h, view = jnp.array([[1.0, 2.0]]), jnp.array([[1.0, 5.0]])
+    >>> latents.reconstruction([head, head], h, [view, view], jnp.array([[True, False]]))
+    Array([9.], dtype=float32)
+    """
     errors = jnp.stack(
         [((apply_head(h, latents) - x) ** 2).sum(1) for h, x in zip(heads, views, strict=True)], 1
     )
@@ -82,6 +117,12 @@ class Normal(NamedTuple):
     """R as a quadratic form: half its gradient is ``sum_v s_nv (h_n gram_v - target_nv)``.
 
     It spares the products with all F_v numbers of a view in each of many steps.
+
+    >>> from mla_jax.functional import latents
+    >>> head = {"kernel": jnp.eye(2), "bias": jnp.zeros(2)}
+    >>> normal = latents.normal_equations([head], [jnp.array([[1.0, 5.0]])])
+    >>> normal.gradient(jnp.array([[1.0, 2.0]]), observed=jnp.array([[True]]))  # 2 (h - x)
+    Array([[ 0., -6.]], dtype=float32)
     """
 
     gram: jax.Array
@@ -96,7 +137,14 @@ class Normal(NamedTuple):
 
 
 def normal_equations(heads: Sequence[Head], views: Sequence[jax.Array]) -> Normal:
-    """The quadratic forms of ``views: float[B, F_v]`` each."""
+    """The quadratic forms of ``views: float[B, F_v]`` each.
+
+    >>> from mla_jax.functional import latents
+    >>> head = {"kernel": jnp.eye(2), "bias": jnp.zeros(2)}
+    >>> normal = latents.normal_equations([head, head], [jnp.ones((3, 2)), jnp.zeros((3, 2))])
+    >>> normal.gram.shape, normal.target.shape
+    ((2, 2, 2), (2, 3, 2))
+    """
     kernels = [head["kernel"] for head in heads]
     rest = [x - head["bias"] for x, head in zip(views, heads, strict=True)]
     gram = [jnp.matmul(w, w.T, precision=HIGHEST) for w in kernels]
@@ -109,7 +157,12 @@ Moments = Mapping[str, jax.Array]
 
 
 def no_moments(rows: int, width: int) -> dict[str, jax.Array]:
-    """The state of Adam before any step."""
+    """The state of Adam before any step.
+
+    >>> from mla_jax.functional import latents
+    >>> latents.no_moments(rows=2, width=3)["count"]
+    Array([0, 0], dtype=int32)
+    """
     zeros = jnp.zeros((rows, width))
     return {"first": zeros, "second": zeros, "count": jnp.zeros((rows,), jnp.int32)}
 
@@ -120,6 +173,12 @@ def adam_step(
     """One step of Adam on each row by itself, as TensorFlow 1 counts its epsilon of 1e-8.
 
     That is, outside of the bias correction: ``h - rate c m / (sqrt(v) + epsilon)``.
+
+    >>> from mla_jax.functional import latents
+    >>> h, gradient = jnp.array([[1.0, 2.0]]), jnp.array([[0.5, -4.0]])
+    >>> h, moments = latents.adam_step(gradient, latents.no_moments(1, 2), h, rate=0.1)
+    >>> h  # the first step of Adam is as long as the rate
+    Array([[0.9, 2.1]], dtype=float32)
     """
     count = moments["count"] + 1
     first = 0.9 * moments["first"] + 0.1 * gradient
@@ -136,6 +195,13 @@ def infer(
     """The latent vectors ``float32[B, K]`` after some steps of Adam on R, from ``start: [K]``.
 
     ``observed: bool[B, V]``; no example depends on another.
+
+    >>> from mla_jax.functional import latents
+    >>> head = {"kernel": jnp.eye(2), "bias": jnp.zeros(2)}
+    >>> normal = latents.normal_equations([head], [jnp.array([[1.0, 0.5]])])
+    >>> start = jnp.zeros(2)
+    >>> latents.infer(normal, jnp.array([[True]]), start, steps=300, rate=0.05)  # finds the view
+    Array([[1. , 0.5]], dtype=float32)
     """
     latents = jnp.broadcast_to(start, (observed.shape[0], len(start)))
 

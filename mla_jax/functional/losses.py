@@ -9,25 +9,49 @@ from mla_jax.functional.shapes import check_axes
 
 
 def cross_entropy(logits: jax.Array, label: jax.Array) -> jax.Array:
-    """Cross-entropy in nats of ``logits: float[B, C]`` against ``label: int[B]``, as ``[B]``."""
+    """Cross-entropy in nats of ``logits: float[B, C]`` against ``label: int[B]``, as ``[B]``.
+
+    >>> logits = jnp.array([[0.0, 0.0], [9.0, 0.0]])
+    >>> mla_jax.losses.cross_entropy(logits, jnp.array([0, 1]))
+    Array([0.693, 9.   ], dtype=float32)
+    """
     check_axes(logits=(logits, "B C"), label=(label, "B"))
     return optax.softmax_cross_entropy_with_integer_labels(logits, label)
 
 
 def masked_mean(values: jax.Array, mask: jax.Array) -> jax.Array:
-    """Mean over the batch axis of ``values: [B, ...]`` where ``mask: bool[B]``; 0 if none is."""
+    """Mean over the batch axis of ``values: [B, ...]`` where ``mask: bool[B]``; 0 if none is.
+
+    >>> mask = jnp.array([True, True, False])
+    >>> float(mla_jax.losses.masked_mean(jnp.array([1.0, 3.0, 99.0]), mask))
+    2.0
+    """
     mask = mask.reshape(mask.shape + (1,) * (values.ndim - 1))
     return jnp.where(mask, values, 0).sum(0) / jnp.maximum(mask.sum(), 1)
 
 
 def accuracy(logits: jax.Array, label: jax.Array, mask: jax.Array) -> jax.Array:
-    """Share of the masked examples whose largest logit is the label's."""
+    """Share of the masked examples whose largest logit is the label's.
+
+    >>> logits = jnp.array([[2.0, 0.0], [0.0, 1.0], [5.0, 0.0]])
+    >>> label, mask = jnp.array([0, 0, 0]), jnp.array([True, True, False])
+    >>> float(mla_jax.losses.accuracy(logits, label, mask))
+    0.5
+    """
     return masked_mean((logits.argmax(-1) == label).astype(jnp.float32), mask)
 
 
 def shared_out(losses: jax.Array, mask: jax.Array, valid: jax.Array | None = None) -> jax.Array:
     """``losses: [B]``, 0 outside ``mask: bool[B]`` and scaled so that their mean over the batch, or
-    over its ``valid: bool[B]`` examples, is the mean over the mask."""
+    over its ``valid: bool[B]`` examples, is the mean over the mask.
+
+    >>> mask = jnp.array([True, True, False, False])
+    >>> losses = mla_jax.losses.shared_out(jnp.array([1.0, 3.0, 5.0, 7.0]), mask)
+    >>> losses
+    Array([2., 6., 0., 0.], dtype=float32)
+    >>> float(losses.mean())  # that of 1 and 3
+    2.0
+    """
     among = len(losses) if valid is None else valid.sum()
     return jnp.where(mask, losses, 0) * (among / jnp.maximum(mask.sum(), 1))
 
@@ -39,6 +63,11 @@ def unimodal_cross_entropy(
 
     ``logits: float[M, B, C]``, ``present: bool[B, M]``: each modality counts the mean over the
     examples that have it.  ``valid: bool[B]`` is False on padding.
+
+    >>> logits = jnp.zeros((2, 2, 4))  # [M, B, C]: each modality loses log 4 = 1.386
+    >>> present = jnp.array([[True, True], [True, False]])
+    >>> mla_jax.losses.unimodal_cross_entropy(logits, jnp.array([0, 1]), present)
+    Array([4.159, 1.386], dtype=float32)
     """
     losses = jax.vmap(cross_entropy, in_axes=(0, None))(logits, label)
     return jax.vmap(shared_out, in_axes=(0, 0, None))(losses, present.T, valid).sum(0)
@@ -63,6 +92,13 @@ def confidence_ranking(
     worse one may be *more* confident by up to the margin; ``enforce_margin=False``.  Pairs of
     equal badness and pairs that lack the modality (``present: bool[B]``) count 0.  The padding
     of a batch, where ``valid: bool[B]`` is False, comes last.
+
+    >>> confidence, badness = jnp.array([0.9, 0.5]), jnp.array([2.0, 1.0])
+    >>> there = jnp.ones(2, bool)  # the first example is worse, and more confident
+    >>> mla_jax.losses.confidence_ranking(confidence, badness, there, enforce_margin=True)
+    Array([1.4, 1.4], dtype=float32)
+    >>> mla_jax.losses.confidence_ranking(confidence, badness, there, enforce_margin=False)
+    Array([0., 0.], dtype=float32)
     """
     count = len(confidence) if valid is None else valid.sum()
     neighbour = jnp.arange(1, len(confidence) + 1)
@@ -91,6 +127,14 @@ def dimension_contrastive(
     neither.  Without any dimension it is log B, and its gradient 0, as in
     ``loss/contrast_loss.py``; unlike there it does not overflow.  ``valid: bool[B]`` is False on
     padding.
+
+    >>> z = jnp.eye(3)  # three examples, three dimensions
+    >>> there, all_of_them = jnp.ones(3, bool), jnp.ones(3, bool)
+    >>> mla_jax.losses.dimension_contrastive(z, z, all_of_them, there, temperature=0.5)
+    Array([0.24, 0.24, 0.24], dtype=float32)
+    >>> none = jnp.zeros(3, bool)  # log 3, and no gradient
+    >>> mla_jax.losses.dimension_contrastive(z, z, none, there, temperature=0.5)
+    Array([1.099, 1.099, 1.099], dtype=float32)
     """
     teacher = jax.lax.stop_gradient(jnp.where(present[:, None], teacher, 0) * dimensions)
     student = jnp.where(present[:, None], student, 0) * dimensions
@@ -114,6 +158,12 @@ def central_moment_discrepancy(
     with powers by element, means over a sample, or over ``x_mask: bool[B]`` and
     ``y_mask: bool[N]`` of it, and no division by an interval's width, as in IF-MMIN
     (``models/utils/functions.py``).  0 if a sample is empty.
+
+    >>> x, y = jnp.array([[0.0], [2.0]]), jnp.array([[3.0], [5.0]])  # means 1 and 4, alike else
+    >>> float(mla_jax.losses.central_moment_discrepancy(x, y, moments=3))
+    3.0
+    >>> float(mla_jax.losses.central_moment_discrepancy(x, 2 * x, moments=2))  # 1 + |1 - 4|
+    4.0
     """
     check_axes(x=(x, "B D"), y=(y, "N D"))
     x_mask = jnp.ones(len(x), bool) if x_mask is None else x_mask

@@ -17,6 +17,9 @@ from mla_jax.errors import check_choice
 class StepInfo(NamedTuple):
     """Where training stands.  Learning rates and MLA's alpha are read from here and from nowhere
     else: the shared head is stepped M times a batch, so an optimiser's own count would run ahead.
+
+    >>> mla_jax.optimizers.StepInfo(epoch=2, batch_index=5, batches_per_epoch=26)
+    StepInfo(epoch=2, batch_index=5, batches_per_epoch=26)
     """
 
     epoch: Any
@@ -27,7 +30,19 @@ class StepInfo(NamedTuple):
 
 
 class Optimizer(NamedTuple):
-    """A direction and a learning rate; one ``opt_state`` per encoder and one per head."""
+    """A direction and a learning rate; one ``opt_state`` per encoder and one per head.
+
+    >>> rate = lambda info: 0.1 / (1 + info.epoch)
+    >>> optimizer = mla_jax.optimizers.Optimizer(optax.trace(0.9), rate)
+    >>> params, gradients = jnp.array([1.0, 2.0]), jnp.array([1.0, 0.0])
+    >>> state, info = optimizer.init(params), mla_jax.optimizers.StepInfo(0, 0, 26)
+    >>> params, state = optimizer.step(gradients, state, params, info)
+    >>> params
+    Array([0.9, 2. ], dtype=float32)
+    >>> params, state = optimizer.step(gradients, state, params, info)  # momentum: 1.9 as far
+    >>> params
+    Array([0.71, 2.  ], dtype=float32)
+    """
 
     transform: optax.GradientTransformationExtraArgs
     learning_rate: Callable[[StepInfo], jax.Array]
@@ -65,7 +80,16 @@ class Optimizer(NamedTuple):
 
 
 def create_optimizer(config: Any, epochs: int) -> Optimizer:
-    """Builds the optimiser of ``config.optimizer``; ``epochs`` is the length of the run."""
+    """Builds the optimiser of ``config.optimizer``; ``epochs`` is the length of the run.
+
+    >>> config = mla_jax.load_config("configs/digits.py").optimizer
+    >>> config.name, config.learning_rate, config.momentum, config.schedule
+    ('sgd', 0.05, 0.9, 'step')
+    >>> optimizer = mla_jax.optimizers.create_optimizer(config, epochs=15)
+    >>> info = mla_jax.optimizers.StepInfo(epoch=0, batch_index=0, batches_per_epoch=26)
+    >>> round(float(optimizer.learning_rate(info)), 4)
+    0.05
+    """
     check_choice("optimizer.name", config.name, TRANSFORMS)
     transform = TRANSFORMS[config.name](config)
     if config.clip_norm:
@@ -78,6 +102,10 @@ def clip_by_norm(largest: float) -> optax.GradientTransformation:
     """``torch.nn.utils.clip_grad_norm_``: times ``largest / (norm + 1e-6)`` where that is below 1.
 
     ``optax.clip_by_global_norm`` has no 1e-6: after three steps of Adam parameters differ by 1e-9.
+
+    >>> tx, gradients = mla_jax.optimizers.clip_by_norm(1.0), jnp.array([3.0, 4.0])
+    >>> tx.update(gradients, tx.init(gradients))[0]  # its norm was 5
+    Array([0.6, 0.8], dtype=float32)
     """
 
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
@@ -115,7 +143,12 @@ TRANSFORMS = {"sgd": _sgd, "adam": _adam, "adamw": _adamw}
 
 
 def depends_on_length(config: Any) -> str:
-    """Why the learning rate of an epoch depends on how many epochs there are; empty if not."""
+    """Why the learning rate of an epoch depends on how many epochs there are; empty if not.
+
+    >>> config = mla_jax.load_config("configs/digits.py").optimizer
+    >>> mla_jax.optimizers.depends_on_length(config)
+    'optimizer.decay_every=0 lowers the learning rate at 70 % of the epochs'
+    """
     if config.schedule in ("cosine", "linear"):
         return f"optimizer.schedule={config.schedule} ends with the last epoch"
     if config.schedule == "step" and not config.decay_every:
@@ -129,6 +162,13 @@ def learning_rate_schedule(config: Any, epochs: int) -> Callable[[StepInfo], jax
     epoch, as GCNet trains its baselines.
 
     ``config.warmup_epochs`` scales the rate up linearly, batch by batch, before any of them.
+
+    >>> config = mla_jax.load_config("configs/digits.py").optimizer
+    >>> config.schedule, config.learning_rate, config.decay_every = "step", 0.1, 10
+    >>> rate = mla_jax.optimizers.learning_rate_schedule(config, epochs=15)
+    >>> info = mla_jax.optimizers.StepInfo(epoch=9, batch_index=0, batches_per_epoch=26)
+    >>> round(float(rate(info)), 3), round(float(rate(info._replace(epoch=10))), 3)
+    (0.1, 0.01)
     """
     check_choice("optimizer.schedule", config.schedule, ("constant", "step", "cosine", "linear"))
     decay_every = config.decay_every or max(1, round(0.7 * epochs))

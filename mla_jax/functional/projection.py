@@ -33,10 +33,18 @@ class ProjectionState(NamedTuple):
     """``P: float32[D, D]``, starting at the identity and never reset, and the calls so far.
 
     float64 in a process that has set ``jax_enable_x64``, as the parity tool does on request.
+
+    >>> params = {"kernel": jnp.ones((2, 3))}
+    >>> state = mla_jax.orthogonal_projection(2).init(params)
+    >>> state.P
+    Array([[1., 0.],
+           [0., 1.]], dtype=float32)
+    >>> int(state.count)
+    0
     """
 
     P: jax.Array
-    count: jax.Array
+    count: jax.Array  # type: ignore[assignment]  # hides tuple.count, as optax's states do
 
 
 Mask = Any | Callable[[Any], Any]
@@ -47,6 +55,10 @@ def kernels(dim: int) -> Callable[[Any], Any]:
     """The default mask: leaves called ``kernel``, or a bare array, of two axes, the first ``dim``.
 
     Those are the kernels of linear layers on features of width ``dim`` in Flax.
+
+    >>> params = {"encoder": {"kernel": jnp.ones((5, 2))}, "head": {"kernel": jnp.ones((2, 3))}}
+    >>> mla_jax.projection.kernels(2)(params)
+    {'encoder': {'kernel': False}, 'head': {'kernel': True}}
     """
 
     def choose(path: Any, leaf: Any) -> bool:
@@ -93,10 +105,16 @@ def orthogonal_projection(
       UserError: an option has an unknown value.  ``init`` raises it for a tree without a leaf to
         project, ``update`` for a ``feature_mean`` of another shape.
 
-    >>> tx = optax.chain(orthogonal_projection(512), optax.sgd(1e-2))
-    >>> params = {"encoder": {"kernel": jnp.ones((64, 512))}, "head": {"kernel": jnp.eye(512, 6)}}
-    >>> state = tx.init(params)
-    >>> updates, state = tx.update(params, state, feature_mean=jnp.ones(512), alpha=0.1)
+    >>> tx = optax.chain(mla_jax.orthogonal_projection(2), optax.sgd(1.0))
+    >>> tree = {"encoder": {"kernel": jnp.ones((5, 2))}, "head": {"kernel": jnp.ones((2, 3))}}
+    >>> seen = {"feature_mean": jnp.array([3.0, 0.0]), "alpha": 0.1}  # along the first axis
+    >>> _, state = tx.update(tree, tx.init(tree), tree, **seen)
+    >>> updates, state = tx.update(tree, state, tree, **seen)  # the next step: hardly along it
+    >>> updates["head"]["kernel"]
+    Array([[-0.011, -0.011, -0.011],
+           [-1.   , -1.   , -1.   ]], dtype=float32)
+    >>> updates["encoder"]["kernel"][0]
+    Array([-1., -1.], dtype=float32)
     """
     check_choice("projection denominator", denominator, DENOMINATORS)
     check_choice("projection normalize", normalize, NORMALIZATIONS)
@@ -190,5 +208,8 @@ def alpha_schedule(batch_index: Any, batches_per_epoch: Any) -> jax.Array:
 
     ``0.1 ** (1 + batch_index / batches_per_epoch)`` (``utils/utils.py:26-27``); the paper asks
     only for a small positive constant.
+
+    >>> mla_jax.alpha_schedule(jnp.arange(4), batches_per_epoch=4)
+    Array([0.1  , 0.056, 0.032, 0.018], dtype=float32)
     """
     return 0.1 ** (1.0 + jnp.asarray(batch_index, float) / batches_per_epoch)

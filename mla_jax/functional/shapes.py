@@ -12,6 +12,15 @@ def check_axes(**arrays: tuple[Any, str]) -> dict[str, int]:
 
     ``check_axes(logits=(logits, "M B C"), present=(present, "B M"))``: a letter is the same size
     everywhere, a number is that size.  Works on tracers: it reads shapes only.
+
+    >>> from mla_jax.functional.shapes import check_axes
+    >>> logits, present = jnp.zeros((2, 8, 6)), jnp.ones((8, 2), bool)
+    >>> check_axes(logits=(logits, "M B C"), present=(present, "B M"))
+    {'M': 2, 'B': 8, 'C': 6}
+    >>> check_axes(logits=(logits, "M B C"), present=(present, "M B"))
+    Traceback (most recent call last):
+        ...
+    mla_jax.errors.UserError: 'present' must have the shape [M=2, B=8], not [8, 2]
     """
     sizes: dict[str, int] = {}
     for name, (array, axes) in arrays.items():

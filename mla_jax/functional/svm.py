@@ -24,10 +24,16 @@ def linear_svm(
     """``{"kernel": float64[F, C], "bias": float64[C]}`` of ``x: [N, F]``, ``label: int[N]``.
 
     ``cost`` is the C above.  On the host, in float64.
+
+    >>> from mla_jax.functional import svm
+    >>> x, label = np.array([[0.0], [1.0], [4.0], [5.0]]), np.array([0, 0, 1, 1])
+    >>> head = svm.linear_svm(x, label, classes=2, cost=1.0)
+    >>> (x @ head["kernel"] + head["bias"]).argmax(1)
+    array([0, 0, 1, 1])
     """
     x = np.concatenate([np.asarray(x, np.float64), np.ones((len(x), 1))], axis=1)
-    weights = [_against_rest(x, np.where(label == c, 1.0, -1.0), cost) for c in range(classes)]
-    weights = np.stack(weights, axis=1)
+    each = [_against_rest(x, np.where(label == c, 1.0, -1.0), cost) for c in range(classes)]
+    weights = np.stack(each, axis=1)
     return {"kernel": weights[:-1], "bias": weights[-1]}
 
 

@@ -227,6 +227,7 @@ def _read(path: pathlib.Path, wanted: dict[str, Any]) -> dict[str, Any]:
                 gc.collect()  # orbax leaves coroutines behind that complain when collected
         verdicts = distributed.of_all(verdict)
         if verdicts == {SOUND}:
+            assert loaded is not None  # the verdict here is SOUND too
             return loaded
         if verdicts == {DAMAGED}:
             raise DamagedError(reason)
@@ -339,7 +340,7 @@ def checksum(state: TrainState) -> int:
     """A CRC-32 over the bytes of every array, in tree order; replicated arrays only."""
     crc = 0
     for leaf in jax.tree.leaves(state):
-        crc = zlib.crc32(np.ascontiguousarray(leaf.addressable_data(0)), crc)
+        crc = zlib.crc32(np.ascontiguousarray(leaf.addressable_data(0)), crc)  # type: ignore
     return crc
 
 

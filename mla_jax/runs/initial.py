@@ -54,7 +54,7 @@ def initialize_from(
     heads, replaced = dict(state.params["head"]), []
     for path in filter(None, str(paths).split(",")):
         tensors, made_for, order = _read(storage.place(path), state)
-        if set(order) == set(conventions or ()):
+        if conventions and set(order) == set(conventions):
             tensors = layouts.in_order(tensors, order, tuple(conventions))
         try:
             loaded = traverse_util.unflatten_dict(tensors, sep="/")

@@ -24,7 +24,7 @@ class _Pending(NamedTuple):
     epoch: int
     phase: str
     metrics: Metrics
-    index: np.ndarray
+    index: np.ndarray  # type: ignore[assignment]  # hides tuple.index
 
 
 class RunningMeans:
@@ -139,7 +139,7 @@ class MetricsFile:
         """The epochs that have a line, as the file was found."""
         self._path, self._before_put = path, before_put
         storage.put(path, "".join(_written(line) + "\n" for line in kept))
-        self._lines = list(map(_written, kept)) if storage.in_bucket(path) else None
+        self._lines = list(map(_written, kept)) if storage.in_bucket(path) else []
         self._file = None if storage.in_bucket(path) else path.open("a", encoding="utf-8")
         self._board = _tensorboard(path.with_name("tensorboard"), resume_at)
 

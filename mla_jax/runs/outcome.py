@@ -45,7 +45,7 @@ def contribution_facts(
         return {}
     subsets = subsets or run.subsets(test)
     accuracies = {name: found["accuracy"] for name, found in subsets.items()}
-    commonest = np.bincount(whole.label).max() / whole.examples
+    commonest = max(np.bincount(whole.label).tolist()) / whole.examples
     return {"contributions": shapley_values(dataset.modalities, accuracies, commonest)}
 
 
@@ -56,7 +56,7 @@ def without_counts(figures: dict[str, Any]) -> dict[str, Any]:
 
 def result_of(run: Run, program: Program, parameters: int) -> dict[str, Any]:
     """The content of ``result.json``."""
-    config, spent, chosen = run.config, run.seconds.spent, run.selector.chosen
+    config, spent, chosen = run.config, run.seconds.spent, run.selector.chosen or {}
     stages, available = program.method.stages, run.data.training_examples
     epochs = sum(stage.epochs for stage in stages)
     per_epoch = batches_per_epoch(available, config.batch_size, config.drop_last)

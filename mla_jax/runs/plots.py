@@ -65,8 +65,9 @@ def curves(lines: Sequence[Mapping[str, Any]], chosen: int):
     canvas, axes = figure(5 * (1 + len(splits)), 3.6, 1 + len(splits), left=0.8, gap=0.85)
     for name in phases:
         told = [(line["epoch"], line["train"].get(f"{name}/loss", np.nan)) for line in lines]
-        epochs, values = zip(*told, strict=True)
-        axes[0].plot(epochs, list(map(number, values)), label=name, marker=".", color=colours[name])
+        epochs = [epoch for epoch, _ in told]
+        values = [number(value) for _, value in told]
+        axes[0].plot(epochs, values, label=name, marker=".", color=colours[name])
     axes[0].set(title="train", ylabel="loss")
     for ax, split in zip(axes[1:], splits, strict=True):
         for name in scores:
@@ -108,10 +109,10 @@ def confusion(counts: Mapping[str, Sequence], class_names: Sequence[str]):
     panel, width = margin + side, (margin + side + 0.1) * len(counts) + 0.7
     height = panel + 0.35
     canvas = Figure(figsize=(width, height), dpi=120)
-    for i, (name, table) in enumerate(counts.items()):
+    for i, (name, counted) in enumerate(counts.items()):
         left = i * (panel + 0.1) + margin
         ax = canvas.add_axes((left / width, margin / height, side / width, side / height))
-        table = np.asarray(table, float)
+        table = np.asarray(counted, float)
         total = table.sum(1, keepdims=True)
         shares = np.divide(table, total, out=np.full_like(table, np.nan), where=total > 0)
         ax.set_facecolor("0.9")

@@ -26,7 +26,18 @@ class ModalityPredictions(NamedTuple):
 
 
 class Predictions(NamedTuple):
-    """What a run says of N examples."""
+    """What a run says of N examples.
+
+    >>> run = mla_jax.open_run("runs/mfeat")
+    >>> test = run.dataset().splits["test"]
+    >>> out = run.predict({"pixel": test.inputs["pixel"][:3]})  # without zernike
+    >>> out.probabilities.shape, out.classes.shape
+    ((3, 10), (3,))
+    >>> out.weights  # the modality that is missing does not count
+    array([[1., 0.],
+           [1., 0.],
+           [1., 0.]], dtype=float32)
+    """
 
     logits: np.ndarray
     """Fused logits ``float32[N, C]``."""
@@ -200,7 +211,7 @@ def _checked(
     if dtype.kind in "iu":
         limits = np.iinfo(dtype)
         low, high = (0, vocabulary - 1) if vocabulary else (limits.min, limits.max)
-        good = ((flat >= low) & (flat <= high)).all(1)
+        good = np.asarray(((flat >= low) & (flat <= high)).all(1))
         problem = f"values outside {low} to {high}"
     else:
         with np.errstate(over="ignore"):  # what is too large becomes infinite, and is refused

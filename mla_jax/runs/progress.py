@@ -59,12 +59,13 @@ class ProgressBar(tqdm.tqdm):
         self._say = say if hidden else None
         self.note = ""
         """What is said beside how far the work is."""
-        self._first = self._done = initial
+        self._first: float = initial
+        self._done: float = initial
         self._began = self._said = time.monotonic()
 
     def update(self, n: float | None = 1) -> bool | None:
         displayed = super().update(n)
-        self._done += n
+        self._done += n or 0
         now = time.monotonic()
         if self._say and now - self._said >= HEARTBEAT:
             rate = (self._done - self._first) / max(now - self._began, 1e-9)

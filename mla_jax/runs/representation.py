@@ -23,9 +23,16 @@ Compute = Callable[[dict[str, Any], Any, Batch], tuple[dict[str, jax.Array], Out
 
 
 class Representation(NamedTuple):
-    """The features of N examples of a split, in its order, and the predictions from them."""
+    """The features of N examples of a split, in its order, and the predictions from them.
 
-    index: np.ndarray
+    >>> found = mla_jax.features(mla_jax.open_run("runs/mfeat"), "test")
+    >>> found.label.shape, found.present.shape, found.predictions.classes.shape
+    ((400,), (400, 2), (400,))
+    >>> found.index[:4]
+    array([0, 1, 2, 3], dtype=int32)
+    """
+
+    index: np.ndarray  # type: ignore[assignment]  # hides tuple.index
     """``int32[N]``: the example's number within the split."""
     label: np.ndarray
     """``int32[N]``."""
@@ -47,10 +54,10 @@ def compute_of(method: Method) -> Compute:
             f"'{method.name}' trains no encoder, so it has no features: choose a run of another "
             "method"
         )
-    predict = outputs(method)
+    of_batch, predict = method.features, outputs(method)
 
     def compute(variables, method_state, batch):
-        return method.features(variables, batch), predict(variables, method_state, batch)
+        return of_batch(variables, batch), predict(variables, method_state, batch)
 
     return jax.jit(compute)
 
@@ -73,8 +80,9 @@ def features(
     Raises:
       UserError: as ``Run.evaluate``; the method has no features; or a number is not finite.
 
-    >>> features(run, "test").features["image"].shape                      # doctest: +SKIP
-    (950, 64)
+    >>> run = mla_jax.open_run("runs/mfeat")
+    >>> mla_jax.features(run, "test").features["pixel"].shape
+    (400, 64)
     """
     compute = compute or compute_of(run.program.method)
     split = run.split_of(split, modalities, data_dir)

@@ -12,7 +12,7 @@ from ml_collections import FrozenConfigDict
 
 from mla_jax import distributed, methods, storage
 from mla_jax.config import fields
-from mla_jax.data.dataset import DataSpec, Split, SubsetOfModalities
+from mla_jax.data.dataset import Dataset, DataSpec, Split, SubsetOfModalities
 from mla_jax.data.pipeline import batches_per_epoch, evaluation_batches
 from mla_jax.errors import NonFiniteLossError, UserError, check_choice
 from mla_jax.evaluate import Evaluator, outputs
@@ -45,8 +45,8 @@ def open_run(
     Raises:
       UserError: no run lives there, or a file of it is damaged.
 
-    >>> run = open_run("runs/digits")                                       # doctest: +SKIP
-    >>> run.predict({"image": images}).classes                             # doctest: +SKIP
+    >>> mla_jax.open_run("runs/mfeat").modalities
+    ('pixel', 'zernike')
     """
     workdir = Workdir(path)
     identity = workdir.identity() if workdir.path.is_dir() else None
@@ -72,6 +72,9 @@ class Run:
     """One training: its folder, its identity, its checkpoints, its choice of epoch, its figures.
 
     ``train.train`` makes one and ``open_run`` opens one.
+
+    >>> mla_jax.open_run("runs/mfeat").evaluate("test", modalities="pixel")["examples"]
+    400
     """
 
     def __init__(
@@ -87,12 +90,12 @@ class Run:
         self.workdir = workdir
         self.config = config
         self.data = data
-        self.identity = {"config": fields.to_json(config), "data": fingerprint}
+        self.identity: dict[str, Any] = {"config": fields.to_json(config), "data": fingerprint}
         self.selector = Selector(config, data)
         self.seconds = Stopwatch()
         self.say = say
         self._devices = list(devices) if devices else jax.local_devices()
-        self._checkpoints: Checkpoints | None = None
+        self._checkpoints: Any = None  # Checkpoints, from start to flush
         self._metrics: metrics.MetricsFile | None = None
         self._states: dict[int, TrainState] = {}
 
@@ -202,9 +205,7 @@ class Run:
         Raises:
           UserError: inputs that this run cannot take, or no checkpoint.
         """
-        split = inputs
-        if isinstance(inputs, Mapping):
-            split = self.split_of_arrays(inputs, present)
+        split = self.split_of_arrays(inputs, present) if isinstance(inputs, Mapping) else inputs
         predictions.check_split(self.data, split)
         state, size = self.load(epoch), self.config.evaluation.batch_size
         found = []
@@ -282,7 +283,7 @@ class Run:
     def _evaluator(self) -> Evaluator:
         return Evaluator(self.program.method, self._devices)
 
-    def dataset(self, data_dir: str = "") -> Any:
+    def dataset(self, data_dir: str = "") -> Dataset:
         """The data set that the run was trained on, loaded again (``reload.py``)."""
         return reload.dataset_of(self.config, self.path, self.identity["data"], data_dir)
 
@@ -354,8 +355,7 @@ class Run:
         if not distributed.is_main():
             return
         self._metrics = self.workdir.metrics_file(batches)
-        config = self.config
-        examples = self.data.training_examples
+        config, examples = self.config, self.data.training_examples
         ended = batches // batches_per_epoch(examples, config.batch_size, config.drop_last)
         missing = sorted(set(range(1, ended + 1)) - self._metrics.epochs)
         if missing:

@@ -80,7 +80,8 @@ class Profile:
         """``wanted``: ``config.profile``; ``folder``: of the run; ``say`` is told where it is."""
         self._first, self._last, everywhere = limits.profiled_batches(wanted)
         self._on = bool(self._last) and (everywhere or distributed.is_main())
-        self._folder, self._local, self._say = folder / TRACE, None, say
+        self._folder, self._say = folder / TRACE, say
+        self._local: str | pathlib.Path | None = None
 
     def begin(self, number: int, state: Any) -> None:
         """Begins, if batch ``number`` is the first one to trace."""
@@ -97,7 +98,7 @@ class Profile:
 
     def _write(self) -> None:
         jax.profiler.stop_trace()
-        if storage.in_bucket(self._folder):
+        if self._local and storage.in_bucket(self._folder):
             storage.file_system().put(str(self._local), str(self._folder), recursive=True)
             shutil.rmtree(self._local)
         self._local = None

@@ -16,7 +16,7 @@ from mla_jax.storage.lease import Lease
 try:
     import fcntl
 except ImportError:  # Windows: two runs in one directory are then not noticed
-    fcntl = None
+    fcntl = None  # type: ignore[assignment]
 
 ELSEWHERE = "give another --workdir"
 ELSEWHERE_EMPTY = "name a folder that is empty or is not there yet"

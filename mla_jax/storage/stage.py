@@ -25,7 +25,7 @@ from mla_jax.errors import NoSpaceError, UserError, free_space, space_watched
 try:
     import fcntl
 except ImportError:  # Windows: two processes that copy at once are then not noticed
-    fcntl = None
+    fcntl = None  # type: ignore[assignment]
 
 CHUNK = 8 << 20
 """Bytes per request."""
