@@ -57,9 +57,9 @@ for m, accuracy in ceiling.items():
 # %% [markdown]
 # ## Both together
 #
-# `concat` joins the features of both encoders and trains one linear head on them. `mla` steps the
-# encoders in turn. They share one head, whose gradient is projected, so that a step for one modality
-# disturbs the other as little as possible.
+# `concat` joins the features of both encoders and trains one linear head on them. `mla` trains the
+# encoders in turn. They share one head. Its gradient is projected, so that a step for one modality
+# disturbs the other less.
 
 # %%
 runs = {method: train(method) for method in ("concat", "mla")}

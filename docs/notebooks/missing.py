@@ -41,9 +41,9 @@ def train(method, missing):
 # %% [markdown]
 # ## Train
 #
-# `missing=0.5` hides half of all entries by the rule `rate`, which leaves every example at least one
-# modality. All runs get the same masks. Here `missing.test` is 0: the test split stays complete, so
-# that we can hide parts of it below.
+# `missing=0.5` hides half of all entries by the rule `rate`, which leaves every example at least
+# one modality. All runs get the same masks. Here `missing.test` is 0: the test split stays
+# complete, so that we can hide parts of it below.
 #
 # Three runs: MLA and `concat` with gaps in training, and `concat` on complete data.
 

@@ -1,0 +1,69 @@
+"""The notebooks run from top to bottom, and their last cells hold; their pages are made of them."""
+
+import os
+import pathlib
+
+import pytest
+
+from docs.generate import notebooks
+
+ROOT = pathlib.Path(__file__).parents[1]
+NOTEBOOKS = sorted((ROOT / "docs" / "notebooks").glob("*.py"))
+TIMEOUT = 300
+"""Seconds for one cell; the longest takes about ten on two cores."""
+
+
+@pytest.fixture
+def jupyter():
+    """jupytext and nbclient."""
+    reason = "jupytext, nbclient and ipykernel are not installed: pip install -e '.[test]'"
+    pytest.importorskip("ipykernel", reason=reason)
+    return (
+        pytest.importorskip("jupytext", reason=reason),
+        pytest.importorskip("nbclient", reason=reason),
+    )
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook(path, jupyter, tmp_path, monkeypatch):
+    jupytext, nbclient = jupyter
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]))
+    flags = os.environ.get("XLA_FLAGS", "").split()  # as a user has it: one device
+    flags = [flag for flag in flags if "host_platform_device_count" not in flag]
+    monkeypatch.setenv("XLA_FLAGS", " ".join(flags))
+    notebook = jupytext.read(path)
+    assert {cell.cell_type for cell in notebook.cells} == {"markdown", "code"}
+    where = {"metadata": {"path": str(tmp_path)}}
+    nbclient.NotebookClient(
+        notebook, timeout=TIMEOUT, kernel_name="python3", resources=where
+    ).execute()
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", ())]
+    assert any(output.output_type == "stream" for output in outputs)
+    assert not [o for o in outputs if o.get("name") == "stderr"], "a notebook prints warnings"
+
+
+def test_every_notebook_checks_what_it_says():
+    assert len(NOTEBOOKS) == 3
+    for path in NOTEBOOKS:
+        assert "assert " in notebooks.cells(path.read_text())[-1].source
+
+
+def test_a_page_of_a_notebook():
+    text = "# ---\n# jupyter: x\n# ---\n\n# %% [markdown]\n# # Title\n#\n# Text.\n\n# %%\nx = 1\n"
+    assert notebooks.cells(text) == [
+        notebooks.Cell("markdown", "# Title\n\nText."),
+        notebooks.Cell("code", "x = 1"),
+    ]
+    page = notebooks.as_page(text, "docs/notebooks/x.py")
+    assert page.startswith("# Title\n\nText.\n\n```python\nx = 1\n```\n")
+    assert "jupytext --to notebook docs/notebooks/x.py" in page
+    with pytest.raises(ValueError, match="no cell"):
+        notebooks.cells("x = 1\n")
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_page_has_all_of_a_notebook(path):
+    text = path.read_text()
+    page = notebooks.as_page(text, str(path.relative_to(ROOT)))
+    lines = {line.removeprefix("# ").rstrip() for line in text.split("# %%", 1)[1].splitlines()}
+    assert [line for line in lines if line not in page and "%%" not in line] == []
