@@ -37,8 +37,7 @@ def on_files(files: Files, config: Any) -> Files:
         source = str(path.relative_to(ROOT))
         files.remove(files.get_file_from_path(source.removeprefix("docs/")))
         page = notebooks.as_page(path.read_text(encoding="utf-8"), source)
-        where = links.home(source.replace(".py", ".md"))
-        files.append(File.generated(config, where, content=page))
+        files.append(File.generated(config, links.home(source), content=page))
         waiting.append((page, source))
     added: set[str] = set()
     while waiting:
