@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from mla_jax.errors import UserError
 from mla_jax.functional import fusion
 
-# mla-spec section 2.9: modalities a, v, t; two examples of three classes.
+# Three modalities, two examples, three classes.  The expected weights of MLA follow section 3.3 of
+# its paper; those over the batch axis follow quirk Q5 of docs/fidelity.md.
 LOGITS = np.array(
     [
         [[2, 0, -1], [0.5, 1, 0]],

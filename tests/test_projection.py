@@ -10,7 +10,8 @@ from mla_jax.errors import UserError
 from mla_jax.functional.heads import apply_head
 from mla_jax.functional.projection import alpha_schedule, orthogonal_projection
 
-# The two calls of mla-spec section 2.9.  The spec's G is [C, D]; a kernel here is its transpose.
+# Two calls.  SCALAR follows equations 2-3 of the MLA paper, ELEMENTWISE the published code (quirks
+# Q2-Q4 of docs/fidelity.md).  G is [C, D], as in PyTorch; a kernel here is its transpose.
 G = np.array([[1, 0, -1], [0.5, 2, 0]], np.float32)
 MEANS = np.array([[1, 1, 2], [1, 0, 1]], np.float32)
 ALPHAS = (0.1, 0.0316228)

@@ -1,4 +1,4 @@
-"""The hook of mkdocs: generated parts of pages, and links that leave ``docs/``.
+"""The hook of mkdocs: generated parts of pages, notebooks, and links that leave ``docs/``.
 
 A page has a generated part where it says ``<!-- generated: NAME ARGUMENT -->`` on a line.  It is
 made when the site is built, so it cannot go stale.
@@ -14,7 +14,7 @@ from mkdocs.structure.files import File, Files
 ROOT = pathlib.Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT)]
 
-from docs.generate import commands, links, tables  # noqa: E402
+from docs.generate import commands, links, notebooks, tables  # noqa: E402
 
 MARKER = re.compile(r"^<!-- generated: (?P<name>\w+) ?(?P<argument>.*?) -->$", re.MULTILINE)
 PARTS = {
@@ -28,11 +28,17 @@ PARTS = {
 
 
 def on_files(files: Files, config: Any) -> Files:
-    """Adds every file that a page links to and that is not in ``docs/``."""
+    """Adds the pages of the notebooks, and every file that a page links to outside ``docs/``."""
     waiting = [
         (path.read_text(encoding="utf-8"), str(path.relative_to(ROOT)))
         for path in sorted((ROOT / "docs").rglob("*.md"))
     ]
+    for path in sorted((ROOT / "docs" / "notebooks").glob("*.py")):
+        source = str(path.relative_to(ROOT))
+        files.remove(files.get_file_from_path(source.removeprefix("docs/")))
+        page = notebooks.as_page(path.read_text(encoding="utf-8"), source)
+        files.append(File.generated(config, links.home(source), content=page))
+        waiting.append((page, source))
     added: set[str] = set()
     while waiting:
         text, place = waiting.pop()

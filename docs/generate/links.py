@@ -35,7 +35,8 @@ def resolved(path: str, place: str) -> str:
 def home(target: str) -> str:
     """Where the site has a file of the repository, as a path below ``docs/``."""
     if target.startswith("docs/"):
-        return target.removeprefix("docs/")
+        page = re.sub(r"^docs/notebooks/(\w+)\.py$", r"docs/notebooks/\1.md", target)
+        return page.removeprefix("docs/")
     if target.endswith(AS_THEY_ARE):
         return f"{FOLDER}/{target}"
     return f"{FOLDER}/{target}" if target.endswith(".md") else f"{FOLDER}/{target}.md"

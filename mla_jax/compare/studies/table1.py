@@ -64,7 +64,7 @@ STUDY = Study(
     notes={
         "": "The paper's figures are means of three seeds on its own splits, without "
         "a validation split: context, not a target.",
-        # The paper's own figure and three re-runs: spec/anchors.md, A2.2.
+        # Table 1 has the paper's own figure; these are of three papers that ran MLA again.
         "cremad": "Others who ran MLA on CREMA-D report 72.30 (BalanceBench), 73.21 (PDMP) and "
         "79.43 (AUG).",
         "kinetics_sounds": "BalanceBench reports 69.05 for MLA on Kinetics-Sounds.",
