@@ -6,8 +6,8 @@ usage: launch/local_multihost.sh [--processes=N] [--devices=D] [--port=P] [--mod
                                  OPTION ...
 
 Runs M (default: mla_jax.main) in N processes with D devices each, on the CPU of this machine
-(default: 2 and 2).  The OPTIONs are those of M.  This is the same code as on a pod, to try it before
-you pay for one.  Process 0 prints.  The others write to WORKDIR.process-I.log (WORKDIR as given,
+(default: 2 and 2).  The OPTIONs are those of M.  The code is that of a pod: try it here before you
+pay for one.  Process 0 prints.  The others write to WORKDIR.process-I.log (WORKDIR as given,
 default: runs/multihost).  SIGTERM to any process, or to this script, stops all processes after the
 same batch, with a checkpoint.  If one process fails, the others are stopped.
 --dry-run prints the commands instead.
