@@ -20,14 +20,15 @@ environment: PROJECT, ZONE, CLUSTER  project, zone and name of the cluster (requ
              ACCELERATOR   default v5litepod-16
              EXTRAS        extras to install in the image (default: tpu,gcs)
              RUN_AS        number of the image's user (default: 1000; 0 is root)
-             MAX_RESTARTS  how often a broken or preempted run starts again (default: 20)
+             MAX_RESTARTS  how often a failed or preempted run restarts (default: 20)
 
 example: export PROJECT=my-project ZONE=us-west4-a CLUSTER=mla
          export IMAGE=us-west4-docker.pkg.dev/my-project/mla/mla_jax:1
          launch/gke.sh create && launch/gke.sh image
          launch/gke.sh run -- --config=configs/digits.py --workdir=gs://BUCKET/runs/digits
 
-A cluster without xpk, or without TPUs: kubectl apply -f launch/job.yaml (see the file's head).
+For a cluster without xpk or without TPUs, use kubectl apply -f launch/job.yaml (see the comment at
+the top of that file).
 TEXT
 }
 cd "$(dirname "${BASH_SOURCE[0]}")/.."

@@ -5,11 +5,12 @@ usage() {
 usage: launch/local_multihost.sh [--processes=N] [--devices=D] [--port=P] [--module=M] [--dry-run]
                                  OPTION ...
 
-Runs M (default mla_jax.main; OPTIONs are its) in N processes on this machine's CPU, D devices each
-(default 2 and 2): the code path of a pod, to try before paying for one.  Process 0 prints; the
-others write to WORKDIR.process-I.log (WORKDIR as given, default runs/multihost).  SIGTERM to any
-process, or to this script, stops all of them after the same batch, with a checkpoint.  When one
-process fails the others are stopped.  --dry-run prints the commands instead.
+Runs M (default: mla_jax.main) in N processes with D devices each, on the CPU of this machine
+(default: 2 and 2).  The OPTIONs are those of M.  The code is that of a pod: try it here before you
+pay for one.  Process 0 prints.  The others write to WORKDIR.process-I.log (WORKDIR as given,
+default: runs/multihost).  SIGTERM to any process, or to this script, stops all processes after the
+same batch, with a checkpoint.  If one process fails, the others are stopped.
+--dry-run prints the commands instead.
 
 example: launch/local_multihost.sh --config=configs/digits.py --workdir=runs/two
 

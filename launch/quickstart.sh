@@ -7,7 +7,7 @@ usage: launch/quickstart.sh [--dry-run] [OPTION of mla_jax.compare ...]
 Makes .venv, installs mla_jax, and compares unimodal training, concatenation, late fusion and MLA
 on the embedded digits, three seeds each.  Writes runs/quickstart/comparison.md, .png, .json
 and .html.
-Run it again to see the table again; runs that are finished are not repeated.
+To see the table again, run it again: finished runs are not repeated.
 --dry-run prints the commands instead.
 
 environment: PYTHON_BASE   the Python to make .venv from (default: python3; 3.11 or newer)

@@ -13,17 +13,17 @@ usage() {
 usage: sbatch [OPTION of sbatch ...] launch/slurm.sh OPTION of mla_jax.main ...
        launch/slurm.sh --dry-run OPTION of mla_jax.main ...     prints what a job would run
 
-One task per node, which uses all GPUs that the job has there; JAX finds the other nodes through
-SLURM.  With --ntasks-per-node=N the N tasks of a node share its GPUs out evenly.
+There is one task per node, which uses all GPUs of the job on that node.  JAX finds the other nodes
+through SLURM.  With --ntasks-per-node=N the N tasks of a node divide its GPUs evenly.
 
-Two minutes before its time is up the job saves a checkpoint and puts itself back into the queue, to
-go on from there, until the run is finished (--signal=B:USR1@600: ten minutes).  A job that fails or
-is cancelled is not requeued.  Preemption is up to the cluster: one that sends the job this signal
-first (PreemptParameters=send_user_signal) gets a checkpoint, another may lose the batches since
-the last.
+Two minutes before its time limit the job saves a checkpoint and requeues itself.  It resumes from
+that checkpoint, until the run is finished.  (--signal=B:USR1@600 makes it ten minutes.)  A job that
+fails or is cancelled is not requeued.  What happens on preemption depends on the cluster.  If it
+sends this signal first (PreemptParameters=send_user_signal), the job saves a checkpoint.  If not,
+the batches since the last checkpoint may be lost.
 
 example: sbatch --nodes=2 --gpus-per-node=4 launch/slurm.sh --config=configs/digits.py
-         scancel --signal=TERM JOB     stops it, with a checkpoint; submitted again, it resumes
+         scancel --signal=TERM JOB     stops it, with a checkpoint; submit it again to resume
 
 environment: PYTHON  the interpreter (default: .venv/bin/python of the submitting directory)
 TEXT

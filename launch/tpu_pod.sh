@@ -4,13 +4,13 @@ usage() {
     cat <<'TEXT'
 usage: launch/tpu_pod.sh COMMAND [--dry-run] [-- OPTION of mla_jax.main ...]
 
-Runs mla_jax on a Cloud TPU pod slice, the same command on every worker.
+Runs mla_jax on a Cloud TPU pod slice, with the same command on every worker.
 
 commands: create  asks for the slice (a queued resource; set SPOT=1 for a spot one)
           setup   copies this repository to every worker and installs it there
           run     starts or resumes the run on every worker; needs -- --config=... --workdir=...
           stop    sends SIGTERM to that run on every worker: it saves a checkpoint and ends
-          delete  gives the slice back
+          delete  deletes the slice
 --dry-run prints the commands instead, to be read or pasted.
 
 environment: TPU_NAME, ZONE      name and zone (required)
@@ -23,9 +23,9 @@ example: export TPU_NAME=mla ZONE=us-west4-a
          launch/tpu_pod.sh create && launch/tpu_pod.sh setup
          launch/tpu_pod.sh run -- --config=configs/digits.py --workdir=gs://BUCKET/runs/digits
 
-All workers must reach --workdir: a bucket, gs://BUCKET/..., or a folder that they share (NFS).
-Data sets may lie in a bucket too: --data_dir=gs://BUCKET/data.  Both need the extra gcs.
-A run may end when this terminal's connection does: start it in tmux; started again, it resumes.
+All workers need access to --workdir: a bucket, gs://BUCKET/..., or a shared folder (NFS).
+Data sets can be in a bucket too: --data_dir=gs://BUCKET/data.  Buckets need the extra gcs.
+A run may end if this terminal loses its connection.  Start it in tmux; the same command resumes it.
 TEXT
 }
 cd "$(dirname "${BASH_SOURCE[0]}")/.."

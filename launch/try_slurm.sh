@@ -4,24 +4,23 @@ usage() {
     cat <<'TEXT'
 usage: launch/try_slurm.sh [--dry-run] [--folder=DIR] [--epochs=N]
 
-Tries launch/slurm.sh on a real SLURM: starts munged, slurmctld and slurmd on this machine, with
-their settings, keys and logs in one folder and on ports of their own; runs two tasks on the
-embedded digits, on the CPU; and stops the daemons again.  What is tried:
+Tries launch/slurm.sh with a real SLURM.  It starts munged, slurmctld and slurmd on this machine.
+Their settings, keys and logs are in one folder, and they use their own ports.  It runs two tasks on
+the embedded digits, on the CPU, and stops the daemons at the end.  It tries three jobs:
 
-  1. a job that nothing interrupts;
-  2. the same job, requeued by "scontrol requeue" in the middle: both tasks save one checkpoint, the
-     job goes on from there and ends, and its losses, its test results and the bytes of its last
-     checkpoint are those of job 1;
-  3. a job longer than its time limit: it saves, puts itself back into the queue and goes on, until
-     it is done.
+  1. a job without interruption;
+  2. the same job, requeued by "scontrol requeue" in the middle: both tasks save the same checkpoint
+     and the job resumes from it.  Its losses, its test results and the bytes of its last checkpoint
+     must equal those of job 1;
+  3. a job longer than its time limit: it saves, requeues itself and resumes, until it is done.
 
-Exits with 0 if all of it holds, with 1 if not.  Where SLURM or munge is missing it says so, tries
-nothing and exits with 0.  It takes 5 to 15 minutes.
+The exit status is 0 if all of this holds, and 1 if not.  If SLURM or munge is missing, it says so,
+tries nothing and exits with 0.  It takes 5 to 15 minutes.
 
 --dry-run     prints the commands that start the daemons and submit the jobs
---folder=DIR  where everything goes, and stays (default: a temporary folder, removed at the end
-              unless something failed)
---epochs=N    of jobs 1 and 2 (default 20); more if job 2 ends before it can be requeued
+--folder=DIR  the folder for everything, which is kept (default: a temporary folder, removed at the
+              end unless something failed)
+--epochs=N    epochs of jobs 1 and 2 (default: 20); raise it if job 2 ends before it is requeued
 
 Debian and Ubuntu: apt-get install slurm-wlm munge.
 
