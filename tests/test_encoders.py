@@ -4,9 +4,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 
 from mla_jax.encoders import REGISTRY, create_encoders
 from mla_jax.encoders.norm import BatchNorm
+from mla_jax.encoders.small import halve
 from mla_jax.errors import UserError
 
 D = 64
@@ -231,3 +233,35 @@ def test_a_modality_starts_the_same_in_any_company():
 def test_what_cannot_be_built(configs, modalities, words):
     with pytest.raises(UserError, match=words):
         create_encoders(configs, modalities, 8, jnp.float32)
+
+
+def test_the_gradient_through_halve_does_not_depend_on_the_compiler():
+    """``max`` looks for values that equal the maximum; this program computes them twice, and rounds
+    differently: its gradient was NaN, and relu then made the encoder's features 0."""
+    encoder = REGISTRY["conv2d"](feature_dim=64, widths=(8, 16))
+    x = jax.random.normal(jax.random.key(1), (64, 14, 14, 1))
+    variables = encoder.init(jax.random.key(0), x, True)
+
+    def objective(params):
+        features, _ = encoder.apply(
+            {**variables, "params": params}, x, True, mutable=["batch_stats"]
+        )
+        return (features**2).mean()
+
+    compiled = jax.jit(jax.grad(objective))(variables["params"])
+    step_by_step = jax.grad(objective)(variables["params"])
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), compiled, step_by_step
+    )
+
+
+@pytest.mark.parametrize("shape", [(2, 7, 3), (2, 6, 5, 3)])
+def test_halve_is_max_pooling(shape):
+    x = jax.random.normal(jax.random.key(0), shape)
+    window = (2,) * (len(shape) - 2)
+    pooled = nn.max_pool(x, window, window)
+    np.testing.assert_array_equal(halve(x), pooled)
+    ties = jnp.ones(shape)
+    np.testing.assert_array_equal(halve(ties), jnp.ones(pooled.shape))
+    gradient = jax.grad(lambda x: halve(x).sum())(ties)
+    assert set(np.unique(gradient)) <= {0, 0.5 ** len(window)}, "equal neighbours share it"

@@ -60,12 +60,16 @@ def check_positions(encoder: str, shape: Sequence[int], axes: int, halvings: int
 def halve(x: jax.Array) -> jax.Array:
     """Maximum over 2 or 2x2 neighbours: ``[B, 2n, 2m, F]`` -> ``[B, n, m, F]``; odd ends are cut.
 
-    The gradient of ``nn.max_pool`` is a scatter, which takes CPUs three times as long.
+    The gradient of ``nn.max_pool`` is a scatter, which takes CPUs three times as long.  That of
+    ``max`` looks for the values that equal the maximum, and is NaN where XLA computes them twice
+    and rounds differently.  Here neighbours are compared with each other only.  Equal ones share
+    the gradient, as with ``max``.
     """
     for axis in range(1, x.ndim - 1):
         x = jax.lax.slice_in_dim(x, 0, x.shape[axis] // 2 * 2, axis=axis)
         pairs = x.reshape(*x.shape[:axis], -1, 2, *x.shape[axis + 1 :])
-        x = pairs.max(axis + 1)
+        a, b = (jax.lax.index_in_dim(pairs, i, axis + 1, keepdims=False) for i in (0, 1))
+        x = jnp.where(a > b, a, jnp.where(b > a, b, (a + b) / 2))
     return x
 
 
