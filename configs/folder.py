@@ -1,15 +1,16 @@
 """Your own data, described by a csv file (docs/datasets.md); you choose the encoders.
 
     python -m mla_jax.prepare --dataset=folder --raw=DIR --data_dir=DATA
-    python -m mla_jax.main --config=configs/folder.py:modalities=image+sound,runlocal --data_dir=DATA
+    python -m mla_jax.main --config=configs/folder.py:modalities=image+sound,runlocal \\
+        --data_dir=DATA
     python -m mla_jax.main --config=configs/folder.py:modalities=image+sound --data_dir=DATA
     python -m mla_jax.main --config=configs/folder.py:modalities=image+caption,\\
         encoders=m3ae_image+m3ae_text,feature_dim=768 --data_dir=DATA --config.init_from=m3ae
 
 ``modalities=`` are columns of the csv file; MLA visits them in this order.  ``encoders=`` is one
 name for all, or one each: resnet18 for pictures, clips, flow and sound (D = 512), m3ae_image and
-m3ae_text (768), features for vectors.  The data says how many classes there are.  ``runlocal`` is a small form, to
-try on a laptop.
+m3ae_text (768), features for vectors.  The data says how many classes there are.  ``runlocal`` is
+a small form, to try on a laptop.
 
 The recipe is the MLA reference's.  It is a start: choose the learning rate on your data.  Time and
 hardware depend on the encoders; see the other files.

@@ -12,7 +12,6 @@ import jaxlib
 import numpy as np
 import pytest
 from absl import flags
-from jax._src.interpreters import mlir
 
 from mla_jax.config import fields, files
 from mla_jax.datasets import ArraySplit, Dataset, load_dataset
@@ -54,8 +53,11 @@ def reuse_contexts(programs: int = 200) -> None:
     JAX makes a new one for each, which takes a tenth of the suite's time.  Does nothing where JAX
     has no such function any more.
     """
-    make = getattr(mlir, "make_ir_context", None)
-    if make is None:
+    try:
+        from jax._src.interpreters import mlir
+
+        make = mlir.make_ir_context
+    except (ImportError, AttributeError):
         return
     local = threading.local()
 

@@ -26,7 +26,7 @@ EMBEDDED = ("digits", "mfeat")
 NAMES = sorted(path.stem for path in FOLDER.glob("*.py") if path.stem not in EMBEDDED)
 OWN_DATA = ("arrays", "folder")
 THOROUGH = ("iemocap",)
-"""Of three modalities; ``test_digits_runs`` trains every method on two."""
+"""Of three modalities; ``test_digits_runs`` trains every method on two, with small encoders."""
 SAMPLE = ("concat", "mla")
 HASTE = {"xla_backend_optimization_level": 0}
 BATCH = 4

@@ -18,6 +18,7 @@ OF_ABSL = ("main", "compare", "preflight")
 """Commands whose flags are global, so that each needs a process of its own."""
 ROOT = pathlib.Path(__file__).parents[2]
 WIDTH = {"COLUMNS": "96", "JAX_PLATFORMS": "cpu"}
+ENVIRONMENT = {**os.environ, **WIDTH}  # copied once: threads must not read what ``printed`` changes
 
 
 def help_of(command: str) -> str:
@@ -29,8 +30,7 @@ def help_of(command: str) -> str:
     name, *kind = command.split()
     if name in OF_ABSL:
         line = [sys.executable, "-m", f"mla_jax.{name}", "--help"]
-        environment = {**os.environ, **WIDTH}
-        done = subprocess.run(line, cwd=ROOT, env=environment, capture_output=True, text=True)
+        done = subprocess.run(line, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True)
         text, problem = done.stdout, done.stderr[-400:]
     else:
         text, problem = printed(name, [*kind, "--help"]), "nothing was printed"

@@ -9,10 +9,12 @@ FIELDS: dict[str, str] = {
     "dataset.name": "Name of the data set.",
     "dataset.path": "`digits`: another copy of its file. `arrays`: the folder of the arrays.",
     "dataset.data_dir": "Folder or bucket that `python -m mla_jax.prepare` wrote to.",
-    "dataset.stage_dir": "Folder that data of a bucket is copied to. Empty: a temporary folder.",
+    "dataset.stage_dir": "Folder that data of a bucket is copied to. Empty: mla_jax-USER in the "
+    "system's temporary folder, which later starts use again.",
     "dataset.variant": "Variant of the data set, or the name given to `prepare`.",
     "dataset.recipe": "How sound is represented. Empty: the data set's default.",
-    "dataset.split": "Name of a split. `auto`: the split of the protocol.",
+    "dataset.split": "How the data is divided into train, validation and test. `auto`: as the "
+    "protocol says.",
     "dataset.split_seed": "Seed of splits that are drawn at random.",
     "dataset.crop": "Side in pixels of the square cut from pictures. 0: the data set's own.",
     "dataset.noise": "Deviation of one fixed noise pattern added to pictures within [0, 1].",
@@ -35,8 +37,8 @@ FIELDS: dict[str, str] = {
     "optimizer.beta1": "First decay rate of `adam` and `adamw`.",
     "optimizer.clip_norm": "Largest norm of the gradient of each encoder and head. 0: no clipping.",
     "optimizer.weight_decay": "Weight decay on every parameter.",
-    "optimizer.schedule": "How the learning rate changes. `linear` falls to 0 after the first 20 % "
-    "of the epochs.",
+    "optimizer.schedule": "How the learning rate changes. `linear`: constant for the first fifth "
+    "of the epochs, then down in a straight line, to 0 after the last.",
     "optimizer.decay_every": "Epochs per step of `schedule=step`. 0: one step at 70 % of the "
     "epochs.",
     "optimizer.decay_rate": "Factor of each step of `schedule=step`.",
@@ -132,7 +134,10 @@ SWITCHES: dict[str, dict[str, str]] = {
     "concat": {},
     "film": {"condition_on": "The modality that modulates the others. Empty: the first."},
     "gated": {"gate": "The modality that is gated. Empty: the last."},
-    "modality_dropout": {"rate": "Chance that a modality of an example is hidden in training."},
+    "modality_dropout": {
+        "rate": "Chance that a modality of an example is hidden in training. An example that would "
+        "lose all of them keeps all."
+    },
     "ogm": _MODULATION,
     "ogm_ge": _MODULATION,
     "qmf": {
@@ -165,7 +170,8 @@ SWITCHES: dict[str, dict[str, str]] = {
         "fusion_weights": "Weights of `fusion=fixed`. Empty: those released, else equal ones.",
         "zero_grad_drift": "Whether encoders stepped earlier in a batch drift on with a zero "
         "gradient, as under PyTorch 1.8.",
-        "schedule": "One program per modality, or one for all of them. The result is the same.",
+        "schedule": "One program per modality, or one for all of them. The computation is the "
+        "same; results may differ by rounding.",
     },
     "ae": _AUTOENCODER,
     "cra": {**_AUTOENCODER, "blocks": "Residual autoencoders in the cascade."},
@@ -205,7 +211,7 @@ SWITCHES: dict[str, dict[str, str]] = {
         "guide_weight": "Weight of the guide's term.",
         "decoder_weight": "Weight of the decoder's term.",
         "tag_weight": "Weight of the tag's term.",
-        "l2_weight": "Weight of the L2 norm of the classifier.",
+        "l2_weight": "Weight of half the squared L2 norm of the classifier.",
         "missing_epochs": "Epochs of the second stage. 0: as many as the guide's.",
         "tags": "`last`: every example has the last tag, as released.",
         "guide_input": "Whether the guide sees whole or masked inputs.",
