@@ -54,9 +54,9 @@ FIELDS: dict[str, str] = {
     "`fidelity=paper` alone.",
     "absent": "What methods make of a missing modality: `skip` it, or take it for `zeros`, as the "
     "published code does. `auto`: `skip` under `fidelity=paper` and for methods that are about "
-    "missing modalities.",
+    "missing modalities, else `zeros`.",
     "missing.rule": "Rule by which modalities of the examples are hidden.",
-    "missing.train": "Rate of hidden modalities in the training split.",
+    "missing.train": "Rate of hidden modalities in the training split; `rule` says how.",
     "missing.test": "Rate of hidden modalities in the test and validation splits.",
     "missing.seed": "Seed of the masks. They do not depend on `seed`.",
     "missing.fill": "What stands for a missing input.",
@@ -111,7 +111,8 @@ _CORRELATION = {
 }
 _DEEP = {
     **_CORRELATION,
-    "third_encoder": "`second`: the third modality goes through the second's encoder, as released.",
+    "third_encoder": "`own`: an encoder per modality. `second`: the third modality takes the "
+    "second's encoder, as released.",
 }
 _MODULATION = {
     "joint": "The joint method that is modulated.",
@@ -213,7 +214,7 @@ SWITCHES: dict[str, dict[str, str]] = {
         "tag_weight": "Weight of the tag's term.",
         "l2_weight": "Weight of half the squared L2 norm of the classifier.",
         "missing_epochs": "Epochs of the second stage. 0: as many as the guide's.",
-        "tags": "`last`: every example has the last tag, as released.",
+        "tags": "`real`: each example has its own tag. `last`: all have the last one, as released.",
         "guide_input": "Whether the guide sees whole or masked inputs.",
     },
 }  # fmt: skip
