@@ -1,6 +1,7 @@
 """What the wheel holds, and that the packaged configurations serve where there is no repository."""
 
 import configparser
+import fnmatch
 import os
 import pathlib
 import re
@@ -229,10 +230,15 @@ def read(name: str) -> str:
 
 
 def test_the_guide_for_contributors():
-    """The tests that it names exist, and its code map has every file and folder of the root."""
+    """The tests that it names exist, and its parts of the suite have every file, and its
+    code map every file and folder of the root."""
     text = read("CONTRIBUTING.md")
     named = re.findall(r"`(test_[\w*]+)`", re.sub(r"`test_heads`", "", text))
     assert [n for n in named if not list((ROOT / "tests").glob(f"{n}.py"))] == []
+    table = text.partition("## The suite by parts")[2].partition("\n## ")[0]
+    parts = re.findall(r"`(test_[\w*]+)`", table)
+    files = {path.stem for path in (ROOT / "tests").glob("test_*.py")}
+    assert {n for n in files if not any(fnmatch.fnmatchcase(n, p) for p in parts)} == set()
     cells = re.findall(r"^\| (`.*?) \|", text.partition("## Code map")[2], re.M)
     mapped = {name.rstrip("/") for cell in cells for name in re.findall(r"`([^`]+)`", cell)}
     there = {p.name for p in (ROOT / "mla_jax").iterdir()} - {"__pycache__", "py.typed"}
