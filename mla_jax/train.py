@@ -120,7 +120,8 @@ def train(
         facts |= outcome.contribution_facts(run, dataset, facts.get("subsets"))
         if distributed.is_main():
             result = outcome.result_of(run, program, parameters) | facts
-            counts = (run.selector.chosen or {})["test"]["confusion"]
+            assert run.selector.chosen is not None  # the last epoch was evaluated
+            counts = run.selector.chosen["test"]["confusion"]
             report.write_report(
                 run.path, result, run.identity, counts, run.class_names, remarks(dataset)
             )

@@ -1,7 +1,8 @@
 """Tables of the site's reference, from the code: fields, switches, encoders, published figures."""
 
+import functools
 import inspect
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mla_jax import encoders, methods
@@ -10,7 +11,10 @@ from mla_jax.compare.studies import table1
 from mla_jax.config import fields, limits, meanings, recipes
 from mla_jax.encoders.spread import BATCH_NORMS, GRADIENT_SUMS
 from mla_jax.functional.heads import INITIALIZATIONS
-from mla_jax.functional.optimizers import TRANSFORMS
+from mla_jax.functional.optimizers import SCHEDULES, TRANSFORMS
+from mla_jax.runs import report
+
+table = functools.partial(report.markdown_table, align=":--")
 
 CHOICES: dict[str, Sequence[str]] = {
     "protocol": fields.PROTOCOLS,
@@ -23,18 +27,11 @@ CHOICES: dict[str, Sequence[str]] = {
     "batch_norm": BATCH_NORMS,
     "gradient_sum_dtype": GRADIENT_SUMS,
     "optimizer.name": tuple(TRANSFORMS),
-    "optimizer.schedule": ("constant", "step", "cosine", "linear"),
+    "optimizer.schedule": SCHEDULES,
 }
 """What a field that is a name may be."""
 NOT_OF_ENCODERS = ("parent", "name", "dtype", "axis_name", "feature_dim")
 """Parameters of a module that no configuration sets for one encoder."""
-
-
-def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table in Markdown."""
-    lines = [header, [":--"] * len(header), *rows]
-    escaped = ([cell.replace("|", r"\|") for cell in row] for row in lines)
-    return "\n".join(f"| {' | '.join(row)} |" for row in escaped)
 
 
 def shown(value: Any) -> str:

@@ -1,6 +1,7 @@
 """What the commands share: flags, start-up, and errors that are one sentence."""
 
 import errno
+import itertools
 import os
 import pathlib
 import re
@@ -333,7 +334,7 @@ def explain_config_flags(argv: Sequence[str]) -> None:
 
 def config_option(argv: Sequence[str]) -> str | None:
     """The value of ``--config`` on a command line that was not parsed yet."""
-    for argument, following in zip(argv, [*argv[1:], None], strict=False):
+    for argument, following in itertools.zip_longest(argv, argv[1:]):
         name, equals, value = argument.partition("=")
         if name in ("--config", "-config"):
             return value if equals else following

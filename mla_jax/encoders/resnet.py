@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from mla_jax.encoders.norm import BatchNorm
+from mla_jax.encoders.small import neighbours
 from mla_jax.errors import UserError
 
 kaiming_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
@@ -132,9 +133,7 @@ def _halved(x: jax.Array, axis: int) -> jax.Array:
     lowest = jnp.array(-jnp.inf, x.dtype)
     padding = [(0, 0, 0)] * x.ndim
     padding[axis] = (0, x.shape[axis] % 2, 0)
-    x = jax.lax.pad(x, lowest, padding)
-    pairs = x.reshape(*x.shape[:axis], -1, 2, *x.shape[axis + 1 :])
-    even, odd = (jax.lax.index_in_dim(pairs, i, axis + 1, keepdims=False) for i in (0, 1))
+    even, odd = neighbours(jax.lax.pad(x, lowest, padding), axis)
     padding[axis] = (1, -1, 0)
     before = jax.lax.pad(odd, lowest, padding)
     return _first_of(_first_of(before, even), odd)

@@ -66,11 +66,16 @@ def halve(x: jax.Array) -> jax.Array:
     the gradient, as with ``max``.
     """
     for axis in range(1, x.ndim - 1):
-        x = jax.lax.slice_in_dim(x, 0, x.shape[axis] // 2 * 2, axis=axis)
-        pairs = x.reshape(*x.shape[:axis], -1, 2, *x.shape[axis + 1 :])
-        a, b = (jax.lax.index_in_dim(pairs, i, axis + 1, keepdims=False) for i in (0, 1))
+        a, b = neighbours(jax.lax.slice_in_dim(x, 0, x.shape[axis] // 2 * 2, axis=axis), axis)
         x = jnp.where(a > b, a, jnp.where(b > a, b, (a + b) / 2))
     return x
+
+
+def neighbours(x: jax.Array, axis: int) -> tuple[jax.Array, jax.Array]:
+    """The elements of even and of odd number along an axis of even length."""
+    pairs = x.reshape(*x.shape[:axis], -1, 2, *x.shape[axis + 1 :])
+    even, odd = (jax.lax.index_in_dim(pairs, i, axis + 1, keepdims=False) for i in (0, 1))
+    return even, odd
 
 
 class Conv1D(Conv2D):

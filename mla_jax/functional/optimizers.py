@@ -140,6 +140,7 @@ def _adamw(config: Any) -> optax.GradientTransformation:
 
 
 TRANSFORMS = {"sgd": _sgd, "adam": _adam, "adamw": _adamw}
+SCHEDULES = ("constant", "step", "cosine", "linear")
 
 
 def depends_on_length(config: Any) -> str:
@@ -170,7 +171,7 @@ def learning_rate_schedule(config: Any, epochs: int) -> Callable[[StepInfo], jax
     >>> round(float(rate(info)), 3), round(float(rate(info._replace(epoch=10))), 3)
     (0.1, 0.01)
     """
-    check_choice("optimizer.schedule", config.schedule, ("constant", "step", "cosine", "linear"))
+    check_choice("optimizer.schedule", config.schedule, SCHEDULES)
     decay_every = config.decay_every or max(1, round(0.7 * epochs))
     constant = epochs // 5
 

@@ -56,7 +56,8 @@ def without_counts(figures: dict[str, Any]) -> dict[str, Any]:
 
 def result_of(run: Run, program: Program, parameters: int) -> dict[str, Any]:
     """The content of ``result.json``."""
-    config, spent, chosen = run.config, run.seconds.spent, run.selector.chosen or {}
+    config, spent, chosen = run.config, run.seconds.spent, run.selector.chosen
+    assert chosen is not None  # every run evaluates its last epoch
     stages, available = program.method.stages, run.data.training_examples
     epochs = sum(stage.epochs for stage in stages)
     per_epoch = batches_per_epoch(available, config.batch_size, config.drop_last)

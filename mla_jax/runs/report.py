@@ -251,11 +251,11 @@ def classes_section(confusion: Mapping[str, Sequence], class_names: Sequence[str
     )
 
 
-def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table; all columns but the first are right-aligned.
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]], align: str = "--:") -> str:
+    """A Markdown table; all columns but the first are aligned by ``align``, to the right.
 
     A cell is one line; a bar in it is written as Markdown wants it.
     """
-    lines = [header, [":--", *["--:"] * (len(header) - 1)], *rows]
+    lines = [header, [":--", *[align] * (len(header) - 1)], *rows]
     lines = [[" ".join(cell.split()).replace("|", r"\|") for cell in line] for line in lines]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
