@@ -1,12 +1,13 @@
 """A Google Cloud Storage on the loopback interface: ``python -m tests.bucket_server PORT``.
 
-It is ``gcp-storage-emulator`` with what that leaves out and the lock of a run needs: the
-precondition ``ifGenerationMatch``, answered as the real service does (412 where another object, or
-one at all, is there).  ``forbidden-bucket`` answers everything with 403, and ``readonly-bucket``
-what would change it.
+It is ``gcp-storage-emulator`` with what that leaves out.  The lock of a run needs the precondition
+``ifGenerationMatch``, answered as the real service does (412 where another object, or one at all,
+is there), and renaming a damaged checkpoint needs ``moveTo``.  ``forbidden-bucket`` answers
+everything with 403, and ``readonly-bucket`` what would change it.
 """
 
 import http
+import http.server
 import io
 import json
 import pathlib
@@ -15,13 +16,19 @@ import signal
 import socket
 import subprocess
 import sys
+from typing import Any
 from urllib.parse import unquote
 
 from gcp_storage_emulator import exceptions, server
+from gcp_storage_emulator.handlers import objects
 
 BUCKET = "bucket-one"
 BUCKETS = (BUCKET, "forbidden-bucket", "readonly-bucket")
 ROOT = pathlib.Path(__file__).parents[1]
+MOVE = (
+    r"^(?:/storage/v1)?/b/(?P<bucket_name>[-.\w]+)/o/(?P<object_id>.+)"
+    r"/moveTo/o/(?P<dest_object_id>.+)$"
+)
 OBJECT = re.compile(r"(?:/upload)?(?:/storage/v1)?/b/([-.\w]+)(?:/o(?:/(.*))?)?")
 
 
@@ -71,9 +78,20 @@ class Router(server.Router):
         return json.loads(re.search(rb'"name": ("(?:[^"\\\\]|\\\\.)*")', body)[1])
 
 
+def move(request: server.Request, response: server.Response, storage: Any) -> None:
+    """Renames an object: the emulator has no ``moveTo``, and gcsfs tries it for half a minute."""
+    request.params["dest_bucket_name"] = request.params["bucket_name"]
+    objects.copy(request, response, storage)
+    if response.status == http.HTTPStatus.OK:
+        objects.delete(request, response, storage)
+
+
 def serve(port: int, folder: str = "") -> None:
     """Serves what lies in ``folder``, or what is in memory, until SIGTERM."""
     server.Router = Router
+    server.HANDLERS = ((MOVE, {"POST": move}), *server.HANDLERS)
+    # With the usual 5, TCP tries a connection again only after 1, 3 or 7 seconds.
+    http.server.HTTPServer.request_queue_size = 128
     made = server.create_server("127.0.0.1", port, not folder, data_dir=folder or None)
     for bucket in BUCKETS:
         server.buckets.create_bucket(bucket, made._storage)

@@ -1,5 +1,6 @@
 """Runs in a bucket, against an emulator on this machine (``bucket_server``)."""
 
+import concurrent.futures
 import json
 import os
 import pathlib
@@ -167,10 +168,14 @@ def test_gcsfs_is_asked_for(bucket, monkeypatch):
         storage.file_system.__wrapped__()
 
 
-def test_the_bucket_goes_away_and_comes_back(commands, tmp_path):
-    """One sentence, and the same command goes on."""
-    server = Server(tmp_path / "objects")
-    options = [*MAIN, "--config.epochs=12", f"--workdir={at('run')}"]
+@pytest.fixture(scope="module", autouse=True)
+def losing(tmp_path_factory):
+    """A run whose bucket goes away after an epoch: its options, server and what it says.
+
+    It begins with the first test here and tries for a minute, in which the others run.
+    """
+    server = Server(tmp_path_factory.mktemp("lost") / "objects")
+    options = [*MAIN, "--config.epochs=6", f"--workdir={at('run')}"]
     run = subprocess.Popen(
         [sys.executable, "-u", "-m", "mla_jax.main", *options],
         cwd=ROOT,
@@ -179,11 +184,22 @@ def test_the_bucket_goes_away_and_comes_back(commands, tmp_path):
         stderr=subprocess.PIPE,
         text=True,
     )
-    for line in run.stdout:
-        if line.startswith("epoch   3/12"):
-            break
-    server.stop()
-    _, said = run.communicate(timeout=300)
+
+    def lose() -> str:
+        for line in run.stdout:
+            if line.startswith("epoch   1/6"):
+                break
+        server.stop()
+        return run.communicate(timeout=300)[1]
+
+    with concurrent.futures.ThreadPoolExecutor(1) as thread:
+        yield options, server, run, thread.submit(lose)
+
+
+def test_the_bucket_goes_away_and_comes_back(losing, commands):
+    """One sentence, and the same command goes on."""
+    options, server, run, waiting = losing
+    said = waiting.result()
     assert run.returncode == 2
     lines = [line for line in said.splitlines() if line.startswith("error: ")]
     assert lines[0].startswith(f"error: cannot go on in {at('run')}: it cannot be reached"), said
@@ -192,4 +208,4 @@ def test_the_bucket_goes_away_and_comes_back(commands, tmp_path):
     done = commands.run("mla_jax.main", options, **server.environment)
     server.stop()
     assert done.returncode == 0, done.stderr
-    assert re.search(rf"resuming {at('run')} after batch \d+ of 312", done.stdout)
+    assert re.search(rf"resuming {at('run')} after batch \d+ of 156", done.stdout)
