@@ -1,7 +1,7 @@
 """Every file of ``configs/``: all methods on its small form, the real form traced and counted.
 
 Training a step of every method on every file would take minutes of compilation.  So every method
-trains on ``THOROUGH``, ``SAMPLE`` trains on every file, and what is left is traced.
+trains on ``THOROUGH``, ``SAMPLE`` trains on every file, and the others are traced on ``TRACED``.
 """
 
 import functools
@@ -28,6 +28,8 @@ OWN_DATA = ("arrays", "folder")
 THOROUGH = ("iemocap",)
 """Of three modalities; ``test_digits_runs`` trains every method on two, with small encoders."""
 SAMPLE = ("concat", "mla")
+TRACED = ("folder", "food101")
+"""One file of each kind of encoders, beside ``THOROUGH``."""
 HASTE = {"xla_backend_optimization_level": 0}
 BATCH = 4
 
@@ -146,7 +148,17 @@ def trace(method, batch, phases=None):
     return state, jax.eval_shape(method.fuse, prediction, batch["present"], state.method_state)
 
 
-@pytest.mark.parametrize("name", [n for n in NAMES if n not in THOROUGH])
+def test_two_files_stand_for_the_small_forms_of_all(own_data):
+    """A method sees the features of its encoders: which those are is what files differ in."""
+    kinds = {name: kind_of(load(name, own_data, "runlocal")) for name in NAMES}
+    assert set(kinds.values()) == {kinds[name] for name in (*TRACED, *THOROUGH)}
+
+
+def kind_of(config):
+    return tuple(sorted(encoder.name for encoder in config.encoders.values()))
+
+
+@pytest.mark.parametrize("name", TRACED)
 def test_the_other_methods_are_traced(name, own_data):
     others = [method for method in methods.REGISTRY if not trained(name, method)]
     assert len(others) > 5
