@@ -40,6 +40,10 @@ Under missing modalities, method by rate:
 --missing gives the rates of config.missing, in all splits; with --config.missing.train=0 the
 methods are trained once, on complete data, and tested at every rate.  `table2` is the twelve
 methods of the MLA paper's Table 2.
+
+--workers=N trains N rows at the same time, each in a process of its own, on CPUs.  --row=LABEL
+trains the runs of one row and writes no table: the rows of a large comparison can then be trained
+on several machines that share --workdir, and the command without --row makes the table.
 """
 
 import contextlib
@@ -63,6 +67,7 @@ from mla_jax.compare import (
     sweep_table,
     table,
     training,
+    workers,
 )
 from mla_jax.compare.measures import MEASURES
 from mla_jax.compare.studies import STUDIES
@@ -95,6 +100,10 @@ def main() -> None:
     variants, seeds = grid(parse_variants(entries), vary), parse_seeds(seeds)
     if study:
         variants = [v._replace(defaults=study.settings) for v in variants]
+    if F.row is not None:
+        check_choice("row", F.row, [v.label for v in variants])
+        variants = [v for v in variants if v.label == F.row]
+    workers.check_count(F.workers)
     if rates:
         for field in variants[0].fields:
             if field.startswith("missing."):
@@ -104,12 +113,15 @@ def main() -> None:
     parts = [part for row in plan.values() for part in row]
     check_folders(parts, seeds, workdir)
     sources = training.trained_folders(parts)
-    progress = Progress(
-        [workdir / p.folder / f"seed{s}" for p in parts for s in seeds
-         if sources[p.folder] == p.folder],
-        [workdir / p.folder / f"seed{s}" for p in parts for s in seeds
-         if sources[p.folder] != p.folder],
-    )  # fmt: skip
+    trained = [workdir / p.folder / f"seed{s}" for p in parts for s in seeds
+               if sources[p.folder] == p.folder]  # fmt: skip
+    evaluated = [workdir / p.folder / f"seed{s}" for p in parts for s in seeds
+                 if sources[p.folder] != p.folder]  # fmt: skip
+    if F.workers > 1:
+        rows = {v: [part.folder for part in row] for v, row in plan.items()}
+        by_themselves = [v for v, row in rows.items() if all(sources[f] == f for f in row)]
+        workers.train_rows(by_themselves, F.workers, len(trained) + len(evaluated))
+    progress = Progress(trained, evaluated, reported=F.workers > 1)
     del parts
     rows, first, diverged = [], None, Diverged()
     for variant in variants:  # the programs of a row end with it
@@ -121,6 +133,8 @@ def main() -> None:
         folders = [[workdir / p.folder / f"seed{seed}" for p in row] for seed in seeds]
         rows.append(training.row_of(variant, results, folders))
         first = first or table.about(results[0][0], command_line_epochs())
+    if F.row is not None:
+        return
     diverged.require_others(rows)
     rows = rows if study else table.ranked(rows)
     write(table, workdir, rows, seeds, first, diverged=diverged.reasons)
@@ -155,7 +169,8 @@ class Diverged:
 def compare_runs(folders: Sequence[str]) -> None:
     """The comparison of finished runs."""
     F = flags.FLAGS
-    for name in ("config", "study", "methods", "vary", "missing", "seeds", "data_dir"):
+    for name in ("config", "study", "methods", "vary", "missing", "seeds", "data_dir", "row",
+                 "workers"):  # fmt: skip
         if F[name].present:
             raise UserError(f"--runs trains nothing, so --{name} means nothing to it: leave it out")
     rows, found = runs.rows_of(folders)
@@ -229,7 +244,10 @@ def compare_missing(
     plan = {v.label: sweep.parts_at(v, rates) for v in variants}
     parts = [part for row in plan.values() for part in row.values()]
     check_folders(parts, seeds, workdir)
-    progress = Progress(workdir / p.folder / f"seed{seed}" for p in parts for seed in seeds)
+    trained = [workdir / p.folder / f"seed{seed}" for p in parts for seed in seeds]
+    if flags.FLAGS.workers > 1:
+        workers.train_rows(list(plan), flags.FLAGS.workers, len(trained))
+    progress = Progress(trained, reported=flags.FLAGS.workers > 1)
     first = ""
     del parts
     rows, diverged = [], Diverged()
@@ -238,6 +256,8 @@ def compare_missing(
         with diverged.noted(variant.label):
             rows.append(sweep.train_row(variant, at_rates, rates, seeds, workdir, progress))
             first = first or next(iter(at_rates.values())).folder
+    if flags.FLAGS.row is not None:
+        return
     diverged.require_others(rows)
     result = Workdir(workdir / first / f"seed{seeds[0]}").result()
     about = table.about(result, command_line_epochs())
@@ -301,6 +321,10 @@ if __name__ == "__main__":
     flags.DEFINE_list("runs", None, "folders of finished runs, for one table; trains nothing")
     flags.DEFINE_list(
         "missing", [], "rates of missing modalities, as 0,0.3,0.5; see config.missing"
+    )
+    flags.DEFINE_integer("workers", 1, "rows that are trained at the same time, on CPUs")
+    flags.DEFINE_string(
+        "row", None, "trains the runs of the row of this label only, and writes no table"
     )
     flags.DEFINE_list("seeds", ["0", "1", "2"], "every row has one run per seed")
     command_line.run_command(main, ENDING, lambda: not flags.FLAGS["runs"].present)

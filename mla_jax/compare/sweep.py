@@ -11,7 +11,7 @@ from typing import Any
 
 import jax
 
-from mla_jax import distributed, train
+from mla_jax import train
 from mla_jax.compare import statistics
 from mla_jax.compare.training import Progress
 from mla_jax.compare.variants import Part, Variant, config_of
@@ -114,9 +114,7 @@ def train_row(
                     by_rate[other].append(figures)
             else:
                 by_rate[rate].append(_of_result(run))
-            line = progress.line(path, run.result)
-            if distributed.is_main():
-                print(line, flush=True)
+            progress.say(path, run.result)
     return _summary(variant, by_rate, results, folders)
 
 

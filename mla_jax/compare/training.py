@@ -31,13 +31,28 @@ class Progress:
     The guess is the mean of the runs that were trained in this process, times those left to train.
     """
 
-    def __init__(self, trained: Iterable[pathlib.Path], evaluated: Iterable[pathlib.Path] = ()):
-        """``trained``: folders of runs; ``evaluated``: of those that need no training."""
+    def __init__(
+        self,
+        trained: Iterable[pathlib.Path],
+        evaluated: Iterable[pathlib.Path] = (),
+        reported: bool = False,
+    ):
+        """``trained``: folders of runs; ``evaluated``: of those that need no training.
+
+        ``reported``: lines about the runs that are finished by now were printed before.
+        """
         trained = list(trained)
         self._total, self._done = len(trained) + len(list(evaluated)), 0
         self._open = {path for path in trained if not (path / "result.json").exists()}
+        self._reported = set(trained) - self._open if reported else set()
         self._seconds: list[float] = []
         self._since = time.perf_counter()
+
+    def say(self, path: pathlib.Path, result: Mapping[str, Any]) -> None:
+        """Prints the line about a run that has just ended."""
+        line = self.line(path, result)
+        if path not in self._reported and distributed.is_main():
+            print(line, flush=True)
 
     def line(self, path: pathlib.Path, result: Mapping[str, Any]) -> str:
         """The line about a run that has just ended."""
@@ -105,9 +120,7 @@ def train_row(
             else:
                 result = evaluate_under(part, path, workdir / source / f"seed{seed}")
             found.append(result)
-            line = progress.line(path, result)
-            if distributed.is_main():
-                print(line, flush=True)
+            progress.say(path, result)
     return results
 
 
