@@ -43,6 +43,8 @@ def create_transform(streams: Mapping[str, Stream], modalities: Sequence[str]) -
     def transform(batch: Batch, train: bool) -> dict[str, Any]:
         if train and "draw" not in batch:
             raise ValueError("a training batch must carry 'draw': take it from training_batches")
+        # One key per example, not one per batch: the draws of an example are then the same whatever
+        # its neighbours.  In evaluation nothing is drawn, and any number will do.
         seeds = jnp.asarray(batch["draw" if train else "index"]).astype(jnp.uint32)
         keys = jax.vmap(jax.random.key)(seeds)
         inputs = dict(batch["inputs"])
@@ -51,6 +53,7 @@ def create_transform(streams: Mapping[str, Stream], modalities: Sequence[str]) -
                 stream, x = streams[modality], jnp.asarray(inputs[modality])
                 aspect = batch["aspect"][:, position] if "aspect" in batch else None
                 x = _treat(modality, stream, keys, x, aspect, train)
+                # Last of all: normalisation has made another number of the zeros of a gap.
                 present = batch["present"][:, position].reshape(-1, *[1] * (x.ndim - 1))
                 inputs[modality] = jnp.where(present, x, 0)
         return inputs
@@ -70,6 +73,8 @@ def _treat(
     check_shape(modality, stream, x.shape)
     if stream.kind == "tokens":
         return x
+    # Modalities must not share their draws unless asked to.  Not hash(): Python salts that of a
+    # string, so each process would draw other numbers.
     name = zlib.crc32((stream.shared_draw or modality).encode())
     keys = jax.vmap(lambda key: jax.random.fold_in(key, name))(keys)
     if stream.kind in PICTURES:
@@ -82,7 +87,7 @@ def _treat(
         draws = _uniform(keys, (frames, PICTURE_DRAWS))
         one = _picture if stream.kind == "image" else _frames
         x = jax.vmap(lambda *a: one(stream, *a, train))(draws, x, true_width)
-        x = x / 255
+        x = x / 255  # after the crop, which rounds to whole grey levels as Pillow does
     x = x.astype(jnp.float32)
     mean, std = stream.mean, stream.std
     if not train:
@@ -102,6 +107,8 @@ def _picture(
     stream: Stream, draws: jax.Array, image: jax.Array, true_width: jax.Array, train: bool
 ) -> jax.Array:
     """One image or frame: crop, flip, jitter; grey levels, float32; ``draws: [1, n]``."""
+    # Every draw has its place in the row, used or not: turning one augmentation on or off leaves
+    # the others as they were.
     box, flip, jitter = jnp.split(draws[0], (resample.BOX_DRAWS, resample.BOX_DRAWS + 1))
     if stream.crop:
         image = _crop(stream, box, image, true_width, train)
@@ -120,6 +127,7 @@ def _crop(
 ) -> jax.Array:
     height, width, _ = image.shape
     size = stream.crop
+    # Boxes are chosen in the picture's own proportions, then stretched to those it is stored in.
     stretch = width / true_width
     if train and stream.train_crop == "random_resized":
         box = resample.random_resized_box(draws, height, true_width).stretched(stretch)
