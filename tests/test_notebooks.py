@@ -3,6 +3,8 @@
 import os
 import pathlib
 
+import jupytext
+import nbclient
 import pytest
 
 from docs.generate import links, notebooks
@@ -15,20 +17,8 @@ OPTIMISED = ("laziness",)
 """Without XLA's optimisations, which the suite leaves out, its image encoder does not learn."""
 
 
-@pytest.fixture
-def jupyter():
-    """jupytext and nbclient."""
-    reason = "jupytext, nbclient and ipykernel are not installed: pip install -e '.[test]'"
-    pytest.importorskip("ipykernel", reason=reason)
-    return (
-        pytest.importorskip("jupytext", reason=reason),
-        pytest.importorskip("nbclient", reason=reason),
-    )
-
-
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_a_notebook(path, jupyter, tmp_path, monkeypatch):
-    jupytext, nbclient = jupyter
+def test_a_notebook(path, tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]))
     if path.stem in OPTIMISED:
         monkeypatch.delenv("JAX_DISABLE_MOST_OPTIMIZATIONS", raising=False)
