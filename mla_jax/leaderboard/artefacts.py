@@ -29,7 +29,9 @@ ROW = (
     "flops", "compile_seconds", "parameters", "stages",
 )  # fmt: skip
 """What an artefact keeps of a row: all that the tables show, and no folders."""
-FOLDER_OPTIONS = ("--workdir", "--data_dir", "--runs")
+FOLDER_OPTIONS = ("--workdir", "--data_dir", "--runs", "--compilation_cache")
+LEFT_OUT = ("--workdir", "--compilation_cache")
+"""Of these: no figure depends on them."""
 SHARED = ("command", "date", "seeds", "about", "missing", "trained_once")
 INNERMOST = (re.compile(r"\[\n[^\[\]{}]*?\n\s*\]"), re.compile(r"{\n[^{}]*?\n\s*}"))
 """Lists, then objects, that hold neither."""
@@ -109,7 +111,7 @@ def of_comparison(comparison: pathlib.Path, root: pathlib.Path) -> Artefact:
 
 
 def without_folders(command: str) -> str:
-    """A command less ``--workdir``, and with DIR for what tells where a machine keeps its files.
+    """A command without ``LEFT_OUT``, and with DIR for where a machine keeps its data and runs.
 
     >>> without_folders("python -m mla_jax.compare --workdir='/a b' --data_dir /x --seeds=0")
     'python -m mla_jax.compare --data_dir=DIR --seeds=0'
@@ -121,7 +123,7 @@ def without_folders(command: str) -> str:
             next(words, None)
         if name not in FOLDER_OPTIONS:
             found.append(word)
-        elif name != "--workdir":
+        elif name not in LEFT_OUT:
             found.append(f"{name}=DIR")
     return shlex.join(found)
 
