@@ -1,15 +1,31 @@
 """A finished run that goes on for more epochs, or is refused to."""
 
+import functools
 import json
 
 import jax
 import numpy as np
 import pytest
 
+from mla_jax.config import fields
+from mla_jax.datasets import load_dataset
 from mla_jax.errors import Interrupted, UserError
-from tests.runs import config_of, open_run, quietly
+from mla_jax.program import build_program
+from tests.runs import config_of, open_run
+from tests.runs import quietly as train_quietly
 
 CONSTANT = {"optimizer.schedule": "constant"}
+
+
+def quietly(config, path):
+    """``runs.quietly`` with one program for all runs of equal configurations here."""
+    return train_quietly(config, path, program_of(fields.resolve(config, 1)))
+
+
+@functools.cache
+def program_of(config):
+    dataset = load_dataset(config.dataset, config.modalities)
+    return build_program(config, dataset, jax.devices()[:1])
 
 
 @pytest.mark.parametrize("method", ["mla", "concat", "qmf"])
