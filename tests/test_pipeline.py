@@ -4,11 +4,15 @@ import itertools
 import multiprocessing
 import os
 import signal
+import sys
 import threading
+import types
 
 import numpy as np
 import pytest
 
+from mla_jax.data import workers
+from mla_jax.data.missing import MaskedSplit
 from mla_jax.data.pipeline import (
     Loader,
     TrainingBatch,
@@ -155,6 +159,42 @@ def test_workers_outlive_signals_from_their_first_moment():
     assert not signal.pthread_sigmask(signal.SIG_BLOCK, ())
     batches.close()
     assert not any(worker.is_alive() for worker in signalled)
+
+
+class OnDisk:
+    """A split that is no ``ArraySplit``: pickled whole, read by number."""
+
+    def __init__(self, split):
+        self.split, self.label, self.present = split, split.label, split.present
+        self.examples, self.shapes = split.examples, split.shapes
+
+    def fetch(self, index):
+        return self.split.fetch(index)
+
+
+def test_auto_starts_workers_for_data_on_disk_in_commands_of_ours_alone(monkeypatch):
+    memory = make_split(N)
+    disk = OnDisk(memory)
+    masked = [MaskedSplit(split, split.present) for split in (memory, disk)]
+    assert [workers.in_memory(s) for s in (memory, disk, *masked)] == [True, False, True, False]
+
+    def found(split, cores):
+        monkeypatch.setattr(workers, "usable_cores", lambda: cores)
+        return Loader("auto").resolved(split).workers
+
+    assert found(disk, 8) == 0, "pytest is no command of ours: it may not be safe to import again"
+    for name, expected in (("mla_jax.main", 7), ("mla_jax.compare.__main__", 7), ("mine", 0)):
+        spec = types.SimpleNamespace(name=name)
+        monkeypatch.setitem(sys.modules, "__main__", types.SimpleNamespace(__spec__=spec))
+        assert found(disk, 8) == found(masked[1], 8) == expected
+        assert found(memory, 8) == found(masked[0], 8) == 0
+    spec.name = "mla_jax.main"
+    assert [found(disk, cores) for cores in (1, 3, 4, 17, 200)] == [0, 0, 3, 16, 16]
+    assert Loader(3).resolved(memory).workers == 3, "a number is a number"
+
+
+def test_usable_cores_are_those_of_this_process():
+    assert 1 <= workers.usable_cores() <= os.cpu_count()
 
 
 def test_every_example_at_most_once_an_epoch_and_all_in_the_long_run():

@@ -4,20 +4,15 @@ The order is a function of the seed and the epoch alone, so a run resumes by sli
 process, two or four see the same global batches.
 """
 
-import contextlib
-import multiprocessing
-import os
-import signal
 import sys
-import threading
 from collections.abc import Iterator
-from multiprocessing import resource_tracker
 from typing import NamedTuple
 
 import grain
 import numpy as np
 from absl import flags
 
+from mla_jax.data import workers
 from mla_jax.data.dataset import Split
 from mla_jax.data.hashing import draws
 from mla_jax.errors import UserError
@@ -25,8 +20,6 @@ from mla_jax.state import Batch
 
 SHARED_MEMORY_FROM = 1 << 16
 """Bytes from which a worker's array travels in shared memory; each costs a file."""
-
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 def batches_per_epoch(examples: int, batch_size: int, drop_last: bool = True) -> int:
@@ -51,12 +44,18 @@ def batches_per_epoch(examples: int, batch_size: int, drop_last: bool = True) ->
 class Loader(NamedTuple):
     """Who loads the batches: ``config.loader``."""
 
-    workers: int = 0
-    """Processes that load batches; 0: this one does."""
+    workers: int | str = 0
+    """Processes that load batches; 0: this one does; ``auto``: see ``workers.automatic``."""
     threads: int = 1
     """Threads that load a batch each, here or in every worker."""
     prefetch: int = 4
     """Batches ready and waiting, here or in every worker."""
+
+    def resolved(self, split: Split) -> "Loader":
+        """The same with the number of workers that ``auto`` stands for with this split."""
+        if self.workers == workers.AUTO:
+            return self._replace(workers=workers.automatic(split, workers.usable_cores()))
+        return self
 
 
 class TrainingBatch:
@@ -104,48 +103,6 @@ class TrainingBatch:
         return {**batch, **masks, "valid": valid, "draw": draws(self._seed, epoch, index)}
 
 
-def leave_signals_to_the_trainer(worker: int, workers: int) -> None:
-    """Lets a worker outlive the signals sent to all processes of a run, and not its trainer.
-
-    A terminal sends Ctrl-C to the process group, a cluster SIGTERM: the trainer needs its workers
-    for the batch that it ends with.  It then ends them itself (``close()``).
-    """
-    del worker, workers
-    for number in STOP_SIGNALS:
-        signal.signal(number, signal.SIG_IGN)
-    threading.Thread(target=_end_with_the_trainer, daemon=True).start()
-
-
-def _end_with_the_trainer() -> None:
-    multiprocessing.parent_process().join()
-    os._exit(1)  # nobody is left to end it, or to take its batches
-
-
-@contextlib.contextmanager
-def _signals_blocked() -> Iterator[None]:
-    """Processes and threads that begin in here never see the stop signals; this thread waits."""
-    if not hasattr(signal, "pthread_sigmask"):  # Windows
-        yield
-        return
-    resource_tracker.ensure_running()  # which would unblock them when it starts
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def _of_workers(batches: Iterator[Batch]) -> Iterator[Batch]:
-    """The same batches; the workers start with the first one, deaf to signals from then on."""
-    try:
-        with _signals_blocked():  # a worker takes seconds to come to ``leave_signals_...``
-            first = next(batches)
-        yield first
-        yield from batches
-    finally:
-        batches.close()
-
-
 def training_batches(
     split: Split,
     batch_size: int,
@@ -171,14 +128,14 @@ def training_batches(
     load = TrainingBatch(split, batch_size, seed, process_index, process_count, drop_last)
     reading = grain.ReadOptions(loader.threads, prefetch_buffer_size=loader.prefetch)
     batches = grain.MapDataset.range(start, sys.maxsize).map(load).to_iter_dataset(reading)
-    if loader.workers:
+    if count := int(loader.resolved(split).workers):
         if not flags.FLAGS.is_parsed():  # grain reads its own, also in a script that has none
             flags.FLAGS.mark_as_parsed()
         options = grain.experimental.DatasetOptions(min_shm_size=SHARED_MEMORY_FROM)
         batches = grain.experimental.WithOptionsIterDataset(batches, options)
-        options = grain.MultiprocessingOptions(loader.workers, loader.prefetch)
-        batches = batches.mp_prefetch(options, leave_signals_to_the_trainer)
-        return _of_workers(iter(batches))
+        options = grain.MultiprocessingOptions(count, loader.prefetch)
+        batches = batches.mp_prefetch(options, workers.leave_signals_to_the_trainer)
+        return workers.of_workers(iter(batches))
     return iter(batches)
 
 

@@ -1,0 +1,96 @@
+"""Worker processes that load batches: how many, and how they start and end."""
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from multiprocessing import resource_tracker
+from typing import Any
+
+from mla_jax.data.dataset import ArraySplit, Split
+from mla_jax.state import Batch
+
+AUTO = "auto"
+"""``config.loader.workers``: as many as ``automatic`` says."""
+FEW_CORES = 4
+"""On fewer cores than so many, a worker takes from the trainer what it gives."""
+MOST_WORKERS = 16
+"""``automatic`` starts no more: each takes memory."""
+
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+def automatic(split: Split, cores: int) -> int:
+    """One worker per core of this process but one, and at most ``MOST_WORKERS``.
+
+    None for a split in memory, on fewer than ``FEW_CORES`` cores, and in a program that is no
+    command of this package: a worker imports its parent's main file, and a script may not be
+    written for that (``if __name__ == "__main__":``).
+    """
+    if in_memory(split) or cores < FEW_CORES or not _is_our_command():
+        return 0
+    return min(cores - 1, MOST_WORKERS)
+
+
+def in_memory(split: Any) -> bool:
+    """Whether the examples of a split, masked or not, are held in memory."""
+    while (inner := getattr(split, "unmasked", None)) is not None:
+        split = inner
+    return isinstance(split, ArraySplit)
+
+
+def usable_cores() -> int:
+    """The cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _is_our_command() -> bool:
+    spec = getattr(sys.modules.get("__main__"), "__spec__", None)
+    return spec is not None and spec.name.partition(".")[0] == "mla_jax"
+
+
+def leave_signals_to_the_trainer(worker: int, workers: int) -> None:
+    """Lets a worker outlive the signals sent to all processes of a run, and not its trainer.
+
+    A terminal sends Ctrl-C to the process group, a cluster SIGTERM: the trainer needs its workers
+    for the batch that it ends with.  It then ends them itself (``close()``).
+    """
+    del worker, workers
+    for number in STOP_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+    threading.Thread(target=_end_with_the_trainer, daemon=True).start()
+
+
+def _end_with_the_trainer() -> None:
+    multiprocessing.parent_process().join()
+    os._exit(1)  # nobody is left to end it, or to take its batches
+
+
+@contextlib.contextmanager
+def _signals_blocked() -> Iterator[None]:
+    """Processes and threads that begin in here never see the stop signals; this thread waits."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    resource_tracker.ensure_running()  # which would unblock them when it starts
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def of_workers(batches: Iterator[Batch]) -> Iterator[Batch]:
+    """The same batches; the workers start with the first one, deaf to signals from then on."""
+    try:
+        with _signals_blocked():  # a worker takes seconds to come to ``leave_signals_...``
+            first = next(batches)
+        yield first
+        yield from batches
+    finally:
+        batches.close()
