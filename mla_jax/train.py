@@ -163,7 +163,8 @@ def fit(run: Run, program: Program, state: TrainState, dataset: Dataset) -> tupl
             say(f"loader: {loader.workers} worker processes")
         batches: Any = pipeline.training_batches(*order, loader, config.drop_last)
         measure, log = Telemetry(program, dataset, config), StepLog(run, start)
-        reduce_training = TrainingReduction(train_split, config.batch_size, program.placement)
+        visited = (train_split, config.batch_size, program.placement, loader)
+        reduce_training = TrainingReduction(*visited)
         with contextlib.closing(batches), ProgressBar(total, start, say) as bar:
             for number in range(start, total):
                 epoch, index = divmod(number, per_epoch)

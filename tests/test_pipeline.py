@@ -11,7 +11,7 @@ import types
 import numpy as np
 import pytest
 
-from mla_jax.data import workers
+from mla_jax.data import pipeline, workers
 from mla_jax.data.missing import MaskedSplit
 from mla_jax.data.pipeline import (
     Loader,
@@ -278,3 +278,67 @@ def test_evaluation_visits_each_example_once(examples, batch_size, devices, proc
     ]
     assert blocks == expected + [[]] * (len(blocks) - len(expected))
     assert len(blocks) - len(expected) < devices * processes, "no step of padding alone"
+
+
+@pytest.mark.parametrize("loader", [Loader(0, 1, 1), Loader(0, 3, 2), Loader(2, 1, 1)])
+def test_evaluation_batches_are_the_same_whoever_loads_them(monkeypatch, loader):
+    monkeypatch.setattr(pipeline, "EVALUATED_BY_WORKERS", N)
+    expected = list(evaluation_batches(make_split(N), 4, 2))
+    loaded = list(evaluation_batches(OnDisk(make_split(N)), 4, 2, loader=loader))
+    assert len(loaded) == len(expected) == -(-N // 8)
+    for batch, other in zip(expected, loaded, strict=True):
+        check_rows(other, (2, 4))
+        for key in ("index", "valid", "label", "present"):
+            np.testing.assert_array_equal(other[key], batch[key])
+            assert other[key].dtype == batch[key].dtype
+    assert not multiprocessing.active_children()
+
+
+class Damaged(OnDisk):
+    """A split with one example that cannot be read; it says which threads have read."""
+
+    def __init__(self, split, damaged=-1):
+        super().__init__(split)
+        self.damaged, self.threads = damaged, set()
+
+    def fetch(self, index):
+        self.threads.add(threading.current_thread())
+        if self.damaged in index:
+            raise UserError(f"example {self.damaged} is damaged")
+        return super().fetch(index)
+
+    def __getstate__(self):
+        return {**self.__dict__, "threads": set()}
+
+
+def test_evaluation_loads_ahead_of_the_device():
+    """While the first batch is used, the next ones are read by another thread."""
+    read = threading.Semaphore(0)
+
+    class Counted(Damaged):
+        def fetch(self, index):
+            read.release()
+            return super().fetch(index)
+
+    split = Counted(make_split(N))
+    batches = evaluation_batches(split, 4, 1, loader=Loader(3, 1, 2))  # too few for workers
+    next(batches)
+    for _ in range(3):  # the one that is used, and two that wait
+        assert read.acquire(timeout=10)
+    batches.close()
+    (thread,) = split.threads - {threading.current_thread()}
+    thread.join(10)
+    assert not thread.is_alive()
+
+
+@pytest.mark.parametrize("count", [0, 2])
+def test_an_evaluation_that_fails_ends_its_threads_and_workers(monkeypatch, count):
+    monkeypatch.setattr(pipeline, "EVALUATED_BY_WORKERS", N)
+    split, started = Damaged(make_split(N), damaged=21), []
+    with pytest.raises(UserError, match="example 21 is damaged"):
+        for _ in evaluation_batches(split, 4, 1, loader=Loader(count, 1, 1)):
+            started += multiprocessing.active_children()
+    assert len(set(started)) == count and not multiprocessing.active_children()
+    for thread in split.threads - {threading.current_thread()}:
+        thread.join(10)
+        assert not thread.is_alive()

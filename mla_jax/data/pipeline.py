@@ -4,9 +4,10 @@ The order is a function of the seed and the epoch alone, so a run resumes by sli
 process, two or four see the same global batches.
 """
 
+import contextlib
 import sys
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Callable, Generator, Iterator
+from typing import Any, NamedTuple
 
 import grain
 import numpy as np
@@ -20,6 +21,8 @@ from mla_jax.state import Batch
 
 SHARED_MEMORY_FROM = 1 << 16
 """Bytes from which a worker's array travels in shared memory; each costs a file."""
+EVALUATED_BY_WORKERS = 1 << 14
+"""Examples per process from which workers evaluate: they take seconds to start, every time."""
 
 
 def batches_per_epoch(examples: int, batch_size: int, drop_last: bool = True) -> int:
@@ -56,6 +59,10 @@ class Loader(NamedTuple):
         if self.workers == workers.AUTO:
             return self._replace(workers=workers.automatic(split, workers.usable_cores()))
         return self
+
+
+HERE = Loader()
+"""One thread of this process."""
 
 
 class TrainingBatch:
@@ -110,7 +117,7 @@ def training_batches(
     start: int = 0,
     process_index: int = 0,
     process_count: int = 1,
-    loader: Loader = Loader(),  # noqa: B008 - immutable
+    loader: Loader = HERE,
     drop_last: bool = True,
 ) -> Iterator[Batch]:
     """This process's share ``[batch_size / process_count, ...]`` of batch ``start`` and all after.
@@ -126,9 +133,15 @@ def training_batches(
     if batch_size % process_count:
         raise UserError(f"batch_size={batch_size} does not divide among {process_count} processes")
     load = TrainingBatch(split, batch_size, seed, process_index, process_count, drop_last)
+    return _loaded(load, range(start, sys.maxsize), loader.resolved(split))
+
+
+def _loaded(load: Callable[[int], Batch], numbers: range, loader: Loader) -> Iterator[Batch]:
+    """``load`` of each number, in order, ahead of whoever takes the batches."""
     reading = grain.ReadOptions(loader.threads, prefetch_buffer_size=loader.prefetch)
-    batches = grain.MapDataset.range(start, sys.maxsize).map(load).to_iter_dataset(reading)
-    if count := int(loader.resolved(split).workers):
+    source = grain.MapDataset.range(numbers.start, numbers.stop)
+    batches = source.map(load).to_iter_dataset(reading)
+    if count := int(loader.workers):
         if not flags.FLAGS.is_parsed():  # grain reads its own, also in a script that has none
             flags.FLAGS.mark_as_parsed()
         options = grain.experimental.DatasetOptions(min_shm_size=SHARED_MEMORY_FROM)
@@ -139,32 +152,60 @@ def training_batches(
     return iter(batches)
 
 
+class EvaluationBatch(NamedTuple):
+    """``(number) -> batch``: one process's part of an evaluation, from any thread or worker."""
+
+    split: Split
+    batch_size: int
+    devices: int
+    process_index: int
+    process_count: int
+
+    def __call__(self, number: int) -> Batch:
+        first = (int(number) * self.process_count + self.process_index) * self.devices
+        index = first + np.arange(self.devices)
+        index = index[:, None] * self.batch_size + np.arange(self.batch_size)
+        valid = index < self.split.examples
+        padding = np.zeros(0 if valid.all() else 1, index.dtype)  # the valid ones come first
+        batch = self.split.fetch(np.concatenate([index[valid], padding]))
+        size = self.devices, self.batch_size
+        inputs = {m: _blocks(array, *size) for m, array in batch["inputs"].items()}
+        others = {k: _blocks(array, *size) for k, array in batch.items()
+                  if k not in ("inputs", "valid")}  # fmt: skip
+        return {**others, "inputs": inputs, "valid": valid}
+
+
 def evaluation_batches(
     split: Split,
     batch_size: int,
     devices: int,
     process_index: int = 0,
     process_count: int = 1,
-) -> Iterator[Batch]:
+    loader: Loader = HERE,
+) -> Generator[Batch, None, None]:
     """Every example once, in order: batches ``[devices, batch_size, ...]`` for this process.
 
     The split is cut into consecutive blocks of ``batch_size``, one a device, whatever the number
     of devices: a rule that looks at its whole batch sees the same neighbours anywhere.  The last
     blocks are padded with example 0, loaded once, and ``valid=False``; all processes get equally
     many batches.
+
+    Whatever ``loader`` says, the batches are the same.  Its threads load ahead; its workers start
+    for ``EVALUATED_BY_WORKERS`` examples or more only, and never for data in memory, of which a
+    batch is a copy.  ``close()`` ends them.
     """
-    per_step = devices * process_count
+    load = EvaluationBatch(split, batch_size, devices, process_index, process_count)
     blocks = -(-split.examples // batch_size)
-    for step in range(-(-blocks // per_step)):
-        first = step * per_step + process_index * devices
-        index = (first + np.arange(devices))[:, None] * batch_size + np.arange(batch_size)
-        valid = index < split.examples
-        padding = np.zeros(0 if valid.all() else 1, index.dtype)  # the valid ones come first
-        batch = split.fetch(np.concatenate([index[valid], padding]))
-        inputs = {m: _blocks(array, devices, batch_size) for m, array in batch["inputs"].items()}
-        others = {k: _blocks(array, devices, batch_size) for k, array in batch.items()
-                  if k not in ("inputs", "valid")}  # fmt: skip
-        yield {**others, "inputs": inputs, "valid": valid}
+    numbers = range(-(-blocks // (devices * process_count)))
+    if workers.in_memory(split):
+        yield from map(load, numbers)
+        return
+    loader = loader.resolved(split)
+    if split.examples < EVALUATED_BY_WORKERS * process_count:
+        loader = loader._replace(workers=0)
+    batches: Any = _loaded(load, numbers, loader)
+    with contextlib.closing(batches):
+        yield from batches
 
 
 def _blocks(array: np.ndarray, devices: int, batch_size: int) -> np.ndarray:
