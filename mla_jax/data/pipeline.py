@@ -16,6 +16,7 @@ from absl import flags
 from mla_jax.data import workers
 from mla_jax.data.dataset import Split
 from mla_jax.data.hashing import draws
+from mla_jax.data.sharing import Shared
 from mla_jax.errors import UserError
 from mla_jax.state import Batch
 
@@ -140,16 +141,18 @@ def _loaded(load: Callable[[int], Batch], numbers: range, loader: Loader) -> Ite
     """``load`` of each number, in order, ahead of whoever takes the batches."""
     reading = grain.ReadOptions(loader.threads, prefetch_buffer_size=loader.prefetch)
     source = grain.MapDataset.range(numbers.start, numbers.stop)
-    batches = source.map(load).to_iter_dataset(reading)
-    if count := int(loader.workers):
-        if not flags.FLAGS.is_parsed():  # grain reads its own, also in a script that has none
-            flags.FLAGS.mark_as_parsed()
-        options = grain.experimental.DatasetOptions(min_shm_size=SHARED_MEMORY_FROM)
-        batches = grain.experimental.WithOptionsIterDataset(batches, options)
-        options = grain.MultiprocessingOptions(count, loader.prefetch)
-        batches = batches.mp_prefetch(options, workers.leave_signals_to_the_trainer)
-        return workers.of_workers(iter(batches))
-    return iter(batches)
+    count = int(loader.workers)
+    if not count:
+        return iter(source.map(load).to_iter_dataset(reading))
+    if not flags.FLAGS.is_parsed():  # grain reads its own, also in a script that has none
+        flags.FLAGS.mark_as_parsed()
+    shared = Shared(load)
+    batches = source.map(shared).to_iter_dataset(reading)
+    options = grain.experimental.DatasetOptions(min_shm_size=SHARED_MEMORY_FROM)
+    batches = grain.experimental.WithOptionsIterDataset(batches, options)
+    options = grain.MultiprocessingOptions(count, loader.prefetch)
+    batches = batches.mp_prefetch(options, workers.leave_signals_to_the_trainer)
+    return workers.of_workers(iter(batches), shared)
 
 
 class EvaluationBatch(NamedTuple):

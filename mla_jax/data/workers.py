@@ -11,6 +11,7 @@ from multiprocessing import resource_tracker
 from typing import Any
 
 from mla_jax.data.dataset import ArraySplit, Split
+from mla_jax.data.sharing import Shared
 from mla_jax.state import Batch
 
 AUTO = "auto"
@@ -85,8 +86,11 @@ def _signals_blocked() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def of_workers(batches: Iterator[Batch]) -> Iterator[Batch]:
-    """The same batches; the workers start with the first one, deaf to signals from then on."""
+def of_workers(batches: Any, shared: Shared) -> Iterator[Batch]:
+    """The same batches; the workers start with the first one, deaf to signals from then on.
+
+    ``shared`` is what the workers read from, and is closed with them.
+    """
     try:
         with _signals_blocked():  # a worker takes seconds to come to ``leave_signals_...``
             first = next(batches)
@@ -94,3 +98,4 @@ def of_workers(batches: Iterator[Batch]) -> Iterator[Batch]:
         yield from batches
     finally:
         batches.close()
+        shared.close()
