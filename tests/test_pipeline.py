@@ -14,6 +14,7 @@ import pytest
 from mla_jax.data import pipeline, workers
 from mla_jax.data.missing import MaskedSplit
 from mla_jax.data.pipeline import (
+    HERE,
     Loader,
     TrainingBatch,
     batches_per_epoch,
@@ -126,8 +127,18 @@ def test_draws_depend_on_seed_epoch_and_example_and_on_nothing_else():
     assert np.abs(counts - len(number) / 16).max() < 5 * np.sqrt(len(number) / 16)
 
 
-@pytest.mark.parametrize("loader", [Loader(0, 3, 2), Loader(2, 1, 1)])
-def test_the_batches_are_the_same_whoever_loads_them(loader):
+def test_draws_are_those_of_every_version():
+    """Written by the first version: with others, a resumed run would be augmented otherwise."""
+    found = draws(7, 3, np.array([0, 1, 1234567]))
+    assert found.tolist() == [4001402184, 3211512775, 3958287338]
+    assert draws(2**31 - 1, 10**6, np.arange(2, 4)).tolist() == [843890435, 3843100597]
+
+
+@pytest.mark.parametrize(
+    ("loader", "quick"), [(HERE, 1 << 20), (HERE, 0), (Loader(0, 3, 2), 0), (Loader(2, 1, 1), 0)]
+)
+def test_the_batches_are_the_same_whoever_loads_them(monkeypatch, loader, quick):
+    monkeypatch.setattr(workers, "QUICK", quick)
     expected = take(PER_EPOCH + 2, start=4)
     batches = training_batches(make_split(N), BATCH, 0, 4, 0, 1, loader)
     for batch, loaded in zip(expected, batches, strict=False):
@@ -191,6 +202,19 @@ def test_auto_starts_workers_for_data_on_disk_in_commands_of_ours_alone(monkeypa
     spec.name = "mla_jax.main"
     assert [found(disk, cores) for cores in (1, 3, 4, 17, 200)] == [0, 0, 3, 16, 16]
     assert Loader(3).resolved(memory).workers == 3, "a number is a number"
+
+
+def test_small_batches_in_memory_are_loaded_when_they_are_taken():
+    memory = make_split(N)
+    masked = MaskedSplit(memory, memory.present)
+    assert workers.is_quick(memory, 1 << 17) and workers.is_quick(masked, 1 << 17)  # 8 bytes each
+    assert not workers.is_quick(memory, (1 << 17) + 1) and not workers.is_quick(OnDisk(memory), 1)
+    before = set(threading.enumerate())
+    batches = training_batches(memory, BATCH, 0)
+    next(batches)
+    assert set(threading.enumerate()) == before
+    batches.close()
+    assert next(batches, None) is None
 
 
 def test_usable_cores_are_those_of_this_process():

@@ -134,11 +134,19 @@ def training_batches(
     if batch_size % process_count:
         raise UserError(f"batch_size={batch_size} does not divide among {process_count} processes")
     load = TrainingBatch(split, batch_size, seed, process_index, process_count, drop_last)
-    return _loaded(load, range(start, sys.maxsize), loader.resolved(split))
+    quick = workers.is_quick(split, batch_size // process_count)
+    return _loaded(load, range(start, sys.maxsize), loader.resolved(split), quick)
 
 
-def _loaded(load: Callable[[int], Batch], numbers: range, loader: Loader) -> Iterator[Batch]:
-    """``load`` of each number, in order, ahead of whoever takes the batches."""
+def _loaded(
+    load: Callable[[int], Batch], numbers: range, loader: Loader, quick: bool
+) -> Iterator[Batch]:
+    """``load`` of each number, in order, ahead of whoever takes the batches.
+
+    Where that is ``quick`` and nothing else is asked for, the batch is loaded when it is taken.
+    """
+    if quick and not loader.workers and loader.threads == 1:
+        return (load(number) for number in numbers)
     reading = grain.ReadOptions(loader.threads, prefetch_buffer_size=loader.prefetch)
     source = grain.MapDataset.range(numbers.start, numbers.stop)
     count = int(loader.workers)
@@ -194,19 +202,17 @@ def evaluation_batches(
     many batches.
 
     Whatever ``loader`` says, the batches are the same.  Its threads load ahead; its workers start
-    for ``EVALUATED_BY_WORKERS`` examples or more only, and never for data in memory, of which a
-    batch is a copy.  ``close()`` ends them.
+    for ``EVALUATED_BY_WORKERS`` examples or more, and never for data in memory, of which a batch is
+    a copy.  ``close()`` ends them.
     """
     load = EvaluationBatch(split, batch_size, devices, process_index, process_count)
     blocks = -(-split.examples // batch_size)
     numbers = range(-(-blocks // (devices * process_count)))
-    if workers.in_memory(split):
-        yield from map(load, numbers)
-        return
     loader = loader.resolved(split)
-    if split.examples < EVALUATED_BY_WORKERS * process_count:
+    if workers.in_memory(split) or split.examples < EVALUATED_BY_WORKERS * process_count:
         loader = loader._replace(workers=0)
-    batches: Any = _loaded(load, numbers, loader)
+    quick = workers.is_quick(split, batch_size * devices)
+    batches: Any = _loaded(load, numbers, loader, quick)
     with contextlib.closing(batches):
         yield from batches
 
