@@ -160,7 +160,7 @@ def fit(run: Run, program: Program, state: TrainState, dataset: Dataset) -> tupl
         order = (train_split, config.batch_size, config.seed, start, *distributed.process())
         loader = pipeline.Loader(**config.loader).resolved(train_split)
         if config.loader.workers == workers.AUTO and loader.workers:
-            say(f"loader: {loader.workers} worker process(es)")
+            say(f"loader.workers=auto is {loader.workers} here")
         batches: Any = pipeline.training_batches(*order, loader, config.drop_last)
         measure, log = Telemetry(program, dataset, config), StepLog(run, start)
         visited = (train_split, config.batch_size, program.placement, loader)

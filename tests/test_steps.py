@@ -54,7 +54,7 @@ def test_a_run_says_how_many_workers_auto_is_and_is_the_same_with_them(
     monkeypatch.setattr(workers, "automatic", lambda split, cores: 1)
     said = []
     run(config_of("mla", log_every_steps=EVERY), tmp_path / "run", said.append)
-    assert "loader: 1 worker process(es)" in said
+    assert "loader.workers=auto is 1 here" in said
     assert lines_without_time(tmp_path / "run") == lines_without_time(whole)
 
 
