@@ -14,6 +14,7 @@ from mla_jax import distributed
 from mla_jax.backend import compiling
 from mla_jax.data.dataset import ArraySplit, Dataset, DataSpec, Transform
 from mla_jax.data.missing import mask_dataset
+from mla_jax.data.pipeline import Loader
 from mla_jax.data.transform import create_transform
 from mla_jax.dispatch import Dispatch
 from mla_jax.encoders import Encoders, create_encoders
@@ -82,7 +83,8 @@ def build_program(
     platform = placement.sharded.mesh.devices.flat[0].platform
     options = compiling.options_for(encoders, platform)
     dispatches = {s.name: Dispatch([p.update for p in s.phases], options) for s in method.stages}
-    return Program(encoders, method, optimizer, dispatches, Evaluator(method, devices), placement)
+    evaluator = Evaluator(method, devices, Loader(**config.loader))
+    return Program(encoders, method, optimizer, dispatches, evaluator, placement)
 
 
 def _features(encoders: Encoders, variables: dict[str, Any], batch: Batch) -> dict[str, jax.Array]:

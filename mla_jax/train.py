@@ -17,7 +17,7 @@ from ml_collections import ConfigDict, FrozenConfigDict
 
 from mla_jax import distributed, storage
 from mla_jax.config import fields
-from mla_jax.data import missing, pipeline
+from mla_jax.data import missing, pipeline, workers
 from mla_jax.data.example_checks import remarks
 from mla_jax.datasets import Dataset, load_dataset
 from mla_jax.errors import Interrupted
@@ -158,10 +158,13 @@ def fit(run: Run, program: Program, state: TrainState, dataset: Dataset) -> tupl
         Profile(config.profile, run.path, say) as profile,
     ):
         order = (train_split, config.batch_size, config.seed, start, *distributed.process())
-        loader = pipeline.Loader(**config.loader)
+        loader = pipeline.Loader(**config.loader).resolved(train_split)
+        if config.loader.workers == workers.AUTO and loader.workers:
+            say(f"loader.workers=auto is {loader.workers} here")
         batches: Any = pipeline.training_batches(*order, loader, config.drop_last)
         measure, log = Telemetry(program, dataset, config), StepLog(run, start)
-        reduce_training = TrainingReduction(train_split, config.batch_size, program.placement)
+        visited = (train_split, config.batch_size, program.placement, loader)
+        reduce_training = TrainingReduction(*visited)
         with contextlib.closing(batches), ProgressBar(total, start, say) as bar:
             for number in range(start, total):
                 epoch, index = divmod(number, per_epoch)

@@ -3,11 +3,14 @@
 import json
 
 import pytest
-from ml_collections import ConfigDict, FrozenConfigDict
+from absl import flags
+from ml_collections import ConfigDict, FrozenConfigDict, config_flags
 
 from mla_jax.config import fields, files
+from mla_jax.config.command_line import ConfigFileParser
 from mla_jax.config.fields import (
     base_config,
+    completed,
     differing_fields,
     method_block,
     override,
@@ -139,6 +142,27 @@ def test_every_number_of_a_configuration_has_its_limits():
         for number in wrong:
             with pytest.raises(UserError, match=rf"^{name}[ =].*must be"):
                 resolve(changed(**{name.replace(".", "__"): number}))
+
+
+@pytest.mark.parametrize(("written", "value"), [("auto", "auto"), ("0", 0), ("2", 2)])
+def test_the_number_of_workers_is_a_number_or_auto(written, value):
+    options = ["main", "--config=tests/configs/tiny.py", f"--config.loader.workers={written}"]
+    values = flags.FlagValues()
+    config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=options)
+    values["config"].parser = ConfigFileParser()
+    values(options)
+    resolved = resolve(values.config)
+    assert resolved.loader.workers == value
+    assert resolve(changed(loader__workers=value)).loader.workers == value
+    saved = to_json(resolved) | {"loader": {"workers": 0, "threads": 1, "prefetch": 4}}
+    assert completed(saved)["loader"]["workers"] == 0, "of a run from before there was auto"
+    assert differing_fields(saved, to_json(resolved)) == []
+
+
+@pytest.mark.parametrize("wrong", [-1, 65, 1.5, True, "many", None])
+def test_what_the_number_of_workers_cannot_be(wrong):
+    with pytest.raises(UserError, match=r"^loader\.workers must be"):
+        resolve(changed(loader__workers=wrong))
 
 
 def test_best_test_is_allowed_under_the_paper_protocol():

@@ -4,12 +4,17 @@ import itertools
 import multiprocessing
 import os
 import signal
+import sys
 import threading
+import types
 
 import numpy as np
 import pytest
 
+from mla_jax.data import pipeline, workers
+from mla_jax.data.missing import MaskedSplit
 from mla_jax.data.pipeline import (
+    HERE,
     Loader,
     TrainingBatch,
     batches_per_epoch,
@@ -122,8 +127,18 @@ def test_draws_depend_on_seed_epoch_and_example_and_on_nothing_else():
     assert np.abs(counts - len(number) / 16).max() < 5 * np.sqrt(len(number) / 16)
 
 
-@pytest.mark.parametrize("loader", [Loader(0, 3, 2), Loader(2, 1, 1)])
-def test_the_batches_are_the_same_whoever_loads_them(loader):
+def test_draws_are_those_of_every_version():
+    """Written by the first version: with others, a resumed run would be augmented otherwise."""
+    found = draws(7, 3, np.array([0, 1, 1234567]))
+    assert found.tolist() == [4001402184, 3211512775, 3958287338]
+    assert draws(2**31 - 1, 10**6, np.arange(2, 4)).tolist() == [843890435, 3843100597]
+
+
+@pytest.mark.parametrize(
+    ("loader", "quick"), [(HERE, 1 << 20), (HERE, 0), (Loader(0, 3, 2), 0), (Loader(2, 1, 1), 0)]
+)
+def test_the_batches_are_the_same_whoever_loads_them(monkeypatch, loader, quick):
+    monkeypatch.setattr(workers, "QUICK", quick)
     expected = take(PER_EPOCH + 2, start=4)
     batches = training_batches(make_split(N), BATCH, 0, 4, 0, 1, loader)
     for batch, loaded in zip(expected, batches, strict=False):
@@ -155,6 +170,55 @@ def test_workers_outlive_signals_from_their_first_moment():
     assert not signal.pthread_sigmask(signal.SIG_BLOCK, ())
     batches.close()
     assert not any(worker.is_alive() for worker in signalled)
+
+
+class OnDisk:
+    """A split that is no ``ArraySplit``: pickled whole, read by number."""
+
+    def __init__(self, split):
+        self.split, self.label, self.present = split, split.label, split.present
+        self.examples, self.shapes = split.examples, split.shapes
+
+    def fetch(self, index):
+        return self.split.fetch(index)
+
+
+def test_auto_starts_workers_for_data_on_disk_in_commands_of_ours_alone(monkeypatch):
+    memory = make_split(N)
+    disk = OnDisk(memory)
+    masked = [MaskedSplit(split, split.present) for split in (memory, disk)]
+    assert [workers.in_memory(s) for s in (memory, disk, *masked)] == [True, False, True, False]
+
+    def found(split, cores):
+        monkeypatch.setattr(workers, "usable_cores", lambda: cores)
+        return Loader("auto").resolved(split).workers
+
+    assert found(disk, 8) == 0, "pytest is no command of ours: it may not be safe to import again"
+    for name, expected in (("mla_jax.main", 7), ("mla_jax.compare.__main__", 7), ("mine", 0)):
+        spec = types.SimpleNamespace(name=name)
+        monkeypatch.setitem(sys.modules, "__main__", types.SimpleNamespace(__spec__=spec))
+        assert found(disk, 8) == found(masked[1], 8) == expected
+        assert found(memory, 8) == found(masked[0], 8) == 0
+    spec.name = "mla_jax.main"
+    assert [found(disk, cores) for cores in (1, 3, 4, 17, 200)] == [0, 0, 3, 16, 16]
+    assert Loader(3).resolved(memory).workers == 3, "a number is a number"
+
+
+def test_small_batches_in_memory_are_loaded_when_they_are_taken():
+    memory = make_split(N)
+    masked = MaskedSplit(memory, memory.present)
+    assert workers.is_quick(memory, 1 << 17) and workers.is_quick(masked, 1 << 17)  # 8 bytes each
+    assert not workers.is_quick(memory, (1 << 17) + 1) and not workers.is_quick(OnDisk(memory), 1)
+    before = set(threading.enumerate())
+    batches = training_batches(memory, BATCH, 0)
+    next(batches)
+    assert set(threading.enumerate()) == before
+    batches.close()
+    assert next(batches, None) is None
+
+
+def test_usable_cores_are_those_of_this_process():
+    assert 1 <= workers.usable_cores() <= os.cpu_count()
 
 
 def test_every_example_at_most_once_an_epoch_and_all_in_the_long_run():
@@ -238,3 +302,67 @@ def test_evaluation_visits_each_example_once(examples, batch_size, devices, proc
     ]
     assert blocks == expected + [[]] * (len(blocks) - len(expected))
     assert len(blocks) - len(expected) < devices * processes, "no step of padding alone"
+
+
+@pytest.mark.parametrize("loader", [Loader(0, 1, 1), Loader(0, 3, 2), Loader(2, 1, 1)])
+def test_evaluation_batches_are_the_same_whoever_loads_them(monkeypatch, loader):
+    monkeypatch.setattr(pipeline, "EVALUATED_BY_WORKERS", N)
+    expected = list(evaluation_batches(make_split(N), 4, 2))
+    loaded = list(evaluation_batches(OnDisk(make_split(N)), 4, 2, loader=loader))
+    assert len(loaded) == len(expected) == -(-N // 8)
+    for batch, other in zip(expected, loaded, strict=True):
+        check_rows(other, (2, 4))
+        for key in ("index", "valid", "label", "present"):
+            np.testing.assert_array_equal(other[key], batch[key])
+            assert other[key].dtype == batch[key].dtype
+    assert not multiprocessing.active_children()
+
+
+class Damaged(OnDisk):
+    """A split with one example that cannot be read; it says which threads have read."""
+
+    def __init__(self, split, damaged=-1):
+        super().__init__(split)
+        self.damaged, self.threads = damaged, set()
+
+    def fetch(self, index):
+        self.threads.add(threading.current_thread())
+        if self.damaged in index:
+            raise UserError(f"example {self.damaged} is damaged")
+        return super().fetch(index)
+
+    def __getstate__(self):
+        return {**self.__dict__, "threads": set()}
+
+
+def test_evaluation_loads_ahead_of_the_device():
+    """While the first batch is used, the next ones are read by another thread."""
+    read = threading.Semaphore(0)
+
+    class Counted(Damaged):
+        def fetch(self, index):
+            read.release()
+            return super().fetch(index)
+
+    split = Counted(make_split(N))
+    batches = evaluation_batches(split, 4, 1, loader=Loader(3, 1, 2))  # too few for workers
+    next(batches)
+    for _ in range(3):  # the one that is used, and two that wait
+        assert read.acquire(timeout=10)
+    batches.close()
+    (thread,) = split.threads - {threading.current_thread()}
+    thread.join(10)
+    assert not thread.is_alive()
+
+
+@pytest.mark.parametrize("count", [0, 2])
+def test_an_evaluation_that_fails_ends_its_threads_and_workers(monkeypatch, count):
+    monkeypatch.setattr(pipeline, "EVALUATED_BY_WORKERS", N)
+    split, started = Damaged(make_split(N), damaged=21), []
+    with pytest.raises(UserError, match="example 21 is damaged"):
+        for _ in evaluation_batches(split, 4, 1, loader=Loader(count, 1, 1)):
+            started += multiprocessing.active_children()
+    assert len(set(started)) == count and not multiprocessing.active_children()
+    for thread in split.threads - {threading.current_thread()}:
+        thread.join(10)
+        assert not thread.is_alive()

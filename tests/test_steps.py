@@ -7,6 +7,7 @@ import pytest
 from mla_jax import train
 from mla_jax.config import fields
 from mla_jax.config.limits import profiled_batches
+from mla_jax.data import workers
 from mla_jax.errors import Interrupted, UserError
 from mla_jax.runs import metrics, progress, steps
 from tests.conftest import digits_program
@@ -45,6 +46,16 @@ def test_the_loss_is_that_of_the_batch(tmp_path):
     *_, epoch = metrics.read_lines(tmp_path / "run" / "metrics.jsonl")
     assert len(losses) == PER_EPOCH and len(set(losses)) > 20
     np.testing.assert_allclose(np.mean(losses), epoch["train"]["audio/loss"], rtol=1e-6)
+
+
+def test_a_run_says_how_many_workers_auto_is_and_is_the_same_with_them(
+    whole, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(workers, "automatic", lambda split, cores: 1)
+    said = []
+    run(config_of("mla", log_every_steps=EVERY), tmp_path / "run", said.append)
+    assert "loader.workers=auto is 1 here" in said
+    assert lines_without_time(tmp_path / "run") == lines_without_time(whole)
 
 
 def test_lines_and_numbers_are_those_of_a_run_that_was_cut(whole, tmp_path, monkeypatch):

@@ -28,8 +28,11 @@ CHOICES: dict[str, Sequence[str]] = {
     "gradient_sum_dtype": GRADIENT_SUMS,
     "optimizer.name": tuple(TRANSFORMS),
     "optimizer.schedule": SCHEDULES,
+    "loader.workers": ("auto", "{} to {}".format(*limits.WORKERS)),
 }
 """What a field that is a name may be."""
+TYPES = {"drop_last": "bool", "loader.workers": "int or str"}
+"""Of the fields whose default does not say it."""
 NOT_OF_ENCODERS = ("parent", "name", "dtype", "axis_name", "feature_dim")
 """Parameters of a module that no configuration sets for one encoder."""
 
@@ -60,7 +63,7 @@ def configuration_fields() -> str:
         group = name.rpartition(".")[0]
         if name.partition(".")[0] in fields.OPEN_GROUPS:
             continue
-        kind = "bool" if name == "drop_last" else type(default).__name__
+        kind = TYPES.get(name, type(default).__name__)
         values = allowed(CHOICES.get(name), limits.LIMITS.get(name))
         row = [f"`{name}`", kind, shown(default), values, meanings.FIELDS[name]]
         groups.setdefault(group, []).append(row)

@@ -100,10 +100,10 @@ def base_config() -> ConfigDict:
             # one measurement to the next, 0: none; examples: of the probe batch.
             "telemetry": ConfigDict({"every_steps": 0, "examples": 256}),
             "checkpoint": ConfigDict({"every_epochs": 1, "every_steps": 0, "keep": 2}),
-            # The number of processes that load batches (0: this process does), and for each
-            # of them the number of threads and of batches held ready.  The batches do not depend
-            # on these numbers.
-            "loader": ConfigDict({"workers": 0, "threads": 1, "prefetch": 4}),
+            # The number of processes that load batches (0: this process does; auto: as suits the
+            # data and the cores), and for each of them the number of threads and of batches held
+            # ready.  The batches do not depend on these numbers.
+            "loader": ConfigDict({"workers": limits.any_type("auto"), "threads": 1, "prefetch": 4}),
             "check_loss_every": 50,  # batches per check that the loss is finite
             "log_every_steps": 50,  # batches per line about loss and speed; 0: none
             # FROM:TO: a jax.profiler trace of these batches, counted from 1; FROM:TO:all: of every
@@ -203,6 +203,7 @@ def resolve(config: ConfigDict, devices: int = 0) -> FrozenConfigDict:
     for field, value in flatten(config.to_dict()).items():
         if field in LIMITS:
             require_range(field, value, *LIMITS[field])
+    limits.check_workers(config.loader.workers)
     warmup = config.optimizer.warmup_epochs
     if warmup > config.epochs:
         raise UserError(
@@ -332,7 +333,8 @@ def completed(saved: Mapping[str, Any]) -> dict[str, Any]:
     merged = _merge(defaults, saved)
     values = flatten(merged)
     for field, default in flatten(defaults).items():
-        kinds = (int, float) if isinstance(default, float) else type(default)
+        kinds: Any = (int, float) if isinstance(default, float) else type(default)
+        kinds = (int, str) if field == "loader.workers" else kinds
         if not isinstance(values.get(field), kinds):
             raise UserError(
                 f"the saved configuration has {field}={values.get(field)}, which must be like "

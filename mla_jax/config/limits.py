@@ -2,10 +2,12 @@
 
 import math
 import re
+from typing import Any
 
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, config_dict
 
 from mla_jax.data.missing import FILLS, RULES
+from mla_jax.data.workers import AUTO
 from mla_jax.encoders.spread import BATCH_NORMS, GRADIENT_SUMS
 from mla_jax.errors import UserError, check_choice
 
@@ -40,13 +42,15 @@ LIMITS = {
     "checkpoint.every_epochs": (0, LARGEST),
     "checkpoint.every_steps": (0, LARGEST),
     "checkpoint.keep": (1, LARGEST),
-    "loader.workers": (0, 64),
     "loader.threads": (1, 256),
     "loader.prefetch": (1, 1024),
     "log_every_steps": (0, LARGEST),
     "check_loss_every": (1, LARGEST),
 }
 """The smallest and the largest value of every field of ``base_config`` that is a number."""
+
+WORKERS = (0, 64)
+"""Of ``loader.workers``, where it is a number and not ``auto``."""
 
 
 def require_range(field: str, value: float, low: float, high: float) -> None:
@@ -55,6 +59,20 @@ def require_range(field: str, value: float, low: float, high: float) -> None:
     if not low <= value <= high:
         end = f" and at most {high}" if value > high else ""
         raise UserError(f"{field} must be at least {low}{end}, not {value}")
+
+
+def any_type(default: Any) -> Any:
+    """A field of several types, for which a function here says what it may be."""
+    return config_dict.FieldReference(default, field_type=object)
+
+
+def check_workers(workers: int | str) -> None:
+    """Raises ``UserError`` unless ``loader.workers`` is a number of processes or ``auto``."""
+    if workers == AUTO:
+        return
+    if not isinstance(workers, int) or isinstance(workers, bool):
+        raise UserError(f"loader.workers must be auto or a whole number, not {workers!r}")
+    require_range("loader.workers", workers, *WORKERS)
 
 
 def check_missing(missing: ConfigDict) -> None:

@@ -5,28 +5,25 @@ process, two or four see the same global batches.
 """
 
 import contextlib
-import multiprocessing
-import os
-import signal
 import sys
-import threading
-from collections.abc import Iterator
-from multiprocessing import resource_tracker
-from typing import NamedTuple
+from collections.abc import Callable, Generator, Iterator
+from typing import Any, NamedTuple
 
 import grain
 import numpy as np
 from absl import flags
 
+from mla_jax.data import workers
 from mla_jax.data.dataset import Split
 from mla_jax.data.hashing import draws
+from mla_jax.data.sharing import Shared
 from mla_jax.errors import UserError
 from mla_jax.state import Batch
 
 SHARED_MEMORY_FROM = 1 << 16
 """Bytes from which a worker's array travels in shared memory; each costs a file."""
-
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+EVALUATED_BY_WORKERS = 1 << 14
+"""Examples per process from which workers evaluate: they take seconds to start, every time."""
 
 
 def batches_per_epoch(examples: int, batch_size: int, drop_last: bool = True) -> int:
@@ -51,12 +48,22 @@ def batches_per_epoch(examples: int, batch_size: int, drop_last: bool = True) ->
 class Loader(NamedTuple):
     """Who loads the batches: ``config.loader``."""
 
-    workers: int = 0
-    """Processes that load batches; 0: this one does."""
+    workers: int | str = 0
+    """Processes that load batches; 0: this one does; ``auto``: see ``workers.automatic``."""
     threads: int = 1
     """Threads that load a batch each, here or in every worker."""
     prefetch: int = 4
     """Batches ready and waiting, here or in every worker."""
+
+    def resolved(self, split: Split) -> "Loader":
+        """The same with the number of workers that ``auto`` stands for with this split."""
+        if self.workers == workers.AUTO:
+            return self._replace(workers=workers.automatic(split, workers.usable_cores()))
+        return self
+
+
+HERE = Loader()
+"""One thread of this process."""
 
 
 class TrainingBatch:
@@ -104,48 +111,6 @@ class TrainingBatch:
         return {**batch, **masks, "valid": valid, "draw": draws(self._seed, epoch, index)}
 
 
-def leave_signals_to_the_trainer(worker: int, workers: int) -> None:
-    """Lets a worker outlive the signals sent to all processes of a run, and not its trainer.
-
-    A terminal sends Ctrl-C to the process group, a cluster SIGTERM: the trainer needs its workers
-    for the batch that it ends with.  It then ends them itself (``close()``).
-    """
-    del worker, workers
-    for number in STOP_SIGNALS:
-        signal.signal(number, signal.SIG_IGN)
-    threading.Thread(target=_end_with_the_trainer, daemon=True).start()
-
-
-def _end_with_the_trainer() -> None:
-    multiprocessing.parent_process().join()
-    os._exit(1)  # nobody is left to end it, or to take its batches
-
-
-@contextlib.contextmanager
-def _signals_blocked() -> Iterator[None]:
-    """Processes and threads that begin in here never see the stop signals; this thread waits."""
-    if not hasattr(signal, "pthread_sigmask"):  # Windows
-        yield
-        return
-    resource_tracker.ensure_running()  # which would unblock them when it starts
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def _of_workers(batches: Iterator[Batch]) -> Iterator[Batch]:
-    """The same batches; the workers start with the first one, deaf to signals from then on."""
-    try:
-        with _signals_blocked():  # a worker takes seconds to come to ``leave_signals_...``
-            first = next(batches)
-        yield first
-        yield from batches
-    finally:
-        batches.close()
-
-
 def training_batches(
     split: Split,
     batch_size: int,
@@ -153,7 +118,7 @@ def training_batches(
     start: int = 0,
     process_index: int = 0,
     process_count: int = 1,
-    loader: Loader = Loader(),  # noqa: B008 - immutable
+    loader: Loader = HERE,
     drop_last: bool = True,
 ) -> Iterator[Batch]:
     """This process's share ``[batch_size / process_count, ...]`` of batch ``start`` and all after.
@@ -169,17 +134,56 @@ def training_batches(
     if batch_size % process_count:
         raise UserError(f"batch_size={batch_size} does not divide among {process_count} processes")
     load = TrainingBatch(split, batch_size, seed, process_index, process_count, drop_last)
+    quick = workers.is_quick(split, batch_size // process_count)
+    return _loaded(load, range(start, sys.maxsize), loader.resolved(split), quick)
+
+
+def _loaded(
+    load: Callable[[int], Batch], numbers: range, loader: Loader, quick: bool
+) -> Iterator[Batch]:
+    """``load`` of each number, in order, ahead of whoever takes the batches.
+
+    Where that is ``quick`` and nothing else is asked for, the batch is loaded when it is taken.
+    """
+    if quick and not loader.workers and loader.threads == 1:
+        return (load(number) for number in numbers)
     reading = grain.ReadOptions(loader.threads, prefetch_buffer_size=loader.prefetch)
-    batches = grain.MapDataset.range(start, sys.maxsize).map(load).to_iter_dataset(reading)
-    if loader.workers:
-        if not flags.FLAGS.is_parsed():  # grain reads its own, also in a script that has none
-            flags.FLAGS.mark_as_parsed()
-        options = grain.experimental.DatasetOptions(min_shm_size=SHARED_MEMORY_FROM)
-        batches = grain.experimental.WithOptionsIterDataset(batches, options)
-        options = grain.MultiprocessingOptions(loader.workers, loader.prefetch)
-        batches = batches.mp_prefetch(options, leave_signals_to_the_trainer)
-        return _of_workers(iter(batches))
-    return iter(batches)
+    source = grain.MapDataset.range(numbers.start, numbers.stop)
+    count = int(loader.workers)
+    if not count:
+        return iter(source.map(load).to_iter_dataset(reading))
+    if not flags.FLAGS.is_parsed():  # grain reads its own, also in a script that has none
+        flags.FLAGS.mark_as_parsed()
+    shared = Shared(load)
+    batches = source.map(shared).to_iter_dataset(reading)
+    options = grain.experimental.DatasetOptions(min_shm_size=SHARED_MEMORY_FROM)
+    batches = grain.experimental.WithOptionsIterDataset(batches, options)
+    options = grain.MultiprocessingOptions(count, loader.prefetch)
+    batches = batches.mp_prefetch(options, workers.leave_signals_to_the_trainer)
+    return workers.of_workers(iter(batches), shared)
+
+
+class EvaluationBatch(NamedTuple):
+    """``(number) -> batch``: one process's part of an evaluation, from any thread or worker."""
+
+    split: Split
+    batch_size: int
+    devices: int
+    process_index: int
+    process_count: int
+
+    def __call__(self, number: int) -> Batch:
+        first = (int(number) * self.process_count + self.process_index) * self.devices
+        index = first + np.arange(self.devices)
+        index = index[:, None] * self.batch_size + np.arange(self.batch_size)
+        valid = index < self.split.examples
+        padding = np.zeros(0 if valid.all() else 1, index.dtype)  # the valid ones come first
+        batch = self.split.fetch(np.concatenate([index[valid], padding]))
+        size = self.devices, self.batch_size
+        inputs = {m: _blocks(array, *size) for m, array in batch["inputs"].items()}
+        others = {k: _blocks(array, *size) for k, array in batch.items()
+                  if k not in ("inputs", "valid")}  # fmt: skip
+        return {**others, "inputs": inputs, "valid": valid}
 
 
 def evaluation_batches(
@@ -188,26 +192,29 @@ def evaluation_batches(
     devices: int,
     process_index: int = 0,
     process_count: int = 1,
-) -> Iterator[Batch]:
+    loader: Loader = HERE,
+) -> Generator[Batch, None, None]:
     """Every example once, in order: batches ``[devices, batch_size, ...]`` for this process.
 
     The split is cut into consecutive blocks of ``batch_size``, one a device, whatever the number
     of devices: a rule that looks at its whole batch sees the same neighbours anywhere.  The last
     blocks are padded with example 0, loaded once, and ``valid=False``; all processes get equally
     many batches.
+
+    Whatever ``loader`` says, the batches are the same.  Its threads load ahead; its workers start
+    for ``EVALUATED_BY_WORKERS`` examples or more, and never for data in memory, of which a batch is
+    a copy.  ``close()`` ends them.
     """
-    per_step = devices * process_count
+    load = EvaluationBatch(split, batch_size, devices, process_index, process_count)
     blocks = -(-split.examples // batch_size)
-    for step in range(-(-blocks // per_step)):
-        first = step * per_step + process_index * devices
-        index = (first + np.arange(devices))[:, None] * batch_size + np.arange(batch_size)
-        valid = index < split.examples
-        padding = np.zeros(0 if valid.all() else 1, index.dtype)  # the valid ones come first
-        batch = split.fetch(np.concatenate([index[valid], padding]))
-        inputs = {m: _blocks(array, devices, batch_size) for m, array in batch["inputs"].items()}
-        others = {k: _blocks(array, devices, batch_size) for k, array in batch.items()
-                  if k not in ("inputs", "valid")}  # fmt: skip
-        yield {**others, "inputs": inputs, "valid": valid}
+    numbers = range(-(-blocks // (devices * process_count)))
+    loader = loader.resolved(split)
+    if workers.in_memory(split) or split.examples < EVALUATED_BY_WORKERS * process_count:
+        loader = loader._replace(workers=0)
+    quick = workers.is_quick(split, batch_size * devices)
+    batches: Any = _loaded(load, numbers, loader, quick)
+    with contextlib.closing(batches):
+        yield from batches
 
 
 def _blocks(array: np.ndarray, devices: int, batch_size: int) -> np.ndarray:

@@ -53,12 +53,13 @@ def load(description: Description, config: Any, modalities: tuple[str, ...]) -> 
     paths = [
         str(folder / records.shard_name(index["name"], shard, shards)) for shard in range(shards)
     ]
+    images = records.stored_images(index)
     splits = {}
     for part, rows in parts.items():
         rows = rows[present[rows].any(1)]  # an example without any of these modalities is none
         if len(rows):
             of_part = (label[rows], present[rows], aspect[rows])
-            splits[part] = records.RecordSplit(paths, rows, streams, *of_part)
+            splits[part] = records.RecordSplit(paths, rows, streams, *of_part, images)
     for part in ("train", "test"):
         if part not in splits:
             raise UserError(
@@ -102,7 +103,8 @@ def preparation(index: Mapping[str, Any], modalities: Iterable[str]) -> dict[str
     """By modality, what its records depend on besides the media and the stream's shape.
 
     ``code``: the version of the preparation; ``vocabulary``: a digest, for tokens; ``recipe``: for
-    spectrograms; ``frames``: the rules by which pictures were taken out of videos, if any were.
+    spectrograms; ``images``: ``raw``, for pictures that are no JPEG; ``frames``: the rules by which
+    pictures were taken out of videos, if any were.
     What an older index does not hold is left out.
     """
     settings, found = index.get("settings", {}), {}
@@ -110,6 +112,8 @@ def preparation(index: Mapping[str, Any], modalities: Iterable[str]) -> dict[str
     for m in modalities:
         fields = own.get(index["streams"][m]["kind"], ("code",))
         found[m] = {field: settings[field] for field in fields if settings.get(field)}
+        if index["streams"][m]["kind"] in records.PICTURES and settings.get("images"):
+            found[m]["images"] = settings["images"]
         if rules := index.get("frames", {}).get(m):
             found[m]["frames"] = list(rules)
     return found

@@ -1,8 +1,8 @@
 """Prepared examples on disk: TFDS ``array_record`` files, without TensorFlow.
 
 A record is a ``tf.train.Example`` of TFDS features, so ``tfds.builder_from_directory`` reads the
-folder too.  Pictures are JPEG, spectrograms float16, token ids int32.  ``index.json`` beside the
-records holds what a split needs without opening them: ids, labels, what is present.
+folder too.  Pictures are JPEG or raw uint8, spectrograms float16, token ids int32.  ``index.json``
+beside the records holds what a split needs without opening them: ids, labels, what is present.
 """
 
 import concurrent.futures
@@ -30,6 +30,8 @@ SPLIT = "all_examples"
 INDEX = "index.json"
 RESERVED = ("id", "label", "present", "aspect", *RESERVED_NAMES)
 PICTURES = ("image", "clip", "flow")
+IMAGES = ("jpeg", "raw")
+"""How pictures are stored: JPEG files, or the uint8 of their pixels, which need no decoding."""
 JPEG_QUALITY = 95
 INDEX_KINDS = {
     **dict.fromkeys(("name", "fingerprint"), str),
@@ -56,11 +58,14 @@ def stored_shape(stream: Stream) -> tuple[int, ...]:
 # ---- Writing -------------------------------------------------------------------------------
 
 
-def tfds_features(streams: Mapping[str, Stream], classes: Sequence[str]) -> Any:
+def tfds_features(
+    streams: Mapping[str, Stream], classes: Sequence[str], images: str = "jpeg"
+) -> Any:
     """The ``tfds.features.FeaturesDict`` of a data set.
 
-    Pictures are sequences of images, empty where the modality is missing: flow alternates between
-    its horizontal and its vertical component.
+    JPEG pictures are sequences of images, empty where the modality is missing: flow alternates
+    between its horizontal and its vertical component.  Raw ones are one array of the stream's
+    shape, zeros where the modality is missing.
     """
     import tensorflow_datasets as tfds
 
@@ -71,7 +76,7 @@ def tfds_features(streams: Mapping[str, Stream], classes: Sequence[str]) -> Any:
         "aspect": tfds.features.Tensor(shape=(len(streams),), dtype=np.float32, encoding="bytes"),
     }
     for modality, stream in streams.items():
-        if stream.kind in PICTURES:
+        if stream.kind in PICTURES and images == "jpeg":
             *_, height, width, channels = stream.shape
             image = (height, width, 1 if stream.kind == "flow" else channels)
             features[modality] = tfds.features.Sequence(
@@ -154,6 +159,11 @@ def read_index(folder: pathlib.Path) -> dict[str, Any]:
     return index
 
 
+def stored_images(index: Mapping[str, Any]) -> str:
+    """How the pictures of an ``index.json`` are stored: one of ``IMAGES``."""
+    return index.get("settings", {}).get("images", "jpeg")
+
+
 class RecordSplit:
     """A split of prepared examples, read from disk by number; as ``ArraySplit`` to the trainer.
 
@@ -169,10 +179,15 @@ class RecordSplit:
         label: np.ndarray,
         present: np.ndarray,
         aspect: np.ndarray,
+        images: str = "jpeg",
     ):
-        """``rows: int[N]``, the examples of the split among all records; the arrays are theirs."""
+        """``rows: int[N]``, the examples of the split among all records; the arrays are theirs.
+
+        ``images``: one of ``IMAGES``, as ``stored_images`` says.
+        """
         self.paths, self.rows, self.streams = list(paths), np.asarray(rows), dict(streams)
         self.label, self.present, self.aspect = label, present, aspect
+        self.images = images
 
     @property
     def examples(self) -> int:
@@ -220,16 +235,16 @@ class RecordSplit:
 
         features = tf_example_pb2.Example.FromString(record).features.feature
         return {
-            modality: decode(stream, features[modality].bytes_list.value)
+            modality: decode(stream, features[modality].bytes_list.value, self.images)
             if wants
             else np.zeros(stream.shape, stream.dtype)
             for (modality, stream), wants in zip(self.streams.items(), wanted, strict=True)
         }
 
 
-def decode(stream: Stream, values: Sequence[bytes]) -> np.ndarray:
+def decode(stream: Stream, values: Sequence[bytes], images: str = "jpeg") -> np.ndarray:
     """What a record holds of one modality, as an array of the stream's shape and type."""
-    if stream.kind not in PICTURES:
+    if stream.kind not in PICTURES or images == "raw":
         return np.frombuffer(values[0], stream.dtype).reshape(stream.shape)
     if not values:
         return np.zeros(stream.shape, np.uint8)

@@ -6,8 +6,9 @@ next batch is loaded while one is computed.
 """
 
 import collections
+import contextlib
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -17,7 +18,7 @@ import numpy as np
 from mla_jax import distributed
 from mla_jax.data.dataset import Split
 from mla_jax.data.missing import MOST_PATTERNS, patterns
-from mla_jax.data.pipeline import evaluation_batches
+from mla_jax.data.pipeline import HERE, Loader, evaluation_batches
 from mla_jax.errors import UserError
 from mla_jax.methods import Method
 from mla_jax.methods.base import Accumulate
@@ -186,8 +187,10 @@ def _finite(array: jax.Array) -> jax.Array:
 class Evaluator:
     """A pmapped ``confusion_counts`` over the local devices of every process."""
 
-    def __init__(self, method: Method, devices: Sequence[jax.Device] | None = None):
-        self.modalities = method.modalities
+    def __init__(
+        self, method: Method, devices: Sequence[jax.Device] | None = None, loader: Loader = HERE
+    ):
+        self.modalities, self._loader = method.modalities, loader
         self._given = devices
         self._devices = list(devices) if devices else jax.local_devices()
         compute = counts_and_classes(method)
@@ -217,18 +220,19 @@ class Evaluator:
         counts = subset_counts(self._method, patterns(len(self.modalities)))
         return self._mapped(lambda *arguments: jax.lax.psum(counts(*arguments), "data"))
 
-    def _batches(self, split: Split, batch_size: int) -> Iterator[Batch]:
-        """This process's batches, a block of ``batch_size`` per device."""
-        where = distributed.process()
-        return evaluation_batches(split, batch_size, len(self._devices), *where)
+    def _batches(self, split: Split, batch_size: int) -> Any:
+        """``with``: this process's batches, a block of ``batch_size`` per device."""
+        where = len(self._devices), *distributed.process()
+        return contextlib.closing(evaluation_batches(split, batch_size, *where, self._loader))
 
     def _summed(self, count: Callable[[Batch], Any], split: Split, batch_size: int) -> Any:
         """The sums of ``count`` over a split, ``int64``: on the devices, read once."""
         total, running = None, _Running()
-        for batch in self._batches(split, batch_size):
-            found = count(batch)
-            total = found if total is None else jax.tree.map(jnp.add, total, found)
-            running.add(total)
+        with self._batches(split, batch_size) as batches:
+            for batch in batches:
+                found = count(batch)
+                total = found if total is None else jax.tree.map(jnp.add, total, found)
+                running.add(total)
         return jax.tree.map(lambda counts: np.asarray(counts, np.int64), total)
 
     def subsets(self, state: TrainState, split: Split, batch_size: int) -> dict[str, Any]:
@@ -288,10 +292,11 @@ class Evaluator:
         with the same program."""
         found = np.empty((1 + len(self.modalities), split.examples), np.int32)
         told, running = [], _Running()
-        for batch in self._batches(split, batch_size):
-            _, of_batch = self._counts(state.variables, state.method_state, batch)
-            told.append(of_batch)
-            running.add(of_batch)
+        with self._batches(split, batch_size) as batches:
+            for batch in batches:
+                _, of_batch = self._counts(state.variables, state.method_state, batch)
+                told.append(of_batch)
+                running.add(of_batch)
         for index, classes in jax.device_get(told):  # [devices, B], [devices, 1 + M, B]
             valid = index >= 0
             found[:, index[valid]] = classes.swapaxes(0, 1)[:, valid]
@@ -325,15 +330,18 @@ class TrainingReduction:
     The global batches are the same for any number of processes; the last one is padded.
     """
 
-    def __init__(self, split: Split, batch_size: int, placement: distributed.DataParallel):
-        self._split, self._batch_size, self._placement = split, batch_size, placement
+    def __init__(
+        self, split: Split, batch_size: int, place: distributed.DataParallel, loader: Loader = HERE
+    ):
+        self._placement, where = place, distributed.process()
+        self._order = (split, batch_size // where[1], 1, *where, loader)
 
     def __call__(self, accumulate: Accumulate, variables: dict[str, Any], carry: Any) -> Any:
-        where = distributed.process()
         accumulate, carry = jax.jit(accumulate), self._placement.replicate(carry)
-        for batch in evaluation_batches(self._split, self._batch_size // where[1], 1, *where):
-            local = jax.tree.map(lambda array: array[0], batch)
-            carry = accumulate(variables, carry, self._placement.shard(local))
+        with contextlib.closing(evaluation_batches(*self._order)) as batches:
+            for batch in batches:
+                local = jax.tree.map(lambda array: array[0], batch)
+                carry = accumulate(variables, carry, self._placement.shard(local))
         return carry
 
 

@@ -85,11 +85,13 @@ def prepare_table(
     completed.write_text(_completed(run, table), encoding="utf-8")
     classes.write_text("\n".join(run.class_names) + "\n", encoding="utf-8")
     recipes = [how["recipe"] for how in run.data.preparation.values() if "recipe" in how]
+    raw = any(how.get("images") == "raw" for how in run.data.preparation.values())
+    images = "raw" if raw else "jpeg"
     options = argparse.Namespace(
         raw=chosen.raw or str(table.path.parent), csv=str(completed), classes=str(classes),
         recipe=(recipes or [run.config.dataset.recipe])[0], variant="", vocab=chosen.vocab,
         frames=0, image_side=0, data_dir=str(scratch), drop_incomplete=False,
-        examples_per_shard=256,
+        examples_per_shard=256, images=images,
     )  # fmt: skip
     plan = make_plan(_as_trained(run), options)
     check_preparation(run, _index_of(plan), list(plan.modalities), str(table.path))

@@ -130,7 +130,8 @@ def _records(run: Run, place: pathlib.Path, name: str) -> Examples:
     streams = {m: run.data.streams[m] for m in shown}
     label = np.array(index["label"], np.int32)
     of_rows = (label[rows], present[rows], aspect[rows])
-    split = _Completed(records.RecordSplit(paths, rows, streams, *of_rows), run.data)
+    found = records.RecordSplit(paths, rows, streams, *of_rows, records.stored_images(index))
+    split = _Completed(found, run.data)
     labels = [index["classes"][k] for k in label[rows]]
     ids = [index["ids"][row] for row in rows]
     return Examples(split, ids, _known_labels(run, labels, name))

@@ -7,6 +7,7 @@ docs/datasets.md says what each data set's raw folder must hold.
 """
 
 import argparse
+import math
 import os
 import shlex
 import sys
@@ -14,7 +15,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from mla_jax.config.help import create_parser
-from mla_jax.datasets import DESCRIPTIONS
+from mla_jax.datasets import DESCRIPTIONS, records
 from mla_jax.errors import NoSpaceError, UserError, check_choice, space_watched
 from mla_jax.prepare import run
 from mla_jax.prepare.plan import Plan, make_plan
@@ -60,6 +61,13 @@ def parser() -> argparse.ArgumentParser:
         help="of stored pictures (default: the data set's)",
     )
     p.add_argument(
+        "--images",
+        choices=records.IMAGES,
+        default="jpeg",
+        help="how pictures are stored: raw needs no decoding and several times the space "
+        "(default: %(default)s)",
+    )
+    p.add_argument(
         "--frames", type=int, default=0, metavar="N", help="folder: of a video (default: 3)"
     )
     p.add_argument(
@@ -95,6 +103,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise UserError(f"--max_unreadable={options.max_unreadable} must be a share in [0, 1]")
         plan = make_plan(DESCRIPTIONS[options.dataset], options)
         workers = options.workers or os.cpu_count() or 1
+        for line in raw_sizes(plan) if options.images == "raw" else ():
+            print(line, flush=True)
         with space_watched(plan.folder):
             report = run.prepare(plan, workers, options.max_unreadable, options.force)
     except NoSpaceError as error:
@@ -110,6 +120,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(line)
     print(f"train on it: {train_command(plan, options)}")
     return 0
+
+
+def raw_sizes(plan: Plan) -> list[str]:
+    """What the raw pictures will take, a line per modality."""
+    count = len(plan.raw.examples)
+    streams = {m: how.stream for m, how in plan.modalities.items()}
+    sizes = {m: math.prod(s.shape) for m, s in streams.items() if s.kind in records.PICTURES}
+    return [
+        f"{m}: raw pictures of {'x'.join(map(str, streams[m].shape))}, {size:,} bytes an example, "
+        f"at most {size * count / 1e9:,.2f} GB in all"
+        for m, size in sizes.items()
+    ]
 
 
 def summary(report: dict[str, Any], split: str) -> list[str]:
@@ -133,6 +155,8 @@ def summary(report: dict[str, Any], split: str) -> list[str]:
         lines.append(f"unusable: {problem['id']} ({where}): {problem['reason']}")
     if report["unreadable"]:
         lines.append(f"{len(report['unreadable'])} unusable files in {run.REPORT}")
+    each = report["bytes"] / max(report["examples"], 1)
+    lines.append(f"size: {report['bytes'] / 1e6:,.1f} MB, {each / 1e3:,.1f} kB an example")
     lines.append(f"records: {report['folder']}, fingerprint {report['fingerprint']}")
     return lines
 

@@ -57,7 +57,7 @@ def make_plan(description: Description, options: argparse.Namespace) -> Plan:
     check_paths(raw, options.raw)
     modalities = _modalities(raw.modalities or description.modalities, recipe, options)
     check_libraries(modalities)
-    settings = {
+    settings: dict[str, Any] = {
         "dataset": description.name,
         "configuration": description.configuration(variant, recipe),
         "code": CODE,
@@ -70,6 +70,10 @@ def make_plan(description: Description, options: argparse.Namespace) -> Plan:
         "drop_incomplete": options.drop_incomplete,
         "examples_per_shard": options.examples_per_shard,
     }
+    if options.images == "raw":
+        if not any(how.stream.kind in records.PICTURES for how in modalities.values()):
+            raise UserError("--images=raw: there are no pictures here: leave it out")
+        settings["images"] = "raw"  # of JPEG nothing is said: records from before have that
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
     for example in raw.examples:
         digest.update(repr((example.id, example.label, sorted(example.sources.items()))).encode())
@@ -127,7 +131,7 @@ def _jobs(
             modalities,
             tuple(raw.classes),
             pathlib.Path(options.raw),
-            store.Settings(recipe, options.vocab),
+            store.Settings(recipe, options.vocab, options.images),
             options.drop_incomplete,
         )
         for shard, first in enumerate(cuts)

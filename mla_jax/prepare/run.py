@@ -96,7 +96,9 @@ def _claim(plan: Plan, force: bool) -> Any:
     if not isinstance(saved, dict):
         raise UserError(f"{path} is damaged: name another --data_dir, or start over with --force")
     if saved != json.loads(json.dumps(wanted)):
-        fields = [k for k in wanted if json.dumps(saved.get(k)) != json.dumps(wanted[k])]
+        fields = [
+            k for k in {**wanted, **saved} if json.dumps(saved.get(k)) != json.dumps(wanted.get(k))
+        ]
         other = [k for k in fields if k != "digest"] or ["the raw files"]
         raise UserError(
             f"{plan.folder} holds records made of something else ({', '.join(other)} differ): "
@@ -218,9 +220,8 @@ def _write_index(plan: Plan, notes: list[dict[str, Any]]) -> dict[str, Any]:
         "groups": {name: [example.groups.get(name, "") for example in kept] for name in groups},
         "lists": plan.raw.lists,
     }
-    features = records.tfds_features(
-        {m: how.stream for m, how in plan.modalities.items()}, plan.raw.classes
-    )
+    streams = {m: how.stream for m, how in plan.modalities.items()}
+    features = records.tfds_features(streams, plan.raw.classes, records.stored_images(index))
     lengths = [len(note["rows"]) for note in notes]
     records.write_tfds_metadata(
         plan.folder, plan.description.name, features, lengths, sum(index["shard_bytes"])
@@ -254,6 +255,7 @@ def _report(plan: Plan, notes: list[dict[str, Any]], index: dict[str, Any]) -> d
         "folder": os.path.relpath(plan.folder),
         "fingerprint": index["fingerprint"],
         "examples": len(index["ids"]),
+        "bytes": sum(index["shard_bytes"]),
         "enumerated": len(plan.raw.examples) + len({p.id for p in plan.raw.problems}),
         "present": dict(
             zip(index["streams"], np.sum(index["present"], 0, int).tolist(), strict=True)

@@ -22,6 +22,8 @@ class Settings(NamedTuple):
     recipe: str = ""
     vocabulary: str = ""
     """Path of the WordPiece vocabulary."""
+    images: str = "jpeg"
+    """How pictures are stored: one of ``records.IMAGES``."""
 
 
 class Stored(NamedTuple):
@@ -31,9 +33,9 @@ class Stored(NamedTuple):
     """Width over height of the (first) picture as it was."""
 
 
-def absent(stream: Stream) -> Stored:
+def absent(stream: Stream, images: str = "jpeg") -> Stored:
     """What stands for a missing modality."""
-    if stream.kind in PICTURES:
+    if stream.kind in PICTURES and images == "jpeg":
         return Stored([])
     return Stored(np.zeros(stored_shape(stream), stream.dtype))
 
@@ -55,15 +57,21 @@ def load(modality: Modality, source: Source, root: pathlib.Path, settings: Setti
         rate = audio.RECIPES[settings.recipe].rate
         waveform = media.read_sound(path, rate, source.start, source.end)
         return Stored(_finite(audio.compute(settings.recipe, waveform), stream.dtype))
-    if stream.kind == "flow":
-        return _flow(path, root / source.second, source.frames or modality.frames, stream)
     second = root / source.second if source.second else None
-    return _pictures(path, second, source, source.frames or modality.frames, stream)
+    rule = source.frames or modality.frames
+    if stream.kind == "flow":
+        assert second is not None  # both components are listed
+        pictures, mode = _flow(path, second, rule, stream), "L"
+    else:
+        pictures, mode = _pictures(path, second, source, rule, stream), "RGB"
+    encode = _raw if settings.images == "raw" else _jpeg
+    return encode(pictures, stream, mode)
 
 
 def _pictures(
     path: pathlib.Path, second: pathlib.Path | None, source: Source, rule: str, stream: Stream
-) -> Stored:
+) -> list[Any]:
+    """The files or decoded pictures that make up an example."""
     count = stream.shape[0] if stream.kind == "clip" else 1
     window = rule.startswith("window") and stream.kind == "image"
     if path.is_dir():
@@ -74,30 +82,29 @@ def _pictures(
             chosen = [clip[media.window_offset(media.WINDOW)]]
         else:
             chosen = media.pick_frames(rule, len(files), count)
-        return _encode([files[i] for i in chosen], stream.shape[-3:-1])
+        return [files[i] for i in chosen]
     if path.suffix.lower() in media.IMAGE:
-        return _encode([path] * count, stream.shape[-3:-1])
-    frames = media.video_pictures(path, rule, count, source.start, source.end)
-    return _encode(frames, stream.shape[-3:-1])
+        return [path] * count
+    return media.video_pictures(path, rule, count, source.start, source.end)
 
 
-def _flow(across: pathlib.Path, along: pathlib.Path, rule: str, stream: Stream) -> Stored:
+def _flow(across: pathlib.Path, along: pathlib.Path, rule: str, stream: Stream) -> list[Any]:
+    """The files of the horizontal and the vertical component of each frame, in turns."""
     files = [media.list_pictures(across), media.list_pictures(along)]
     if len(files[0]) != len(files[1]):
         raise media.MediaError(f"{len(files[0])} horizontal and {len(files[1])} vertical frames")
     chosen = media.pick_frames(rule, len(files[0]), stream.shape[0])
-    pairs = [files[component][i] for i in chosen for component in (0, 1)]
-    return _encode(pairs, stream.shape[1:3], "L")
+    return [files[component][i] for i in chosen for component in (0, 1)]
 
 
-def _encode(pictures: Sequence[Any], size: tuple[int, int], mode: str = "RGB") -> Stored:
-    """JPEG of every picture, whole, at ``size = (height, width)`` whatever its proportions.
+def _jpeg(pictures: Sequence[Any], stream: Stream, mode: str) -> Stored:
+    """JPEG of every picture, whole, at the stream's size whatever its proportions.
 
     A JPEG file of that size and mode already is stored as it is.
     """
     from PIL import Image
 
-    encoded, aspect = [], 1.0
+    encoded, aspect, size = [], 1.0, stream.shape[-3:-1]
     for i, given in enumerate(pictures):
         picture = media.open_picture(given, mode) if isinstance(given, pathlib.Path) else given
         if i == 0:
@@ -110,6 +117,27 @@ def _encode(pictures: Sequence[Any], size: tuple[int, int], mode: str = "RGB") -
         resized.save(content, "jpeg", quality=JPEG_QUALITY)
         encoded.append(content.getvalue())
     return Stored(encoded, aspect)
+
+
+def _raw(pictures: Sequence[Any], stream: Stream, mode: str) -> Stored:
+    """``uint8`` of the stream's shape: every picture whole, at its size, without a further JPEG.
+
+    A JPEG file of that size is what its decoder makes of it.
+    """
+    from PIL import Image
+
+    arrays, aspect = [], 1.0
+    height, width = stream.shape[-3:-1]
+    for i, given in enumerate(pictures):
+        picture = media.open_picture(given, mode) if isinstance(given, pathlib.Path) else given
+        if i == 0:
+            aspect = picture.width / picture.height
+        if picture.size != (width, height):
+            picture = picture.resize((width, height), Image.Resampling.BICUBIC)
+        arrays.append(np.asarray(picture))
+    if stream.kind == "flow":
+        arrays = [np.stack(arrays[i : i + 2], -1) for i in range(0, len(arrays), 2)]
+    return Stored(arrays[0] if stream.kind == "image" else np.stack(arrays), aspect)
 
 
 def _vector(path: pathlib.Path, stream: Stream) -> np.ndarray:

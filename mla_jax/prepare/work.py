@@ -53,8 +53,9 @@ def _end_with_parent() -> None:
 
 def run(job: Job) -> dict[str, Any]:
     """Writes one shard and its note; returns the note."""
-    features = records.tfds_features({m: x.stream for m, x in job.modalities.items()}, job.classes)
-    absent = {m: store.absent(x.stream) for m, x in job.modalities.items()}
+    streams = {m: how.stream for m, how in job.modalities.items()}
+    features = records.tfds_features(streams, job.classes, job.settings.images)
+    absent = {m: store.absent(stream, job.settings.images) for m, stream in streams.items()}
     rows, problems = [], []
     with records.open_shard(job.path) as append:
         for example in job.examples:

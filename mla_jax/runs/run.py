@@ -13,7 +13,7 @@ from ml_collections import FrozenConfigDict
 from mla_jax import distributed, methods, storage
 from mla_jax.config import fields
 from mla_jax.data.dataset import Dataset, DataSpec, Split, SubsetOfModalities
-from mla_jax.data.pipeline import batches_per_epoch, evaluation_batches
+from mla_jax.data.pipeline import Loader, batches_per_epoch, evaluation_batches
 from mla_jax.errors import NonFiniteLossError, UserError, check_choice
 from mla_jax.evaluate import Evaluator, outputs
 from mla_jax.program import Program, build_program
@@ -281,7 +281,7 @@ class Run:
 
     @functools.cached_property
     def _evaluator(self) -> Evaluator:
-        return Evaluator(self.program.method, self._devices)
+        return Evaluator(self.program.method, self._devices, Loader(**self.config.loader))
 
     def dataset(self, data_dir: str = "") -> Dataset:
         """The data set that the run was trained on, loaded again (``reload.py``)."""

@@ -139,6 +139,7 @@ CASES = {
     "reserved_modality": edited('modalities=("a", "b")', 'modalities=("a", "fused")', "no modality may be called 'fused', a name of results:"),
     "workers_many": field("loader.workers=1000", "loader.workers must be at least 0 and at most 64, not 1000"),
     "workers_negative": field("loader.workers=-1", "loader.workers must be at least 0, not -1"),
+    "workers_word": field("loader.workers=many", "loader.workers must be auto or a whole number, not 'many'"),
     "keep_zero": field("checkpoint.keep=0", "checkpoint.keep must be at least 1, not 0"),
     "noise_negative": field("dataset.noise=-1", "dataset.noise must be at least 0, not -1.0"),
     "noise_nan": field("dataset.noise=nan", "dataset.noise=nan must be a finite number"),

@@ -1,0 +1,116 @@
+"""Worker processes that load batches: how many, and how they start and end."""
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from multiprocessing import resource_tracker
+from typing import Any
+
+from mla_jax.data.dataset import ArraySplit, Split
+from mla_jax.data.sharing import Shared
+from mla_jax.state import Batch
+
+AUTO = "auto"
+"""``config.loader.workers``: as many as ``automatic`` says."""
+FEW_CORES = 4
+"""On fewer cores than so many, a worker takes from the trainer what it gives."""
+MOST_WORKERS = 16
+"""``automatic`` starts no more: each takes memory."""
+
+QUICK = 1 << 20
+"""Bytes of a batch that are copied from memory in about 0.1 ms."""
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+def automatic(split: Split, cores: int) -> int:
+    """One worker per core of this process but one, and at most ``MOST_WORKERS``.
+
+    None for a split in memory, on fewer than ``FEW_CORES`` cores, and in a program that is no
+    command of this package: a worker imports its parent's main file, and a script may not be
+    written for that (``if __name__ == "__main__":``).
+    """
+    if in_memory(split) or cores < FEW_CORES or not _is_our_command():
+        return 0
+    return min(cores - 1, MOST_WORKERS)
+
+
+def in_memory(split: Split) -> bool:
+    """Whether the examples of a split, masked or not, are held in memory."""
+    return isinstance(_unmasked(split), ArraySplit)
+
+
+def is_quick(split: Split, examples: int) -> bool:
+    """Whether so many examples are loaded sooner than a thread hands them over."""
+    held = _unmasked(split)
+    if not isinstance(held, ArraySplit):
+        return False
+    sizes = [array.nbytes / max(len(array), 1) for array in held.inputs.values()]
+    return sum(sizes) * examples <= QUICK
+
+
+def _unmasked(split: Any) -> Any:
+    while (inner := getattr(split, "unmasked", None)) is not None:
+        split = inner
+    return split
+
+
+def usable_cores() -> int:
+    """The cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _is_our_command() -> bool:
+    spec = getattr(sys.modules.get("__main__"), "__spec__", None)
+    return spec is not None and spec.name.partition(".")[0] == "mla_jax"
+
+
+def leave_signals_to_the_trainer(worker: int, workers: int) -> None:
+    """Lets a worker outlive the signals sent to all processes of a run, and not its trainer.
+
+    A terminal sends Ctrl-C to the process group, a cluster SIGTERM: the trainer needs its workers
+    for the batch that it ends with.  It then ends them itself (``close()``).
+    """
+    del worker, workers
+    for number in STOP_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+    threading.Thread(target=_end_with_the_trainer, daemon=True).start()
+
+
+def _end_with_the_trainer() -> None:
+    multiprocessing.parent_process().join()
+    os._exit(1)  # nobody is left to end it, or to take its batches
+
+
+@contextlib.contextmanager
+def _signals_blocked() -> Iterator[None]:
+    """Processes and threads that begin in here never see the stop signals; this thread waits."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    resource_tracker.ensure_running()  # which would unblock them when it starts
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def of_workers(batches: Any, shared: Shared) -> Iterator[Batch]:
+    """The same batches; the workers start with the first one, deaf to signals from then on.
+
+    ``shared`` is what the workers read from, and is closed with them.
+    """
+    try:
+        with _signals_blocked():  # a worker takes seconds to come to ``leave_signals_...``
+            first = next(batches)
+        yield first
+        yield from batches
+    finally:
+        batches.close()
+        shared.close()
