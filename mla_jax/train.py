@@ -127,7 +127,7 @@ def train(
             )
             save_classes(run.workdir.predictions, classes)
             run.workdir.finish(result)
-    distributed.barrier("result")
+    distributed.barrier("result")  # or another process would look for it too early
     say(report.closing_lines(run.path, run.result or {}))
     return run
 
@@ -144,6 +144,7 @@ def fit(run: Run, program: Program, state: TrainState, dataset: Dataset) -> tupl
     calendar = [(stage, e) for stage in program.method.stages for e in range(stage.epochs)]
     total = per_epoch * len(calendar)
     start, means = 0, RunningMeans({}, train_split.fetch)
+    # The fresh state is needed all the same: it says how the restored one is laid out on devices.
     if restored := run.restore(state):
         state, start, means.sums = restored
         say(f"resuming {run.path} after batch {start} of {total}")
@@ -165,6 +166,8 @@ def fit(run: Run, program: Program, state: TrainState, dataset: Dataset) -> tupl
         measure, log = Telemetry(program, dataset, config), StepLog(run, start)
         visited = (train_split, config.batch_size, program.placement, loader)
         reduce_training = TrainingReduction(*visited)
+        # One counter for the whole run, over all stages: with the seed it is all that resuming
+        # needs, since the order of the batches and every draw follow from it.
         with contextlib.closing(batches), ProgressBar(total, start, say) as bar:
             for number in range(start, total):
                 epoch, index = divmod(number, per_epoch)
@@ -182,6 +185,8 @@ def fit(run: Run, program: Program, state: TrainState, dataset: Dataset) -> tupl
                     with log.waiting:
                         local = next(batches)
                     batch = program.placement.shard(local)
+                    # Traced numbers of a fixed type: as Python numbers in the function they would
+                    # be constants of the program, which would then be compiled for every batch.
                     info = StepInfo(*map(np.int32, (stage_epoch, index, per_epoch)))
                 if stage.phases and measure.due(number):
                     with run.seconds("train"):
@@ -191,6 +196,8 @@ def fit(run: Run, program: Program, state: TrainState, dataset: Dataset) -> tupl
                     run.record({"event": EVENT, **at, EVENT: found})
                 with run.seconds("train"):
                     for i, phase in enumerate(stage.phases):
+                        # Donates the state, so nothing may hold on to the old one.  Returns before
+                        # the devices are done; the metrics stay there until they are read.
                         state, metrics = dispatch(i, state, batch, info)
                         for name, of_phase in phase.named_metrics(metrics):
                             means.add(done, epoch + 1, name, of_phase, local["index"])
