@@ -14,7 +14,8 @@ from mla_jax import distributed
 from mla_jax.backend import compiling
 from mla_jax.data.dataset import ArraySplit, Dataset, DataSpec, Transform
 from mla_jax.data.missing import mask_dataset
-from mla_jax.data.transform import create_transform
+from mla_jax.data.streams import Stream
+from mla_jax.data.transform import create_transform, draw_name
 from mla_jax.dispatch import Dispatch
 from mla_jax.encoders import Encoders, create_encoders
 from mla_jax.encoders.spread import Spread
@@ -22,7 +23,7 @@ from mla_jax.errors import UserError
 from mla_jax.evaluate import Evaluator
 from mla_jax.functional.optimizers import Optimizer, create_optimizer
 from mla_jax.methods import Method, Task, create_method, sees_hidden, trains_encoders
-from mla_jax.methods.base import Phase, Stage
+from mla_jax.methods.base import Phase, Solo, Stage
 from mla_jax.state import Batch, TrainState
 
 
@@ -76,12 +77,12 @@ def build_program(
     streams = encoders.fitted(data.streams)
     transform = create_transform(streams, data.modalities)
     fill = {m: np.asarray(value, np.float32) for m, value in data.fill.items()}
-    method = with_preparation(method, transform, config.absent, fill)
+    method = with_preparation(method, transform, config.absent, fill, streams)
     if config.compute_dtype == "float32":
         method = in_full_precision(method)
     platform = placement.sharded.mesh.devices.flat[0].platform
     options = compiling.options_for(encoders, platform)
-    dispatches = {s.name: Dispatch([p.update for p in s.phases], options) for s in method.stages}
+    dispatches = {s.name: Dispatch(s.phases, options) for s in method.stages}
     return Program(encoders, method, optimizer, dispatches, Evaluator(method, devices), placement)
 
 
@@ -160,6 +161,7 @@ def with_preparation(
     transform: Transform | None,
     absent: str = "skip",
     fill: Mapping[str, np.ndarray] = MappingProxyType({}),
+    streams: Mapping[str, Stream] | None = None,
 ) -> Method:
     """``method`` on batches that are prepared on the device, wherever it takes one.
 
@@ -172,6 +174,9 @@ def with_preparation(
 
     Under ``absent="zeros"`` methods do not learn which modalities are missing: they train on the
     zeros and fuse what they make of them, as the released MLA code does (quirk Q21).
+
+    ``streams``: those that ``transform`` was made of.  A ``Solo`` (``methods/base.py``) whose
+    transform nothing is known of is dropped: it may be another one for every modality.
     """
 
     def seen(present: jax.Array) -> jax.Array:
@@ -179,19 +184,30 @@ def with_preparation(
         return everything if absent == "zeros" else present
 
     def prepared(batch: Batch, train: bool) -> Batch:
-        loaded = transform(batch, train) if transform else batch["inputs"]
+        columns = batch.get("columns")
+
+        def chosen(rows: jax.Array) -> jax.Array:
+            """The columns that a ``Solo`` asks for, else all of them."""
+            if columns is None:
+                return rows
+            one_by_one = [jax.lax.dynamic_slice_in_dim(rows, c, 1, 1) for c in columns]
+            return jnp.concatenate(one_by_one, axis=1)
+
+        by_column = {k: chosen(batch[k]) for k in ("present", "aspect") if k in batch}
+        loaded = transform({**batch, **by_column}, train) if transform else batch["inputs"]
 
         def of_those(present: jax.Array) -> dict[str, Any]:
             """The inputs that are ``present: bool[B, M]``, and the fill in the place of others."""
+            there = chosen(present)
             inputs = {
                 m: jnp.where(
-                    present[:, i].reshape((-1,) + (1,) * (loaded[m].ndim - 1)),
+                    there[:, i].reshape((-1,) + (1,) * (loaded[m].ndim - 1)),
                     loaded[m],
                     fill.get(m, 0),
                 )
-                for i, m in enumerate(method.modalities)
+                for i, m in enumerate(m for m in method.modalities if m in loaded)
             }
-            return {"inputs": inputs, "present": seen(present)}
+            return {"inputs": inputs, "present": chosen(seen(present))}
 
         shown = of_those(jnp.asarray(batch["present"]))
         masked = "available" in batch
@@ -214,6 +230,19 @@ def with_preparation(
             return function
         return lambda prediction, present, state: function(prediction, seen(present), state)
 
+    def solo(original: Solo) -> Solo:
+        m = original.modality
+        known, given = fill.get(m), dict(original.given)
+        stream = (streams or {}).get(m)
+        if stream is not None:
+            given["draw_name"] = np.uint32(draw_name(m, stream))
+            stream = stream._replace(shared_draw="")
+        given["columns"] = np.array(original.columns, np.int32)
+        kind = (original.kind, stream, None if known is None else known.tobytes())
+        return original._replace(kind=kind, given=given)
+
+    known = transform is None or streams is not None
+    method = _with_each_solo(method, solo if known else None)
     wrapped = _with_each_function(method, after)
     weigh = method.weigh and of_seen(method.weigh)
     return wrapped._replace(fuse=of_seen(method.fuse), weigh=weigh)
@@ -238,6 +267,16 @@ def in_full_precision(method: Method) -> Method:
     return _with_each_function(method, after)
 
 
+def _with_each_solo(method: Method, change: Callable[[Solo], Solo] | None) -> Method:
+    """``method`` with every ``Solo`` of its phases changed, or without any."""
+
+    def changed(phase: Phase) -> Phase:
+        return phase._replace(solos=tuple(map(change, phase.solos)) if change else ())
+
+    stages = (s._replace(phases=tuple(map(changed, s.phases))) for s in method.stages)
+    return method._replace(stages=tuple(stages))
+
+
 def _with_each_function(method: Method, after: Callable[[Callable, int, bool], Callable]) -> Method:
     """``method`` with ``after(function, position of its batch, train)`` for each function that
     takes a batch."""
@@ -253,7 +292,8 @@ def _with_each_function(method: Method, after: Callable[[Callable, int, bool], C
     def stage(original: Stage) -> Stage:
         def changed(phase: Phase) -> Phase:
             parts = tuple(map(changed, phase.parts))
-            return phase._replace(update=after(phase.update, 1, True), parts=parts)
+            solos = tuple(s._replace(update=after(s.update, 1, True)) for s in phase.solos)
+            return Phase(phase.name, after(phase.update, 1, True), parts, solos)
 
         changes: dict[str, Any] = {"phases": tuple(map(changed, original.phases))}
         if original.on_epoch:

@@ -1,5 +1,6 @@
 """Encoders: raw modality input -> features ``[B, D]``, one per modality, all of one width D."""
 
+import dataclasses
 import inspect
 import math
 import typing
@@ -57,6 +58,12 @@ class Encoders(NamedTuple):
     def have_batch_statistics(self) -> bool:
         """Whether it matters to any of them which examples lack their modality."""
         return any(map(_knows_present, self.modules.values()))
+
+    def kind(self, modality: str) -> Any:
+        """Equal for encoders that are alike: of one class, with equal fields."""
+        module = self.modules[modality]
+        names = (f.name for f in dataclasses.fields(module) if f.name not in ("parent", "name"))
+        return type(module), tuple((name, repr(getattr(module, name))) for name in names)
 
     @property
     def conventions(self) -> dict[str, dict[str, Any]]:
