@@ -5,9 +5,9 @@ conditional and no copies, and the whole state is donated.  A traced index would
 20 times slower on CPU, where a convolution's backward inside a conditional falls back to a naive
 emitter, and it would copy every encoder on every backend; so it is refused.
 
-Phases that say what they read (``methods.base.Solo``) and are alike share one program.  It takes the
-one encoder and what all modalities share, so it is compiled once for any number of modalities, and
-a call hands over a few arrays and not the whole state.
+Phases that say what they read (``methods.base.Solo``) and are alike share one program.  It takes
+the one encoder and what all modalities share.  So it is compiled once for any number of modalities,
+and a call hands over a few arrays, not the whole state.
 """
 
 import collections
@@ -15,7 +15,7 @@ import concurrent.futures
 import functools
 import operator
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -31,7 +31,8 @@ class Shared(NamedTuple):
 
     name: str
     """The modality that it is written for; others take part under this name."""
-    program: Callable[[TrainState, Batch, StepInfo], tuple[TrainState, Metrics]]
+    program: Any
+    """A jitted ``Update``."""
 
 
 class Dispatch:
@@ -178,7 +179,7 @@ def _view(solo: Solo, name: str, state: TrainState, batch: Batch) -> tuple[Train
         batch_stats={name: state.batch_stats[m]},
         opt_state={**state.opt_state, "encoder": {name: state.opt_state["encoder"][m]}},
     )
-    return one, {**batch, "inputs": {name: batch["inputs"][m]}, **solo.given}
+    return one, solo.of_batch(batch, name)
 
 
 def _put_back(solo: Solo, name: str, part: TrainState, state: TrainState) -> TrainState:

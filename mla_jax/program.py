@@ -1,5 +1,6 @@
 """What is compiled: a method on the inputs of its data set, its optimiser and its evaluation."""
 
+import collections
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
@@ -17,7 +18,7 @@ from mla_jax.data.missing import mask_dataset
 from mla_jax.data.streams import Stream
 from mla_jax.data.transform import create_transform, draw_name
 from mla_jax.dispatch import Dispatch
-from mla_jax.encoders import Encoders, create_encoders
+from mla_jax.encoders import Encoders, create_encoders, many
 from mla_jax.encoders.spread import Spread
 from mla_jax.errors import UserError
 from mla_jax.evaluate import Evaluator
@@ -144,7 +145,17 @@ def initial_state(program: Program, dataset: Dataset, seed: int) -> TrainState:
     unoptimised = jax.config.values["jax_disable_most_optimizations"]
     hurry = jax.default_backend() == "cpu" and not unoptimised
     options = {"xla_backend_optimization_level": 1} if hurry else None
-    return initialization(program, options)(jax.random.key(seed), sample)
+    rng, encoders = jax.random.key(seed), program.encoders
+    kinds = collections.Counter(encoders.kind(m) for m in encoders.modalities)
+    if max(kinds.values()) < many.MANY:
+        return initialization(program, options)(rng, sample)
+    start = many.packed(
+        program.method.init,
+        encoders.modalities,
+        out_shardings=program.placement.replicated,
+        compiler_options=options,
+    )
+    return start(rng, sample)
 
 
 def initialization(program: Program, compiler_options: dict[str, Any] | None = None) -> Callable:
@@ -193,20 +204,19 @@ def with_preparation(
             one_by_one = [jax.lax.dynamic_slice_in_dim(rows, c, 1, 1) for c in columns]
             return jnp.concatenate(one_by_one, axis=1)
 
-        by_column = {k: chosen(batch[k]) for k in ("present", "aspect") if k in batch}
+        by_column: Batch = {k: chosen(batch[k]) for k in ("present", "aspect") if k in batch}
         loaded = transform({**batch, **by_column}, train) if transform else batch["inputs"]
 
         def of_those(present: jax.Array) -> dict[str, Any]:
             """The inputs that are ``present: bool[B, M]``, and the fill in the place of others."""
-            there = chosen(present)
-            inputs = {
-                m: jnp.where(
-                    there[:, i].reshape((-1,) + (1,) * (loaded[m].ndim - 1)),
-                    loaded[m],
-                    fill.get(m, 0),
-                )
-                for i, m in enumerate(m for m in method.modalities if m in loaded)
-            }
+            names = [m for m in method.modalities if m in loaded]
+            there = dict(zip(names, chosen(present).T, strict=True))
+            inputs: dict[str, Any] = {}
+            alone = [[m] for m in names]
+            groups = many.alike(names, lambda m: m if m in fill else "", loaded)
+            for group in alone if train else groups:
+                filled = functools.partial(_filled, fill=fill.get(group[0], 0))
+                inputs |= many.by_name(filled, group, there, loaded)
             return {"inputs": inputs, "present": chosen(seen(present))}
 
         shown = of_those(jnp.asarray(batch["present"]))
@@ -232,20 +242,22 @@ def with_preparation(
 
     def solo(original: Solo) -> Solo:
         m = original.modality
-        known, given = fill.get(m), dict(original.given)
-        stream = (streams or {}).get(m)
+        filled, stream, name = fill.get(m), (streams or {}).get(m), None
         if stream is not None:
-            given["draw_name"] = np.uint32(draw_name(m, stream))
-            stream = stream._replace(shared_draw="")
-        given["columns"] = np.array(original.columns, np.int32)
-        kind = (original.kind, stream, None if known is None else known.tobytes())
-        return original._replace(kind=kind, given=given)
+            stream, name = stream._replace(shared_draw=""), draw_name(m, stream)
+        kind = (original.kind, stream, None if filled is None else filled.tobytes())
+        return original._replace(kind=kind, draw_name=name)
 
     known = transform is None or streams is not None
     method = _with_each_solo(method, solo if known else None)
     wrapped = _with_each_function(method, after)
     weigh = method.weigh and of_seen(method.weigh)
     return wrapped._replace(fuse=of_seen(method.fuse), weigh=weigh)
+
+
+def _filled(there: jax.Array, x: jax.Array, fill: Any) -> jax.Array:
+    """The rows of ``x: [B, ...]`` that are ``there: bool[B]``; in the place of others ``fill``."""
+    return jnp.where(there.reshape((-1,) + (1,) * (x.ndim - 1)), x, fill)
 
 
 def in_full_precision(method: Method) -> Method:

@@ -18,6 +18,7 @@ from mla_jax import distributed
 from mla_jax.data.dataset import Split
 from mla_jax.data.missing import MOST_PATTERNS, patterns
 from mla_jax.data.pipeline import evaluation_batches
+from mla_jax.encoders import many
 from mla_jax.errors import UserError
 from mla_jax.methods import Method
 from mla_jax.methods.base import Accumulate
@@ -115,7 +116,7 @@ def counts_and_classes(
         confusion = jax.vmap(lambda p, n: zeros.at[batch["label"], p].add(n))(
             classes, counted.astype(jnp.int32)
         )
-        finite = jnp.stack([_finite(batch["inputs"][m]) for m in method.modalities])
+        finite = _finite_inputs([batch["inputs"][m] for m in method.modalities])
         sums = Counts(
             confusion,
             bad_inputs=(~finite & present.T).sum(1),
@@ -181,6 +182,13 @@ def is_late(method: Method) -> bool:
 def _finite(array: jax.Array) -> jax.Array:
     """``bool[B]``: whether all numbers of an example are."""
     return jnp.isfinite(array).all(tuple(range(1, array.ndim)))
+
+
+def _finite_inputs(inputs: Sequence[jax.Array]) -> jax.Array:
+    """``bool[M, B]``: ``_finite`` of each modality."""
+    if len({(x.shape, x.dtype) for x in inputs}) == 1:
+        return many.each(_finite, inputs)
+    return jnp.stack([_finite(x) for x in inputs])
 
 
 class Evaluator:

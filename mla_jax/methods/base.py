@@ -1,7 +1,6 @@
 """The contract every method keeps: a named tuple of pure functions, in optax's manner."""
 
-from collections.abc import Callable, Mapping, Sequence
-from types import MappingProxyType
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -10,7 +9,6 @@ import numpy as np
 from mla_jax.functional import fusion
 from mla_jax.functional.optimizers import StepInfo
 from mla_jax.state import Batch, Metrics, Prediction, TrainState
-
 
 Update = Callable[[TrainState, Batch, StepInfo], tuple[TrainState, Metrics]]
 """Pure: the state after one step on a batch, and what the step reports."""
@@ -32,8 +30,17 @@ class Solo(NamedTuple):
     """Two solos of equal kind and shapes differ in nothing but the modality.  Hashable."""
     columns: tuple[int, ...]
     """Of ``present``: the place of ``modality``, then of others that ``update`` asks for."""
-    given: Mapping[str, np.ndarray] = MappingProxyType({})
-    """Numbers that the batch carries for this solo alone."""
+    draw_name: int | None = None
+    """What stands for the modality in the draws of its augmentation, where the data set has one."""
+
+    def of_batch(self, batch: Batch, name: str) -> Batch:
+        """What ``update`` needs of a batch, before ``with_preparation``: one input, under ``name``,
+        and as numbers, which are no part of the program, what else the modality is known by."""
+        own: Batch = {"inputs": {name: batch["inputs"][self.modality]}}
+        own["columns"] = np.array(self.columns, np.int32)
+        if self.draw_name is not None:
+            own["draw_name"] = np.uint32(self.draw_name)
+        return {**batch, **own}
 
 
 class Phase(NamedTuple):

@@ -29,7 +29,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from mla_jax.encoders import Encoders
+from mla_jax.encoders import Encoders, many
 from mla_jax.errors import UserError
 from mla_jax.functional import fusion
 from mla_jax.functional.heads import apply_head, init_head
@@ -281,12 +281,10 @@ def build(switches: Any, encoders: Encoders, optimizer: Optimizer, task: Task) -
         return joined(state, towers, head, stats), metrics
 
     def predict(variables: dict[str, Any], batch: Batch) -> Prediction:
-        def logits(m):
-            theta, stats = variables["params"]["encoder"][m], variables["batch_stats"][m]
-            features, _ = encoders.apply(m, theta, stats, batch["inputs"][m], False)
-            return apply_head(variables["params"]["head"]["shared"], features)
-
-        return Prediction(jnp.stack([logits(m) for m in modalities]))
+        params, batch_stats = variables["params"], variables["batch_stats"]
+        h, _ = encoders.features(params["encoder"], batch_stats, batch, train=False)
+        classify = functools.partial(apply_head, params["head"]["shared"])
+        return Prediction(many.each(classify, [h[m] for m in modalities]))
 
     rule = _fusion_rule(switches, len(modalities))
 
