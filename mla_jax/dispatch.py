@@ -148,6 +148,11 @@ class Dispatch:
         ]
 
     @property
+    def programs(self) -> int:
+        """How many were compiled; 0 before the first call."""
+        return len(self._programs)
+
+    @property
     def flops(self) -> float | None:
         """Floating-point operations of one batch through all phases, on each device, as XLA counts
         them; None until they are compiled, and where the backend does not say.

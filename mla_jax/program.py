@@ -210,7 +210,7 @@ def with_preparation(
         def of_those(present: jax.Array) -> dict[str, Any]:
             """The inputs that are ``present: bool[B, M]``, and the fill in the place of others."""
             names = [m for m in method.modalities if m in loaded]
-            there = dict(zip(names, chosen(present).T, strict=True))
+            there = {m: chosen(present)[:, i] for i, m in enumerate(names)}
             inputs: dict[str, Any] = {}
             alone = [[m] for m in names]
             groups = many.alike(names, lambda m: m if m in fill else "", loaded)
