@@ -39,8 +39,8 @@ SETTINGS = {
 METHODS = ("mla", "late_fusion", "concat", "sum", "ensemble", "ogm", "ogm_ge")
 """Those that take any number of modalities, in one stage."""
 HEADER = (
-    "M", "method", "programs", "compile, s", "CPU s", "init, CPU s", "evaluation, CPU s", "step, ms",
-    "CPU ms", "memory, MB", "fused", "modality: mean", "min", "max",
+    "M", "method", "programs", "compile, s", "CPU s", "init, CPU s", "evaluation, CPU s",
+    "step, ms", "CPU ms", "memory, MB", "fused", "modality: mean", "min", "max",
 )  # fmt: skip
 CAPTION = (
     "Vectors of {features} numbers, {classes} classes, the same encoder for every modality, from "
