@@ -210,11 +210,14 @@ def with_preparation(
         def of_those(present: jax.Array) -> dict[str, Any]:
             """The inputs that are ``present: bool[B, M]``, and the fill in the place of others."""
             names = [m for m in method.modalities if m in loaded]
-            there = {m: chosen(present)[:, i] for i, m in enumerate(names)}
+            columns, groups = chosen(present), [[m] for m in names]
+            if len(names) < many.MANY or train:
+                there = {m: columns[:, i] for i, m in enumerate(names)}
+            else:  # XLA puts rows together again for nothing
+                there = dict(zip(names, columns.T, strict=True))
+                groups = many.alike(names, lambda m: m if m in fill else "", loaded)
             inputs: dict[str, Any] = {}
-            alone = [[m] for m in names]
-            groups = many.alike(names, lambda m: m if m in fill else "", loaded)
-            for group in alone if train else groups:
+            for group in groups:
                 filled = functools.partial(_filled, fill=fill.get(group[0], 0))
                 inputs |= many.by_name(filled, group, there, loaded)
             return {"inputs": inputs, "present": chosen(seen(present))}

@@ -44,9 +44,10 @@ HEADER = (
 )  # fmt: skip
 CAPTION = (
     "Vectors of {features} numbers, {classes} classes, the same encoder for every modality, from "
-    "strong to weak. Compile: tracing and compiling the training step; init: its first "
-    "call; evaluation: how much longer the first call takes than the second. Step: a batch through all phases, median of {rounds}. Memory: of the process at "
-    "its peak, compilation included. Accuracies after {epochs} epochs, mean of {seeds} seeds."
+    "strong to weak. Compile: tracing and compiling the training step. Init: its first call. "
+    "Evaluation: how much longer the first call takes than the second. Step: a batch through all "
+    "phases, median of {rounds}. Memory: of the process at its peak, compilation included. "
+    "Accuracies after {epochs} epochs, mean of {seeds} seeds."
 )
 
 
