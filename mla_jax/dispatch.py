@@ -4,38 +4,66 @@ The index is static, so XLA folds the switch away: the compiled program holds on
 conditional and no copies, and the whole state is donated.  A traced index would be correct and
 20 times slower on CPU, where a convolution's backward inside a conditional falls back to a naive
 emitter, and it would copy every encoder on every backend; so it is refused.
+
+Phases that say what they read (``methods.base.Solo``) and are alike share one program.  It takes
+the one encoder and what all modalities share.  So it is compiled once for any number of modalities,
+and a call hands over a few arrays, not the whole state.
 """
 
+import collections
 import concurrent.futures
 import functools
 import operator
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import jax
 
 from mla_jax import distributed
 from mla_jax.functional.optimizers import StepInfo
+from mla_jax.methods.base import Phase, Solo, Update
 from mla_jax.state import Batch, Metrics, TrainState
 
-Update = Callable[[TrainState, Batch, StepInfo], tuple[TrainState, Metrics]]
+
+class Shared(NamedTuple):
+    """The program that alike solos share."""
+
+    name: str
+    """The modality that it is written for; others take part under this name."""
+    program: Any
+    """A jitted ``Update``."""
 
 
 class Dispatch:
-    """``dispatch(i, state, batch, info)`` runs phase ``i`` and consumes (donates) ``state``."""
+    """``dispatch(i, state, batch, info)`` runs phase ``i`` and consumes (donates) ``state``.
 
-    def __init__(self, updates: Sequence[Update], compiler_options: dict | None = None):
-        phases = tuple(jax.jit(update) for update in updates)
+    ``phases``: those of a stage, or the functions alone.  ``share=False`` compiles each phase by
+    itself, whatever it says of what it reads.
+    """
+
+    def __init__(
+        self,
+        phases: Sequence[Phase | Update],
+        compiler_options: dict | None = None,
+        share: bool = True,
+    ):
+        whole = [p if isinstance(p, Phase) else Phase("", p) for p in phases]
+        jitted = tuple(jax.jit(phase.update) for phase in whole)
 
         @functools.partial(
             jax.jit, static_argnums=0, donate_argnums=1, compiler_options=compiler_options
         )
         def switch(index, state, batch, info):
-            return jax.lax.switch(index, phases, state, batch, info)
+            return jax.lax.switch(index, jitted, state, batch, info)
 
         self._switch = switch
-        self._count = len(phases)
-        self._programs: list[jax.stages.Compiled] = []
+        self._count = len(jitted)
+        self._solos = [phase.solos if share else () for phase in whole]
+        self._options = compiler_options
+        self._shared: dict[int, list[tuple[Solo, Shared]]] = {}
+        self._programs: list[tuple[int, jax.stages.Compiled]] = []
+        """How often a batch runs each of them."""
         self.compile_seconds = 0.0
         """Time spent tracing and compiling the phases, all of them at the first call."""
 
@@ -57,7 +85,13 @@ class Dispatch:
         index = self._index(index)
         if not self._programs:
             self._compile(state, batch, info)
-        return self._switch(index, state, batch, info)
+        if index not in self._shared:
+            return self._switch(index, state, batch, info)
+        reported: Metrics = {}
+        for solo, (name, program) in self._shared[index]:
+            part, found = program(*_view(solo, name, state, batch), info)
+            state, reported = _put_back(solo, name, part, state), reported or found
+        return state, reported
 
     def _compile(self, state: TrainState, batch: Batch, info: StepInfo) -> None:
         """Compiles all phases side by side; the calls then find the programs made here.
@@ -65,15 +99,58 @@ class Dispatch:
         Several processes compile one by one, so that all of them do it in the same order.
         """
         started = time.perf_counter()
-        lowered = [self.lower(index, state, batch, info) for index in range(self._count)]
+        lowered, counts = [], []
+        for solo, (name, program), count in self._share(state, batch):
+            lowered.append(program.lower(*_view(solo, name, state, batch), info))
+            counts.append(count)
+        for index in (i for i in range(self._count) if i not in self._shared):
+            lowered.append(self.lower(index, state, batch, info))
+            counts.append(1)
         _, processes = distributed.process()
         with concurrent.futures.ThreadPoolExecutor(None if processes == 1 else 1) as threads:
-            self._programs = list(threads.map(jax.stages.Lowered.compile, lowered))
+            compiled = list(threads.map(jax.stages.Lowered.compile, lowered))
+        self._programs = list(zip(counts, compiled, strict=True))
         self.compile_seconds += time.perf_counter() - started
 
+    def _share(self, state: TrainState, batch: Batch) -> list[tuple[Solo, Shared, int]]:
+        """Fills ``_shared``; the programs in it, each with a solo that it is for, and how often a
+        batch runs it."""
+        kinds = [[_kind(solo, state, batch) for solo in solos] for solos in self._solos]
+        leading = collections.Counter(of_phase[0] for of_phase in kinds if of_phase)
+        first: dict[Any, tuple[Solo, Shared]] = {}
+        counts: collections.Counter[Any] = collections.Counter()
+        for index, of_phase in enumerate(kinds):
+            if not of_phase or leading[of_phase[0]] == 1:
+                continue  # it would share with nobody
+            self._shared[index] = []
+            for solo, kind in zip(self._solos[index], of_phase, strict=True):
+                if kind not in first:
+                    jitted = jax.jit(solo.update, donate_argnums=0, compiler_options=self._options)
+                    first[kind] = solo, Shared(solo.modality, jitted)
+                counts[kind] += 1
+                self._shared[index].append((solo, first[kind][1]))
+        return [(*found, counts[kind]) for kind, found in first.items()]
+
     def lower(self, index: int, state: TrainState, batch: Batch, info: StepInfo):
-        """The lowered program of one phase, for the tests that read what XLA made of it."""
+        """The lowered program of one phase by itself, on the whole state, for whoever reads what
+        XLA makes of it."""
         return self._switch.lower(self._index(index), state, batch, info)
+
+    def lower_shared(
+        self, index: int, state: TrainState, batch: Batch, info: StepInfo
+    ) -> list[jax.stages.Lowered]:
+        """The lowered programs that phase ``index`` shares with others; none if it does not."""
+        if not self._shared:
+            self._share(state, batch)
+        return [
+            program.lower(*_view(solo, name, state, batch), info)
+            for solo, (name, program) in self._shared.get(self._index(index), ())
+        ]
+
+    @property
+    def programs(self) -> int:
+        """How many were compiled; 0 before the first call."""
+        return len(self._programs)
 
     @property
     def flops(self) -> float | None:
@@ -91,9 +168,40 @@ class Dispatch:
 
     @functools.cached_property
     def _counted(self) -> dict[str, float | None]:
-        costs = [program.cost_analysis() or {} for program in self._programs]
+        costs = [(n, program.cost_analysis() or {}) for n, program in self._programs]
         sums: dict[str, float | None] = {}
         for key in ("flops", "bytes accessed"):
-            found = [cost[key] for cost in costs if cost.get(key) is not None]
+            found = [n * cost[key] for n, cost in costs if cost.get(key) is not None]
             sums[key] = float(sum(found)) if len(found) == len(costs) else None
         return sums
+
+
+def _view(solo: Solo, name: str, state: TrainState, batch: Batch) -> tuple[TrainState, Batch]:
+    """What a solo reads, its modality under another name."""
+    m = solo.modality
+    one = state.replace(
+        params={**state.params, "encoder": {name: state.params["encoder"][m]}},
+        batch_stats={name: state.batch_stats[m]},
+        opt_state={**state.opt_state, "encoder": {name: state.opt_state["encoder"][m]}},
+    )
+    return one, solo.of_batch(batch, name)
+
+
+def _put_back(solo: Solo, name: str, part: TrainState, state: TrainState) -> TrainState:
+    """The state with what a solo has written, of which ``part`` is what it returned."""
+
+    def renewed(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+        return {**new, "encoder": {**old["encoder"], solo.modality: new["encoder"][name]}}
+
+    return part.replace(
+        params=renewed(state.params, part.params),
+        batch_stats={**state.batch_stats, solo.modality: part.batch_stats[name]},
+        opt_state=renewed(state.opt_state, part.opt_state),
+    )
+
+
+def _kind(solo: Solo, state: TrainState, batch: Batch) -> Any:
+    """Equal for solos that one program suits: of equal kind, on arrays of equal type and place."""
+    leaves, structure = jax.tree.flatten(_view(solo, "", state, batch))
+    shapes = tuple((x.shape, x.dtype, getattr(x, "sharding", None)) for x in leaves)
+    return solo.kind, structure, shapes

@@ -1,5 +1,6 @@
 """What is compiled: a method on the inputs of its data set, its optimiser and its evaluation."""
 
+import collections
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
@@ -15,15 +16,16 @@ from mla_jax.backend import compiling
 from mla_jax.data.dataset import ArraySplit, Dataset, DataSpec, Transform
 from mla_jax.data.missing import mask_dataset
 from mla_jax.data.pipeline import Loader
-from mla_jax.data.transform import create_transform
+from mla_jax.data.streams import Stream
+from mla_jax.data.transform import create_transform, draw_name
 from mla_jax.dispatch import Dispatch
-from mla_jax.encoders import Encoders, create_encoders
+from mla_jax.encoders import Encoders, create_encoders, many
 from mla_jax.encoders.spread import Spread
 from mla_jax.errors import UserError
 from mla_jax.evaluate import Evaluator
 from mla_jax.functional.optimizers import Optimizer, create_optimizer
 from mla_jax.methods import Method, Task, create_method, sees_hidden, trains_encoders
-from mla_jax.methods.base import Phase, Stage
+from mla_jax.methods.base import Phase, Solo, Stage
 from mla_jax.state import Batch, TrainState
 
 
@@ -77,12 +79,12 @@ def build_program(
     streams = encoders.fitted(data.streams)
     transform = create_transform(streams, data.modalities)
     fill = {m: np.asarray(value, np.float32) for m, value in data.fill.items()}
-    method = with_preparation(method, transform, config.absent, fill)
+    method = with_preparation(method, transform, config.absent, fill, streams)
     if config.compute_dtype == "float32":
         method = in_full_precision(method)
     platform = placement.sharded.mesh.devices.flat[0].platform
     options = compiling.options_for(encoders, platform)
-    dispatches = {s.name: Dispatch([p.update for p in s.phases], options) for s in method.stages}
+    dispatches = {s.name: Dispatch(s.phases, options) for s in method.stages}
     evaluator = Evaluator(method, devices, Loader(**config.loader))
     return Program(encoders, method, optimizer, dispatches, evaluator, placement)
 
@@ -145,7 +147,17 @@ def initial_state(program: Program, dataset: Dataset, seed: int) -> TrainState:
     unoptimised = jax.config.values["jax_disable_most_optimizations"]
     hurry = jax.default_backend() == "cpu" and not unoptimised
     options = {"xla_backend_optimization_level": 1} if hurry else None
-    return initialization(program, options)(jax.random.key(seed), sample)
+    rng, encoders = jax.random.key(seed), program.encoders
+    kinds = collections.Counter(encoders.kind(m) for m in encoders.modalities)
+    if max(kinds.values()) < many.MANY:
+        return initialization(program, options)(rng, sample)
+    start = many.packed(
+        program.method.init,
+        encoders.modalities,
+        out_shardings=program.placement.replicated,
+        compiler_options=options,
+    )
+    return start(rng, sample)
 
 
 def initialization(program: Program, compiler_options: dict[str, Any] | None = None) -> Callable:
@@ -162,6 +174,7 @@ def with_preparation(
     transform: Transform | None,
     absent: str = "skip",
     fill: Mapping[str, np.ndarray] = MappingProxyType({}),
+    streams: Mapping[str, Stream] | None = None,
 ) -> Method:
     """``method`` on batches that are prepared on the device, wherever it takes one.
 
@@ -174,6 +187,9 @@ def with_preparation(
 
     Under ``absent="zeros"`` methods do not learn which modalities are missing: they train on the
     zeros and fuse what they make of them, as the released MLA code does (quirk Q21).
+
+    ``streams``: those that ``transform`` was made of.  A ``Solo`` (``methods/base.py``) whose
+    transform nothing is known of is dropped: it may be another one for every modality.
     """
 
     def seen(present: jax.Array) -> jax.Array:
@@ -181,19 +197,32 @@ def with_preparation(
         return everything if absent == "zeros" else present
 
     def prepared(batch: Batch, train: bool) -> Batch:
-        loaded = transform(batch, train) if transform else batch["inputs"]
+        columns = batch.get("columns")
+
+        def chosen(rows: jax.Array) -> jax.Array:
+            """The columns that a ``Solo`` asks for, else all of them."""
+            if columns is None:
+                return rows
+            one_by_one = [jax.lax.dynamic_slice_in_dim(rows, c, 1, 1) for c in columns]
+            return jnp.concatenate(one_by_one, axis=1)
+
+        by_column: Batch = {k: chosen(batch[k]) for k in ("present", "aspect") if k in batch}
+        loaded = transform({**batch, **by_column}, train) if transform else batch["inputs"]
 
         def of_those(present: jax.Array) -> dict[str, Any]:
             """The inputs that are ``present: bool[B, M]``, and the fill in the place of others."""
-            inputs = {
-                m: jnp.where(
-                    present[:, i].reshape((-1,) + (1,) * (loaded[m].ndim - 1)),
-                    loaded[m],
-                    fill.get(m, 0),
-                )
-                for i, m in enumerate(method.modalities)
-            }
-            return {"inputs": inputs, "present": seen(present)}
+            names = [m for m in method.modalities if m in loaded]
+            columns, groups = chosen(present), [[m] for m in names]
+            if len(names) < many.MANY or train:
+                there = {m: columns[:, i] for i, m in enumerate(names)}
+            else:  # XLA puts rows together again for nothing
+                there = dict(zip(names, columns.T, strict=True))
+                groups = many.alike(names, lambda m: m if m in fill else "", loaded)
+            inputs: dict[str, Any] = {}
+            for group in groups:
+                filled = functools.partial(_filled, fill=fill.get(group[0], 0))
+                inputs |= many.by_name(filled, group, there, loaded)
+            return {"inputs": inputs, "present": chosen(seen(present))}
 
         shown = of_those(jnp.asarray(batch["present"]))
         masked = "available" in batch
@@ -216,9 +245,24 @@ def with_preparation(
             return function
         return lambda prediction, present, state: function(prediction, seen(present), state)
 
+    def solo(original: Solo) -> Solo:
+        m = original.modality
+        filled, stream, name = fill.get(m), (streams or {}).get(m), None
+        if stream is not None:
+            stream, name = stream._replace(shared_draw=""), draw_name(m, stream)
+        kind = (original.kind, stream, None if filled is None else filled.tobytes())
+        return original._replace(kind=kind, draw_name=name)
+
+    known = transform is None or streams is not None
+    method = _with_each_solo(method, solo if known else None)
     wrapped = _with_each_function(method, after)
     weigh = method.weigh and of_seen(method.weigh)
     return wrapped._replace(fuse=of_seen(method.fuse), weigh=weigh)
+
+
+def _filled(there: jax.Array, x: jax.Array, fill: Any) -> jax.Array:
+    """The rows of ``x: [B, ...]`` that are ``there: bool[B]``; in the place of others ``fill``."""
+    return jnp.where(there.reshape((-1,) + (1,) * (x.ndim - 1)), x, fill)
 
 
 def in_full_precision(method: Method) -> Method:
@@ -240,6 +284,16 @@ def in_full_precision(method: Method) -> Method:
     return _with_each_function(method, after)
 
 
+def _with_each_solo(method: Method, change: Callable[[Solo], Solo] | None) -> Method:
+    """``method`` with every ``Solo`` of its phases changed, or without any."""
+
+    def changed(phase: Phase) -> Phase:
+        return phase._replace(solos=tuple(map(change, phase.solos)) if change else ())
+
+    stages = (s._replace(phases=tuple(map(changed, s.phases))) for s in method.stages)
+    return method._replace(stages=tuple(stages))
+
+
 def _with_each_function(method: Method, after: Callable[[Callable, int, bool], Callable]) -> Method:
     """``method`` with ``after(function, position of its batch, train)`` for each function that
     takes a batch."""
@@ -255,7 +309,8 @@ def _with_each_function(method: Method, after: Callable[[Callable, int, bool], C
     def stage(original: Stage) -> Stage:
         def changed(phase: Phase) -> Phase:
             parts = tuple(map(changed, phase.parts))
-            return phase._replace(update=after(phase.update, 1, True), parts=parts)
+            solos = tuple(s._replace(update=after(s.update, 1, True)) for s in phase.solos)
+            return Phase(phase.name, after(phase.update, 1, True), parts, solos)
 
         changes: dict[str, Any] = {"phases": tuple(map(changed, original.phases))}
         if original.on_epoch:

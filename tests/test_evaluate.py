@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from mla_jax.datasets import ArraySplit
 from mla_jax.errors import UserError
-from mla_jax.evaluate import Evaluator, accuracy, macro_f1, summarize
+from mla_jax.evaluate import Evaluator
+from mla_jax.evaluate.figures import accuracy, macro_f1, summarize
 from mla_jax.program import initial_state
 from mla_jax.runs import report
 

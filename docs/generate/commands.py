@@ -12,7 +12,8 @@ from unittest import mock
 
 COMMANDS = (
     "main", "compare", "evaluate", "predict", "convert", "export", "prepare", "preflight",
-    "benchmark step", "benchmark input", "benchmark memory", "parity", "leaderboard",
+    "benchmark step", "benchmark input", "benchmark memory", "benchmark modalities", "parity",
+    "leaderboard",
 )  # fmt: skip
 OF_ABSL = ("main", "compare", "preflight")
 """Commands whose flags are global, so that each needs a process of its own."""

@@ -5,8 +5,10 @@
     python -m mla_jax.benchmark step --config=configs/kinetics_sounds.py:synthetic \\
         --against=torch --methods=mla,mla:schedule=fused --reference=PATH_TO_A_CLONE
     python -m mla_jax.benchmark memory --config=configs/kinetics_sounds.py:synthetic
+    python -m mla_jax.benchmark modalities --counts=2,4,8 --methods=mla,concat
 
-``input --help``, ``step --help`` and ``memory --help`` list the options of each.
+``input --help``, ``step --help``, ``memory --help`` and ``modalities --help`` list the options of
+each.
 """
 
 import argparse
@@ -23,7 +25,7 @@ import jax
 import mla_jax
 from mla_jax import methods
 from mla_jax.backend import allocation
-from mla_jax.benchmark import against, recipes
+from mla_jax.benchmark import against, modalities, recipes
 from mla_jax.benchmark import input as input_benchmark
 from mla_jax.benchmark import step as step_benchmark
 from mla_jax.config.command_line import status_of
@@ -71,6 +73,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--methods", default=None, metavar="A,B", help="ours, beside PyTorch (default: mla)")
     _add_contenders(add)
 
+    add = add_command("modalities", modalities.__doc__).add_argument
+    add("--counts", default="2,4,8,16,32,64", metavar="N,M", help="numbers of modalities")
+    add("--methods", default="mla,late_fusion,concat", metavar="A,B", help="each for each number")
+    add("--epochs", type=int, default=10, metavar="N", help="before the accuracies are taken")
+    add("--seeds", type=int, default=3, metavar="N", help="runs that accuracies are the mean of")
+    add("--rounds", type=int, default=20, metavar="N", help="batches that are timed")
+
     chosen = parser.parse_args(arguments)
     return status_of("mla_jax.benchmark", lambda: _benchmark(chosen))
 
@@ -100,7 +109,8 @@ def _benchmark(chosen: argparse.Namespace) -> None:
         print(json.dumps({"kind": chosen.kind, "rows": rows, "machine": machine()}, indent=1))
         return
     print(report.markdown_table(benchmark.HEADER, benchmark.cells(rows)))
-    print("\n" + benchmark.CAPTION.format(**vars(chosen)))
+    facts = {"features": modalities.FEATURES, "classes": modalities.CLASSES, **vars(chosen)}
+    print("\n" + benchmark.CAPTION.format(**facts))
     print("; ".join(f"{key} {value}" for key, value in machine().items()))
 
 
@@ -116,6 +126,8 @@ def _run(chosen: argparse.Namespace) -> tuple[Any, list[dict[str, Any]]]:
         for name in names:
             check_choice("method", name, methods.REGISTRY)
         return step_benchmark, step_benchmark.measure(chosen.config, names, chosen.rounds, _say)
+    if chosen.kind == "modalities":
+        return modalities, modalities.measure(_specs(chosen), _say)
     if chosen.examples < 1 or not 0 <= chosen.seconds < math.inf:
         raise UserError("--examples must be at least 1, and --seconds at least 0")
     names = chosen.recipe.split(",")
@@ -129,6 +141,21 @@ def _run(chosen: argparse.Namespace) -> tuple[Any, list[dict[str, Any]]]:
     return input_benchmark, input_benchmark.measure(
         names, workers, chosen.batch_size, chosen.examples, chosen.seconds, chosen.rounds, _say
     )
+
+
+def _specs(chosen: argparse.Namespace) -> list[modalities.Spec]:
+    """The rows that ``benchmark modalities`` was asked for."""
+    counts = [int(number) if number.isdecimal() else 0 for number in chosen.counts.split(",")]
+    if min(counts) < 1 or chosen.epochs < 1 or chosen.seeds < 1:
+        raise UserError(
+            f"--counts={chosen.counts} --epochs={chosen.epochs} --seeds={chosen.seeds} must be at "
+            "least 1 each"
+        )
+    names = chosen.methods.split(",")
+    for name in names:
+        check_choice("method", name, modalities.METHODS)
+    rest = (chosen.epochs, chosen.seeds, chosen.rounds)
+    return [modalities.Spec(name, count, *rest) for count in counts for name in names]
 
 
 def _beside_torch(chosen: argparse.Namespace) -> None:

@@ -30,7 +30,9 @@ def create_transform(streams: Mapping[str, Stream], modalities: Sequence[str]) -
     None where no stream is declared.  The input of an absent modality is zeros after everything
     else, as in the reference (quirk Q21).  ``batch["aspect"]: float[B, M]``, the width over the
     height that pictures had before they were stored, may be left out where storing kept it.  In
-    training the batch must carry ``draw``.
+    training the batch must carry ``draw``.  A batch may hold the inputs of some modalities, and
+    then has their columns of ``present`` and ``aspect``; ``draw_name: uint32``, in the batch of one
+    modality, takes the place of ``draw_name(...)``.
 
     Raises:
       UserError: a field that is impossible, or that does not concern the stream's kind.
@@ -48,11 +50,12 @@ def create_transform(streams: Mapping[str, Stream], modalities: Sequence[str]) -
         seeds = jnp.asarray(batch["draw" if train else "index"]).astype(jnp.uint32)
         keys = jax.vmap(jax.random.key)(seeds)
         inputs = dict(batch["inputs"])
-        for position, modality in enumerate(modalities):
+        for position, modality in enumerate(m for m in modalities if m in inputs):
             if modality in streams:
                 stream, x = streams[modality], jnp.asarray(inputs[modality])
                 aspect = batch["aspect"][:, position] if "aspect" in batch else None
-                x = _treat(modality, stream, keys, x, aspect, train)
+                name = batch.get("draw_name", draw_name(modality, stream))
+                x = _treat(modality, stream, keys, name, x, aspect, train)
                 # Last of all: normalisation has made another number of the zeros of a gap.
                 present = batch["present"][:, position].reshape(-1, *[1] * (x.ndim - 1))
                 inputs[modality] = jnp.where(present, x, 0)
@@ -61,10 +64,17 @@ def create_transform(streams: Mapping[str, Stream], modalities: Sequence[str]) -
     return transform
 
 
+def draw_name(modality: str, stream: Stream) -> int:
+    """The number that stands for a modality in its draws; one for streams of a ``shared_draw``."""
+    # Not hash(): Python salts that of a string, so each process would draw other numbers.
+    return zlib.crc32((stream.shared_draw or modality).encode())
+
+
 def _treat(
     modality: str,
     stream: Stream,
     keys: jax.Array,
+    name: Any,
     x: jax.Array,
     aspect: jax.Array | None,
     train: bool,
@@ -73,9 +83,6 @@ def _treat(
     check_shape(modality, stream, x.shape)
     if stream.kind == "tokens":
         return x
-    # Modalities must not share their draws unless asked to.  Not hash(): Python salts that of a
-    # string, so each process would draw other numbers.
-    name = zlib.crc32((stream.shared_draw or modality).encode())
     keys = jax.vmap(lambda key: jax.random.fold_in(key, name))(keys)
     if stream.kind in PICTURES:
         height, width = x.shape[-3:-1]

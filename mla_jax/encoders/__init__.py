@@ -1,17 +1,19 @@
 """Encoders: raw modality input -> features ``[B, D]``, one per modality, all of one width D."""
 
+import dataclasses
 import inspect
 import math
 import typing
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 
-from mla_jax.encoders import cavmae, conventions, features, m3ae, resnet, small
+from mla_jax.encoders import cavmae, conventions, features, m3ae, many, resnet, small
 from mla_jax.encoders.spread import ALONE, Spread
 from mla_jax.errors import UserError, check_choice
 
@@ -58,6 +60,12 @@ class Encoders(NamedTuple):
         """Whether it matters to any of them which examples lack their modality."""
         return any(map(_knows_present, self.modules.values()))
 
+    def kind(self, modality: str) -> Any:
+        """Equal for encoders that are alike: of one class, with equal fields."""
+        module = self.modules[modality]
+        names = (f.name for f in dataclasses.fields(module) if f.name not in ("parent", "name"))
+        return type(module), tuple((name, repr(getattr(module, name))) for name in names)
+
     @property
     def conventions(self) -> dict[str, dict[str, Any]]:
         """By modality, what pretrained weights must have been made for (``conventions.py``).
@@ -102,7 +110,15 @@ class Encoders(NamedTuple):
 
     def key(self, rng: jax.Array, modality: str) -> jax.Array:
         """A key that depends on ``rng`` and the modality's name, not on its company or place."""
-        return jax.random.fold_in(rng, zlib.crc32(modality.encode()) & 0x7FFFFFFF)
+        return jax.random.fold_in(rng, self._number(modality))
+
+    def keys(self, rng: jax.Array) -> dict[str, jax.Array]:
+        """``key`` of every modality."""
+        numbers = {m: np.uint32(self._number(m)) for m in self.modules}
+        return many.by_name(lambda n: jax.random.fold_in(rng, n), self.modalities, numbers)
+
+    def _number(self, modality: str) -> int:
+        return zlib.crc32(modality.encode()) & 0x7FFFFFFF
 
     def init(self, rng: jax.Array, inputs: Mapping[str, jax.Array]) -> tuple[dict, dict]:
         """``(params, batch_stats)`` keyed by modality.
@@ -112,18 +128,31 @@ class Encoders(NamedTuple):
         Raises:
           UserError: an encoder cannot take the inputs of its modality.
         """
-        params, batch_stats = {}, {}
-        for modality, module in self.modules.items():
-            example = jnp.asarray(inputs[modality][:1])
+        examples = {m: jnp.asarray(inputs[m][:1]) for m in self.modules}
+        keys = self.keys(rng)
+        found: dict[str, Any] = {}
+        for group in self._alike(lambda m: self.modules[m].init, keys, examples):
             try:
-                variables = module.init(self.key(rng, modality), example)
+                found |= many.by_name(self.modules[group[0]].init, group, keys, examples)
             except UserError as error:
                 raise UserError(
-                    f"encoders.{modality} does not suit '{modality}': {error}"
+                    f"encoders.{group[0]} does not suit '{group[0]}': {error}"
                 ) from error
-            params[modality] = variables.get("params", {})  # precomputed features have none
-            batch_stats[modality] = variables.get("batch_stats", {})
-        return params, batch_stats
+        # Precomputed features have no parameters.
+        params = {m: found[m].get("params", {}) for m in self.modules}
+        return params, {m: found[m].get("batch_stats", {}) for m in self.modules}
+
+    def _alike(
+        self, function_of: Callable[[str], Callable[..., Any]], *arguments: Mapping[str, Any]
+    ) -> list[list[str]]:
+        """``many.alike`` for ``function_of(modality)``, which is called with what each of the
+        ``arguments`` has for the modality; one by one where it convolves."""
+        found = []
+        for group in many.alike(self.modalities, self.kind, *arguments):
+            of_first = [argument[group[0]] for argument in arguments]
+            apart = len(group) > 1 and many.convolves(function_of(group[0]), *of_first)
+            found += [[m] for m in group] if apart else [group]
+        return found
 
     def apply(
         self,
@@ -166,12 +195,17 @@ class Encoders(NamedTuple):
         self, params: Any, batch_stats: Any, batch: Mapping[str, Any], train: bool
     ) -> tuple[dict, dict]:
         """``apply`` to every modality of a batch: ``({modality: [B, D]}, batch_stats)``."""
-        present = batch["present"].T
-        found = {
-            m: self.apply(m, params[m], batch_stats[m], batch["inputs"][m], train, present[i])
-            for i, m in enumerate(self.modalities)
-        }
-        return {m: z for m, (z, _) in found.items()}, {m: stats for m, (_, stats) in found.items()}
+
+        def of(m: str) -> Callable[..., tuple[jax.Array, Any]]:
+            return lambda theta, stats, x, present: self.apply(m, theta, stats, x, train, present)
+
+        present = dict(zip(self.modalities, batch["present"].T, strict=True))
+        given = (params, batch_stats, batch["inputs"], present)
+        groups = [[m] for m in self.modalities] if train else self._alike(of, *given)
+        found: dict[str, tuple[jax.Array, Any]] = {}
+        for group in groups:
+            found |= many.by_name(of(group[0]), group, *given)
+        return {m: found[m][0] for m in self.modules}, {m: found[m][1] for m in self.modules}
 
 
 def _knows_present(module: nn.Module) -> bool:

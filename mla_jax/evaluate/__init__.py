@@ -19,7 +19,9 @@ from mla_jax import distributed
 from mla_jax.data.dataset import Split
 from mla_jax.data.missing import MOST_PATTERNS, patterns
 from mla_jax.data.pipeline import HERE, Loader, evaluation_batches
+from mla_jax.encoders import many
 from mla_jax.errors import UserError
+from mla_jax.evaluate.figures import pooled, summarize
 from mla_jax.methods import Method
 from mla_jax.methods.base import Accumulate
 from mla_jax.state import Batch, Prediction, TrainState
@@ -116,7 +118,7 @@ def counts_and_classes(
         confusion = jax.vmap(lambda p, n: zeros.at[batch["label"], p].add(n))(
             classes, counted.astype(jnp.int32)
         )
-        finite = jnp.stack([_finite(batch["inputs"][m]) for m in method.modalities])
+        finite = _finite_inputs([batch["inputs"][m] for m in method.modalities])
         sums = Counts(
             confusion,
             bad_inputs=(~finite & present.T).sum(1),
@@ -182,6 +184,13 @@ def is_late(method: Method) -> bool:
 def _finite(array: jax.Array) -> jax.Array:
     """``bool[B]``: whether all numbers of an example are."""
     return jnp.isfinite(array).all(tuple(range(1, array.ndim)))
+
+
+def _finite_inputs(inputs: Sequence[jax.Array]) -> jax.Array:
+    """``bool[M, B]``: ``_finite`` of each modality."""
+    if len({(x.shape, x.dtype) for x in inputs}) == 1:
+        return many.each(_finite, inputs)
+    return jnp.stack([_finite(x) for x in inputs])
 
 
 class Evaluator:
@@ -255,8 +264,8 @@ class Evaluator:
         count = functools.partial(self._counts_by_subset, state.variables, state.method_state)
         total = self._summed(count, split, batch_size)
         names = ["+".join(np.array(self.modalities)[subset]) for subset in patterns(M)]
-        found = dict(zip(names, map(_pooled, total), strict=True))
-        return {**found, "incomplete": _pooled(total[:-1].sum(0))} if M > 1 else found
+        found = dict(zip(names, map(pooled, total), strict=True))
+        return {**found, "incomplete": pooled(total[:-1].sum(0))} if M > 1 else found
 
     def __call__(
         self, state: TrainState, split: Split, batch_size: int, name: str = ""
@@ -343,57 +352,3 @@ class TrainingReduction:
                 local = jax.tree.map(lambda array: array[0], batch)
                 carry = accumulate(variables, carry, self._placement.shard(local))
         return carry
-
-
-def summarize(confusion: np.ndarray, modalities: Sequence[str]) -> dict[str, Any]:
-    """``{"fused": accuracy, <modality>: accuracy, "examples", "macro_f1", "weighted_f1",
-    "confusion"}``.
-
-    ``confusion: int[1 + M, C, C]``.  Accuracies and F1 are fractions in [0, 1]; the accuracy of a
-    modality that no example has is NaN.  Macro-F1 averages over the classes that occur as label
-    or as prediction, weighted F1 over all examples, each with the F1 of its class, like
-    scikit-learn.
-    """
-    names = ("fused", *modalities)
-    return {
-        **{name: accuracy(counts) for name, counts in zip(names, confusion, strict=True)},
-        "examples": int(confusion[0].sum()),
-        "macro_f1": {n: macro_f1(counts) for n, counts in zip(names, confusion, strict=True)},
-        "weighted_f1": {n: weighted_f1(counts) for n, counts in zip(names, confusion, strict=True)},
-        "confusion": {n: counts.tolist() for n, counts in zip(names, confusion, strict=True)},
-    }
-
-
-def _pooled(confusion: np.ndarray) -> dict[str, Any]:
-    return {
-        "accuracy": accuracy(confusion),
-        "macro_f1": macro_f1(confusion),
-        "weighted_f1": weighted_f1(confusion),
-        "examples": int(confusion.sum()),
-    }
-
-
-def accuracy(confusion: np.ndarray) -> float:
-    """Share of correct predictions in ``confusion: int[C, C]``; NaN without examples."""
-    total = int(confusion.sum())
-    return int(np.trace(confusion)) / total if total else float("nan")
-
-
-def macro_f1(confusion: np.ndarray) -> float:
-    """Unweighted mean of the F1 of each class that occurs; NaN without examples."""
-    f1, occurs = _f1(confusion)
-    return float(np.mean(f1[occurs])) if occurs.any() else float("nan")
-
-
-def weighted_f1(confusion: np.ndarray) -> float:
-    """Mean of the F1 of each class, weighted by its examples; NaN without examples."""
-    examples = confusion.sum(1)
-    if not examples.any():
-        return float("nan")
-    return float(np.average(_f1(confusion)[0], weights=examples))
-
-
-def _f1(confusion: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The F1 of each class of ``confusion: int[C, C]``, and whether it occurs at all."""
-    occurrences = confusion.sum(0) + confusion.sum(1)
-    return 2 * np.diagonal(confusion) / np.maximum(occurrences, 1), occurrences > 0

@@ -4,20 +4,56 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 
 from mla_jax.functional import fusion
 from mla_jax.functional.optimizers import StepInfo
 from mla_jax.state import Batch, Metrics, Prediction, TrainState
+
+Update = Callable[[TrainState, Batch, StepInfo], tuple[TrainState, Metrics]]
+"""Pure: the state after one step on a batch, and what the step reports."""
+
+
+class Solo(NamedTuple):
+    """A step that reads and writes one encoder and what all modalities share.
+
+    Written down so that modalities with encoders of one kind share one compiled program
+    (``dispatch.py``).
+    """
+
+    modality: str
+    update: Update
+    """As ``Phase.update``, on less: the state has the one encoder, with its statistics and its
+    optimiser's state, and all heads; the batch has the inputs of the one modality, and in
+    ``present`` only the columns that ``columns`` names."""
+    kind: Any
+    """Two solos of equal kind and shapes differ in nothing but the modality.  Hashable."""
+    columns: tuple[int, ...]
+    """Of ``present``: the place of ``modality``, then of others that ``update`` asks for."""
+    draw_name: int | None = None
+    """What stands for the modality in the draws of its augmentation, where the data set has one."""
+
+    def of_batch(self, batch: Batch, name: str) -> Batch:
+        """What ``update`` needs of a batch, before ``with_preparation``: one input, under ``name``,
+        and as numbers, which are no part of the program, what else the modality is known by."""
+        own: Batch = {"inputs": {name: batch["inputs"][self.modality]}}
+        own["columns"] = np.array(self.columns, np.int32)
+        if self.draw_name is not None:
+            own["draw_name"] = np.uint32(self.draw_name)
+        return {**batch, **own}
 
 
 class Phase(NamedTuple):
     """One jitted step on one batch; MLA has one per modality, joint methods have one."""
 
     name: str
-    update: Callable[[TrainState, Batch, StepInfo], tuple[TrainState, Metrics]]
+    update: Update
     parts: tuple["Phase", ...] = ()
     """The phases that this one does in one program, if it does several; then its metrics are
     ``{name of a part: Metrics}``."""
+    solos: tuple[Solo, ...] = ()
+    """The same step as several that see one encoder each, one after the other; () where it cannot
+    be divided.  The first reports the metrics."""
 
     def named_metrics(self, metrics: Any) -> Sequence[tuple[str, Metrics]]:
         """What ``update`` returned beside the state, by the name that a run reports it under."""

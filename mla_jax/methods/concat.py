@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from mla_jax.encoders import Encoders
+from mla_jax.encoders import Encoders, many
 from mla_jax.functional.heads import apply_head, block, init_head
 from mla_jax.functional.optimizers import Optimizer
 from mla_jax.methods.base import Method, Task
@@ -33,8 +33,15 @@ def rule(switches: Any, encoders: Encoders, task: Task) -> JointRule:
         return {"joint": init_head(rng, M * D, task.classes, task.head_init)}
 
     def classify(heads, features, present, train: bool) -> Prediction:
-        del train
-        head, z = heads["joint"], visible(features, present, modalities)
+        head = heads["joint"]
+        if M >= many.MANY and not train:
+            z = many.stacked([features[m] for m in modalities])
+            z = jnp.where(present.T[..., None], z, 0)
+            bias = jnp.broadcast_to(head["bias"] / M, (M, task.classes))
+            blocks = {"kernel": head["kernel"].reshape(M, D, -1), "bias": bias}
+            joined = z.swapaxes(0, 1).reshape(-1, M * D)
+            return Prediction(jax.vmap(apply_head)(blocks, z), joint=apply_head(head, joined))
+        z = visible(features, present, modalities)
         unimodal = [apply_head(block(head, i, M), z[m]) for i, m in enumerate(modalities)]
         joined = jnp.concatenate([z[m] for m in modalities], axis=-1)
         return Prediction(jnp.stack(unimodal), joint=apply_head(head, joined))

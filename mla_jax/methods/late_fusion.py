@@ -11,11 +11,10 @@ holds no code for it (quirk Q41).
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
-from mla_jax.encoders import Encoders
+from mla_jax.encoders import Encoders, many
 from mla_jax.functional import fusion
-from mla_jax.functional.heads import apply_head, init_head
+from mla_jax.functional.heads import Head, apply_head, init_head
 from mla_jax.functional.losses import unimodal_cross_entropy
 from mla_jax.functional.optimizers import Optimizer
 from mla_jax.methods.base import Method, Task, Weigh, weighted_sum
@@ -33,12 +32,15 @@ def rule(encoders: Encoders, task: Task, weigh: Weigh) -> JointRule:
     modalities, D = encoders.modalities, encoders.feature_dim
 
     def init_heads(rng: jax.Array):
-        shape = (D, task.classes, task.head_init)
-        return {m: init_head(encoders.key(rng, m), *shape) for m in modalities}
+        def start(key: jax.Array) -> Head:
+            return init_head(key, D, task.classes, task.head_init)
+
+        return many.by_name(start, modalities, encoders.keys(rng))
 
     def classify(heads, features, present, train: bool) -> Prediction:
-        del present, train
-        return Prediction(jnp.stack([apply_head(heads[m], features[m]) for m in modalities]))
+        del present
+        each_head, z = [heads[m] for m in modalities], [features[m] for m in modalities]
+        return Prediction(many.each(apply_head, each_head, z, train=train))
 
     def loss(step: Step) -> jax.Array:
         batch = step.batch

@@ -29,7 +29,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from mla_jax.encoders import Encoders
+from mla_jax.encoders import Encoders, many
 from mla_jax.errors import UserError
 from mla_jax.functional import fusion
 from mla_jax.functional.heads import apply_head, init_head
@@ -43,7 +43,7 @@ from mla_jax.functional.projection import (
     alpha_schedule,
     orthogonal_projection,
 )
-from mla_jax.methods.base import Method, Phase, Stage, Task, weighted_sum
+from mla_jax.methods.base import Method, Phase, Solo, Stage, Task, weighted_sum
 from mla_jax.state import Batch, Metrics, Prediction, TrainState
 
 FIDELITY = {
@@ -91,6 +91,7 @@ RULES: dict[str, fusion.Weights] = {
     "equal": fusion.equal_weights,
     "batch_entropy": fusion.batch_entropy_weights,
 }
+Names = tuple[str, ...]
 LIMITS = {"projection.alpha": (0, math.inf)}
 TEST_TIME = ("fusion", "fusion_weights")
 CHOICES = {
@@ -125,9 +126,11 @@ def build(switches: Any, encoders: Encoders, optimizer: Optimizer, task: Task) -
             },
         )
 
-    def extract(position: int, state: TrainState, batch: Batch, theta: Any) -> Any:
-        """``h_m``, and the encoder's new statistics."""
-        m = modalities[position]
+    def extract(
+        position: int, state: TrainState, batch: Batch, theta: Any, among: Names = modalities
+    ) -> Any:
+        """``h_m``, and the encoder's new statistics; ``among``: whose columns ``present`` has."""
+        m = among[position]
         old, inputs, present = state.batch_stats[m], batch["inputs"][m], batch["present"]
         return encoders.apply(m, theta, old, inputs, True, present[:, position])
 
@@ -161,24 +164,33 @@ def build(switches: Any, encoders: Encoders, optimizer: Optimizer, task: Task) -
         )
 
     def step_encoder(
-        position: int, towers: dict[str, tuple], batch: Batch, info: StepInfo, g_theta: Any
+        position: int,
+        towers: dict[str, tuple],
+        batch: Batch,
+        info: StepInfo,
+        g_theta: Any,
+        among: Names = modalities,
     ) -> dict[str, tuple]:
         """All encoders, ``{m: (theta_m, optimiser state)}``, after the sub-step for a modality."""
-        m, occurs, towers = modalities[position], batch["present"].any(0), dict(towers)
+        m, occurs, towers = among[position], batch["present"].any(0), dict(towers)
         theta, opt_state = towers[m]
         towers[m] = optimizer.step(g_theta, opt_state, theta, info, where=occurs[position])
         if switches.zero_grad_drift:  # PyTorch < 2: momentum and decay act on zero gradients (Q7)
-            for i, k in enumerate(modalities[:position]):
-                theta, opt_state = towers[k]
-                zeros = jax.tree.map(jnp.zeros_like, theta)
-                both = occurs[i] & occurs[position]
-                towers[k] = optimizer.step(zeros, opt_state, theta, info, where=both)
+            for i, k in enumerate(among[:position]):
+                towers[k] = drifted(towers[k], info, occurs[i] & occurs[position])
         return towers
+
+    def drifted(tower: tuple, info: StepInfo, where: jax.Array) -> tuple:
+        """An encoder, ``(theta, optimiser state)``, after a step with a zero gradient."""
+        theta, opt_state = tower
+        zeros = jax.tree.map(jnp.zeros_like, theta)
+        return optimizer.step(zeros, opt_state, theta, info, where=where)
 
     def parts_of(state: TrainState) -> tuple[dict[str, tuple], tuple]:
         """Encoders and head, each with its optimiser state."""
         params, opt_state = state.params, state.opt_state
-        towers = {m: (params["encoder"][m], opt_state["encoder"][m]) for m in modalities}
+        thetas, states = params["encoder"], opt_state["encoder"]
+        towers = {m: (thetas[m], states[m]) for m in modalities if m in thetas}
         return towers, (params["head"]["shared"], opt_state["head"]["shared"])
 
     def joined(state: TrainState, towers: dict[str, tuple], head: tuple, stats: Any) -> TrainState:
@@ -191,25 +203,46 @@ def build(switches: Any, encoders: Encoders, optimizer: Optimizer, task: Task) -
         )
 
     def adapt(
-        position: int, state: TrainState, batch: Batch, info: StepInfo
+        position: int, state: TrainState, batch: Batch, info: StepInfo, among: Names = modalities
     ) -> tuple[TrainState, Metrics]:
         """One sub-step: the encoder at ``position`` and the shared head learn, nothing else.
 
         On a batch in which no example has the modality, not even these: there is no sub-step.
+        ``among``: the modalities whose encoders the state has, and whose columns ``present`` has.
         """
         towers, head = parts_of(state)
 
         def objective(theta, phi):
-            h, stats = extract(position, state, batch, theta)
+            h, stats = extract(position, state, batch, theta, among)
             loss, found = classify(position, batch, h, phi)
             return loss, (*found, stats)
 
         gradient = jax.grad(objective, argnums=(0, 1), has_aux=True)
-        m = modalities[position]
+        m = among[position]
         (g_theta, g_phi), (metrics, h_mean, stats) = gradient(towers[m][0], head[0])
         head = step_head(position, head, batch, info, g_phi, h_mean)
-        towers = step_encoder(position, towers, batch, info, g_theta)
+        towers = step_encoder(position, towers, batch, info, g_theta, among)
         return joined(state, towers, head, {m: stats}), metrics
+
+    def drift(
+        m: str, state: TrainState, batch: Batch, info: StepInfo
+    ) -> tuple[TrainState, Metrics]:
+        """What the sub-step for another modality does to the encoder of m (Q7)."""
+        towers, head = parts_of(state)
+        both = batch["present"].any(0).all()
+        return joined(state, {m: drifted(towers[m], info, both)}, head, {}), {}
+
+    def solos(position: int) -> tuple[Solo, ...]:
+        """The sub-step for a modality, and the drift of each encoder before it, one by one."""
+        m, earlier = modalities[position], enumerate(modalities[:position])
+        alone = functools.partial(adapt, 0, among=(m,))
+        step = Solo(m, alone, ("adapt", encoders.kind(m)), (position,))
+        if not switches.zero_grad_drift:
+            return (step,)
+        return step, *(
+            Solo(k, functools.partial(drift, k), ("drift", encoders.kind(k)), (i, position))
+            for i, k in earlier
+        )
 
     def adapt_all(
         state: TrainState, batch: Batch, info: StepInfo
@@ -248,12 +281,10 @@ def build(switches: Any, encoders: Encoders, optimizer: Optimizer, task: Task) -
         return joined(state, towers, head, stats), metrics
 
     def predict(variables: dict[str, Any], batch: Batch) -> Prediction:
-        def logits(m):
-            theta, stats = variables["params"]["encoder"][m], variables["batch_stats"][m]
-            features, _ = encoders.apply(m, theta, stats, batch["inputs"][m], False)
-            return apply_head(variables["params"]["head"]["shared"], features)
-
-        return Prediction(jnp.stack([logits(m) for m in modalities]))
+        params, batch_stats = variables["params"], variables["batch_stats"]
+        h, _ = encoders.features(params["encoder"], batch_stats, batch, train=False)
+        classify = functools.partial(apply_head, params["head"]["shared"])
+        return Prediction(many.each(classify, [h[m] for m in modalities]))
 
     rule = _fusion_rule(switches, len(modalities))
 
@@ -261,7 +292,9 @@ def build(switches: Any, encoders: Encoders, optimizer: Optimizer, task: Task) -
         del method_state
         return rule(prediction.unimodal, present)
 
-    phases = tuple(Phase(m, functools.partial(adapt, i)) for i, m in enumerate(modalities))
+    phases = tuple(
+        Phase(m, functools.partial(adapt, i), solos=solos(i)) for i, m in enumerate(modalities)
+    )
     if switches.schedule == "fused":
         phases = (Phase("fused", adapt_all, phases),)
     stages = (Stage("alternate", task.epochs, phases),)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mla_jax.convert.names import Tensors
-from mla_jax.evaluate import accuracy
+from mla_jax.evaluate.figures import accuracy
 from mla_jax.functional import fusion, losses
 from mla_jax.parity import rows
 from mla_jax.parity.ours.compiled import CompiledMethod, gradients, unit_noise

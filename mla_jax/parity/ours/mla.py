@@ -9,7 +9,7 @@ import optax
 from ml_collections import ConfigDict
 
 from mla_jax.convert.names import Tensors
-from mla_jax.evaluate import accuracy
+from mla_jax.evaluate.figures import accuracy
 from mla_jax.functional.heads import apply_head
 from mla_jax.functional.projection import alpha_schedule, orthogonal_projection
 from mla_jax.parity import rows
