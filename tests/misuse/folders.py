@@ -66,7 +66,7 @@ CASES = {
     "workdir_of_runs": Case("main --config=small.py --workdir=x", "--workdir=x holds run and no run: name a folder", files={"x": lambda p: (p.mkdir(), os.rename(p.parent / "run", p / "run"))}, holds="x/run: a run", needs_run=True),
     "compare_workdir_of_a_bucket": Case("compare --config=small.py --methods=mla --workdir=gs://bucket/x", "this is written to a local folder, so name one"),
     "compare_workdir_name_too_long": Case("compare --config=small.py --methods=mla --workdir=" + "x" * 300, "cannot use"),
-    "compare_workdir_of_arrays": Case("compare --config=small.py --methods=mla --workdir=data", "--workdir=data holds test.npz and no comparison: name"),
+    "compare_workdir_of_arrays": Case("compare --config=small.py --methods=mla --workdir=data", "--workdir=data holds test.npz but no comparison: name"),
     "compare_workdir_of_a_run": Case("compare --config=small.py --methods=mla --workdir=run", "--workdir=run holds checkpoints and no comparison: name", needs_run=True),
     "cache_is_a_file": Case("main --config=small.py --compilation_cache=small.py", "--compilation_cache=small.py: small.py is a file: name a"),
     "cache_below_a_file": Case("main --config=small.py --compilation_cache=small.py/x", "--compilation_cache=small.py/x: small.py is a file: name"),
