@@ -267,11 +267,11 @@ def test_labels_of_two_comparisons_say_what_differs(compared, tmp_path):
         (["--runs="], "--runs is empty: give folders of finished runs"),
         (["--runs=nowhere"], "--runs names 'nowhere', which holds no run (no config.json)"),
         (["--runs=a", "--methods=mla"], "--runs trains nothing, so --methods does not apply"),
-        (["--runs=a", "--seeds=0"], "--runs trains nothing, so --seeds means nothing to it"),
-        ([*TINY, "--runs=a"], "--runs trains nothing, so --config means nothing to it"),
+        (["--runs=a", "--seeds=0"], "--runs trains nothing, so --seeds does not apply"),
+        ([*TINY, "--runs=a"], "--runs trains nothing, so --config does not apply"),
         ([*TINY, "--study=tabel1"], "unknown study 'tabel1': did you mean 'table1'?"),
         ([*TINY, "--study=table1", "--methods=mla"], "--study=table1 sets its own --methods"),
-        ([*TINY, "--study=table2", "--missing=0"], "--study=table2 has its own --missing"),
+        ([*TINY, "--study=table2", "--missing=0"], "--study=table2 sets its own --missing"),
     ],
 )
 def test_mistakes(commands, options, sentence, tmp_path):

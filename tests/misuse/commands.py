@@ -108,14 +108,14 @@ CASES = {
     # ---- convert --------------------------------------------------------------------------------
     "convert_nothing": Case("convert --from=run", "the following arguments are required: --to (--help lists", needs_run=True),
     "convert_no_source": Case("convert --from=no.pth --to=weights", "no checkpoint at no.pth"),
-    "convert_run_with_modalities": Case("convert --from=run --to=w.safetensors --modalities=a+b", "run is a run: it takes --encoder and --epoch alone", needs_run=True),
-    "convert_file_with_encoder": Case("convert --from=no.safetensors --to=w --encoder=a", "no.safetensors is no run: --encoder and --epoch are for"),
+    "convert_run_with_modalities": Case("convert --from=run --to=w.safetensors --modalities=a+b", "run is a run: it takes only --encoder and --epoch", needs_run=True),
+    "convert_file_with_encoder": Case("convert --from=no.safetensors --to=w --encoder=a", "no.safetensors is not a run: --encoder and --epoch are for"),
     "convert_run_encoder": Case("convert --from=run --to=w.safetensors --encoder=c", "unknown modality of this run (a+b) 'c': known: a, b", needs_run=True),
     "convert_run_ending": Case("convert --from=run --to=w.onnx", "w.onnx should be a .safetensors, .pth or .pt file, or a", needs_run=True),
     "convert_run_to_torch": Case("convert --from=run --to=w.pth", "run cannot go to w.pth: the reference has no classifier", needs_run=True),
     "convert_run_in_proc": Case("convert --from=run --to=/proc/w.safetensors", "--to=/proc/w.safetensors cannot be written", needs_run=True),
     "convert_run_below_a_file": Case("convert --from=run --to=small.py/w.safetensors", "--to=small.py/w.safetensors: small.py is a file, not a", needs_run=True),
-    "convert_folder_that_is_none": Case("convert --from=data --to=w.pth", "data is no converted checkpoint: it has no"),
+    "convert_folder_that_is_none": Case("convert --from=data --to=w.pth", "data is not a converted checkpoint: it has no"),
     # ---- prepare --------------------------------------------------------------------------------
     "prepare_nothing": Case("prepare", "the following arguments are required: --dataset, --raw"),
     "prepare_dataset": Case("prepare --dataset=cramd --raw=data", "unknown dataset 'cramd': did you mean 'cremad'? (known:"),

@@ -67,7 +67,7 @@ CASES = {
     "compare_workdir_of_a_bucket": Case("compare --config=small.py --methods=mla --workdir=gs://bucket/x", "this is written to a local folder, so name one"),
     "compare_workdir_name_too_long": Case("compare --config=small.py --methods=mla --workdir=" + "x" * 300, "cannot use"),
     "compare_workdir_of_arrays": Case("compare --config=small.py --methods=mla --workdir=data", "--workdir=data holds test.npz but no comparison: name"),
-    "compare_workdir_of_a_run": Case("compare --config=small.py --methods=mla --workdir=run", "--workdir=run holds checkpoints and no comparison: name", needs_run=True),
+    "compare_workdir_of_a_run": Case("compare --config=small.py --methods=mla --workdir=run", "--workdir=run holds checkpoints but no comparison: name", needs_run=True),
     "cache_is_a_file": Case("main --config=small.py --compilation_cache=small.py", "--compilation_cache=small.py: small.py is a file: name a"),
     "cache_below_a_file": Case("main --config=small.py --compilation_cache=small.py/x", "--compilation_cache=small.py/x: small.py is a file: name"),
     "locked": Case("main --config=small.py --workdir=x", "another process is at work in x: wait for it, or give", files={"x/.lock": locked}, holds="another process is at work in x"),
