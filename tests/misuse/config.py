@@ -63,7 +63,7 @@ CASES = {
     "missing_no_masks": field("missing.masks=m.npz", "missing.masks=m.npz cannot be read"),
     "missing_masks_of_others": field("missing.masks=m.npz", "array 'train' of m.npz is bool[3, 2]: the train split needs", files={"m.npz": npz(train=np.ones((3, 2), bool))}, holds="m.npz: 3 rows"),
     "missing_masks_damaged": field("missing.masks=m.npz", "missing.masks=m.npz cannot be read", files={"m.npz": b"PK\x03\x04 and no more"}, holds="m.npz: cut off"),
-    "missing_of_one_modality": Case("main --config=small.py:modalities=a --config.missing.rule=rate --config.missing.test=0.5", "missing modalities need at least two, and this run has 'a'"),
+    "missing_of_one_modality": Case("main --config=small.py:modalities=a --config.missing.rule=rate --config.missing.test=0.5", "missing modalities need at least two, and this run has only 'a'"),
     # ---- Arguments of the file -----------------------------------------------------------------
     "argument_name": argument("metod=mla", "unknown argument of the configuration 'metod': did you"),
     "argument_without_value": argument("method", "argument 'method' of the configuration needs a value:"),

@@ -49,7 +49,7 @@ CASES = {
     ),
     "corrupt_without_a_number": Case(
         "evaluate --run=run --corrupt=a:noise",
-        "'a:noise' is no corruption: write MODALITY:KIND=NUMBER",
+        "'a:noise' is not a corruption: write MODALITY:KIND=NUMBER",
         needs_run=True,
     ),
     "corrupt_an_unknown_modality": Case(
