@@ -147,9 +147,9 @@ def wait_for(condition, seconds: float = 60) -> None:
         ("gs://forbidden-bucket/run", "gs://forbidden-bucket cannot be used: no permission: give"),
         (
             "gs://readonly-bucket/run",
-            "cannot go on in gs://readonly-bucket/run: no permission",
+            "cannot continue in gs://readonly-bucket/run: no permission",
         ),
-        ("gs://x/run", "gs://x/run names no bucket: write gs://BUCKET/FOLDER"),
+        ("gs://x/run", "gs://x/run has no bucket name: write gs://BUCKET/FOLDER"),
     ],
 )
 def test_buckets_that_cannot_be_used(folder, sentence, bucket, commands):

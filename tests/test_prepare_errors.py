@@ -27,7 +27,7 @@ CSV = {
     "id,label,split,p\n\na,b,train,c.jpg\n\n,b,train,c.jpg": "line 5 .*examples.csv has no id",
     "id,label,split,p\na,b,trian,c.jpg": "unknown split in line 2 .*'trian': did you mean 'train'",
     "id,label,split,p\na,b,train": "line 2 .* has 3 cells and the header 4",
-    "id,label,split,p\na,b,train,c.xyz": "what is 'c.xyz'.*p:KIND",
+    "id,label,split,p\na,b,train,c.xyz": "has 'c.xyz', of unknown kind: name it p:KIND",
     "id,label,split,p:imige\na,b,train,c.jpg": "kind of column 'p:imige' .*'image'",
     "id,label,split,present\na,b,train,c.jpg": "column 'present' .* cannot be a modality",
     "id,label,split,p\na,b,train,": "column 'p' .* cannot be a modality: it is empty",

@@ -148,7 +148,8 @@ def test_what_is_dropped_stays_dropped():
         ("mfcc:srn=0", "unknown kind of corruption 'srn': did you mean 'snr'?"),
         ("mfcc:blur=0.1", "'blur' does not apply to 'mfcc' of the kind sequence, float32[20, 5]: "
          "take snr or frames"),
-        ("counts:noise=1", "'noise' does not apply to 'counts' of the kind other, int32[2, 3]: corrupt"),
+        ("counts:noise=1", "'noise' does not apply to 'counts' of the kind other, int32[2, 3]: "
+         "corrupt another modality"),
         ("movie:frames=1.5", "must be a number (share of frames dropped) of at least 0 and at"),
         ("features:noise=-1", "must be a number (standard deviations) of at least 0; 0 changes"),
         ("features:noise=inf", "must be a number"),

@@ -76,7 +76,7 @@ CASES = {
     "argument_epochs_word": Case("main --config=configs/digits.py:epochs=ten", "argument 'epochs' of the configuration takes int, not"),
     "argument_flag_word": Case("main --config=configs/cremad.py:synthetic=maybe", "argument 'synthetic' of the configuration takes bool, not"),
     "argument_of_arrays": Case("main --config=configs/arrays.py:encoders=features+mlp+mlp", "encoders=features+mlp+mlp names 3 encoders for 2"),
-    "arrays_without_path": Case("main --config=configs/arrays.py", "dataset.path='' is no folder: name the one that holds"),
+    "arrays_without_path": Case("main --config=configs/arrays.py", "dataset.path='' is not a folder: name the one that holds"),
     # ---- Fields --------------------------------------------------------------------------------
     "field_name": field("epoch=3", "unknown configuration field 'epoch': did you mean"),
     "field_of_a_group": field("optimizer.momentun=0.5", "unknown configuration field 'optimizer.momentun': did you"),
