@@ -109,7 +109,7 @@ def test_neither_the_training_data_nor_the_configuration_file_is_needed(tmp_path
         == (made.selector.chosen["test"]["fused"])
     )
     assert run.class_names == ("0", "1", "2")
-    with pytest.raises(UserError, match="is no folder"):
+    with pytest.raises(UserError, match="is not a folder"):
         run.evaluate()
     changed = build_dataset(seed=1).splits
     folder.mkdir()

@@ -46,7 +46,7 @@ def read_tensors(path: pathlib.Path) -> Tensors:
         return pickles.read_m3ae(path)
     torch = import_torch(f"reading {path.name}")
     try:
-        with warnings.catch_warnings():  # torch warns about files that are no checkpoints
+        with warnings.catch_warnings():  # torch warns about files that are not checkpoints
             warnings.simplefilter("ignore")
             content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds, with pages of text

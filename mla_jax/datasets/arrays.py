@@ -110,7 +110,8 @@ def read_arrays(path: pathlib.Path, digest: Any = None) -> dict[str, np.ndarray]
     except DAMAGED as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(
-            f"{path} is damaged, not an array file, or too large ({reason}): save it again"
+            f"{path} is damaged, not an array file, or larger than the memory ({reason}): "
+            "save it again"
         ) from error
 
 

@@ -48,9 +48,8 @@ def read_lines(path: pathlib.Path) -> list[str]:
     Raises:
       UserError: the file cannot be read, or is not text.
     """
-    lines = (
-        read_text(path).replace("\r\n", "\n").split("\n")
-    )  # not at other line separators, which tweets contain
+    # Not splitlines, since tweets contain other line separators.
+    lines = read_text(path).replace("\r\n", "\n").split("\n")
     return [line.strip() for line in lines if line.strip()]
 
 

@@ -45,7 +45,7 @@ def read_table(run: Run, path: pathlib.Path) -> Table:
     for number, row in numbered:
         if not row["id"] or row["id"] in labels:
             wrong = f"repeats the id '{row['id']}'" if row["id"] else "has no id"
-            raise UserError(f"line {number} of {path} {wrong}: give each line an id of its own")
+            raise UserError(f"line {number} of {path} {wrong}: give each line its own id")
         label = labels[row["id"]] = row.get("label", "")
         if label:
             check_choice(f"label in line {number} of {path}", label, run.class_names)
