@@ -202,7 +202,7 @@ def test_the_bucket_goes_away_and_comes_back(losing, commands):
     said = waiting.result()
     assert run.returncode == 2
     lines = [line for line in said.splitlines() if line.startswith("error: ")]
-    assert lines[0].startswith(f"error: cannot go on in {at('run')}: it cannot be reached"), said
+    assert lines[0].startswith(f"error: cannot continue in {at('run')}: it cannot be reached"), said
     assert "Traceback" not in said
     server.start()
     done = commands.run("mla_jax.main", options, **server.environment)

@@ -59,7 +59,7 @@ def test_examples_may_lack_modalities_one_by_one(runs):
     [
         (lambda x: x.clear(), None, "give at least one of the modalities audio, text"),
         (lambda x: x.update(audoi=x.pop("audio")), None, "'audoi': did you mean 'audio'"),
-        (lambda x: x.update(audio=x["audio"][:3]), None, "equally many examples"),
+        (lambda x: x.update(audio=x["audio"][:3]), None, "the same number of examples"),
         (lambda x: x.update(audio=x["audio"][:, :7]), None, r"'audio' is float32\[5, 7, 13\].*32,"),
         (lambda x: x.update(text=x["text"] / 2), None, r"'text' is float64.*int32\[N, 24\]"),
         (

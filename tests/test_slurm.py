@@ -93,7 +93,7 @@ def test_the_gpus_of_a_task(task, visible, changes, expected, arguments):
 
 def test_tasks_that_cannot_share_the_gpus(task, visible):
     task(**FOUR, SLURM_GPUS_ON_NODE="6")
-    with pytest.raises(UserError, match="6 GPUs of node2 do not divide among its 4 tasks: ask for"):
+    with pytest.raises(UserError, match="6 GPUs of node2 do not divide among its 4 tasks: use"):
         visible()
 
 

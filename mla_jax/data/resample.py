@@ -1,10 +1,10 @@
 """Crops and resampling as in Pillow and torchvision, by two matrix products per image.
 
 Resampling is linear and separable: ``out = rows @ image @ columns.T``, where each row of ``rows``
-and of ``columns`` holds the weights of the input pixels for one output pixel.  The
-matrices are computed from the coordinates of a box, so a batch of different boxes is one batched
-matrix product, without a gather or shapes that depend on the data.  This is for GPU and TPU.  On a
-CPU, zeros take time, so the few pixels with a weight are gathered instead, in a third of the time.
+and of ``columns`` holds the weights of the input pixels for one output pixel.  The matrices are
+computed from the coordinates of a box, so a batch of different boxes is one batched matrix product,
+without a gather or shapes that depend on the data.  This is for GPU and TPU.  On a CPU, zeros take
+time, so the few pixels with a weight are gathered instead, in a third of the time.
 
 The weights follow Pillow's ``Image.resize``: with ``scale = box / outputs``, output pixel i
 is centred on ``start + (i + 1/2) scale`` and weights input pixel j by
@@ -14,9 +14,9 @@ then resample, so their limits are the box; ``Image.resize(box=...)`` also uses 
 around the box, so its limits are the image.
 
 The result is rounded to integer grey levels as in Pillow, but not between the two passes.  It is
-within one level of Pillow's result.  Between the passes it is clipped, since
-cubics overshoot.  Columns come first, as in Pillow when the references were published (newer
-versions choose the order by the shape).
+within one level of Pillow's result.  Between the passes it is clipped, since cubics overshoot.
+Columns come first, as in Pillow when the references were published (newer versions choose the order
+by the shape).
 """
 
 import functools

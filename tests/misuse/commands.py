@@ -134,7 +134,7 @@ CASES = {
     "prepare_variant_hidden": prepared("--variant=.x", "unknown variant of dataset 'folder' '.x': name your own"),
     "prepare_variant_backslash": prepared("'--variant=x\\y'", "unknown variant of dataset 'folder' 'x\\y': name your own"),
     "prepare_variant_long": prepared("--variant=" + "x" * 300, "xxx': name your own"),
-    "prepare_variant_of_kinetics": Case("prepare --dataset=kinetics_sounds --raw=data --variant=../../x", "unknown variant of dataset 'kinetics_sounds' '../../x': call"),
+    "prepare_variant_of_kinetics": Case("prepare --dataset=kinetics_sounds --raw=data --variant=../../x", "unknown variant of dataset 'kinetics_sounds' '../../x': name"),
     "prepare_variant_of_cremad": Case("prepare --dataset=cremad --raw=data --variant=../../x", "unknown variant of dataset 'cremad' '../../x': known: dimml"),
     "prepare_dataset_outside": Case("prepare --dataset=../../x --raw=data", "unknown dataset '../../x': known: ave, cremad"),
     "prepare_dataset_with_slash": Case("prepare --dataset=folder/x --raw=data", "unknown dataset 'folder/x': did you mean 'folder'"),

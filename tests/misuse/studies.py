@@ -29,7 +29,7 @@ CASES = {
         f"{COMPARE} --vary=batch_size=4 --config.batch_size=8",
         "--config.batch_size and --vary=batch_size=4 both set 'batch_size': use one",
     ),
-    "vary_the_seed": Case(f"{COMPARE} --vary=seed=1,2", "--vary=seed=1,2 cannot be: "),
+    "vary_the_seed": Case(f"{COMPARE} --vary=seed=1,2", "--vary=seed=1,2 is not possible: "),
     "study_that_is_none": Case(f"{COMPARE} --study=table9", "unknown study 'table9': did you mean"),
     "study_beside_methods": Case(
         f"{COMPARE} --study=table3 --methods=mla",

@@ -5,7 +5,7 @@ Stage 1, ``teacher``, on the complete data; all modalities share one encoder S:
     f = [z_1; ...; z_M],   H = [S(z_1); ...; S(z_M)],   logits = teacher([f; H])
     L = CE(logits, y) + mean over pairs m < n of CMD_5(S(z_m), S(z_n))
 
-Stage 2, ``imagination``, on masked data; all starts from the teacher, a frozen copy of which stays:
+Stage 2, ``imagination``, on masked data, from the teacher's weights, of which a copy is frozen:
 
     u_1 = f + H,   u_{k+1} = dec_k(enc_k(u_k)) + H,   f' = T(last decoder's output)
     logits = classifier([l_1; ...; l_n])

@@ -16,9 +16,9 @@ the guide's term.  Stage ``missing`` continues from there on masked inputs, and 
 output of a frozen copy of the guide on the complete inputs.  A modality that the data itself lacks
 adds nothing to the guide's term.
 
-Source: ``iemocap/network.py`` and ``module.py`` of ``JaydenZeng/TATE``; of the paper only what its
-code shows.  It has no encoders, but sequences of precomputed features with 300 steps in all; here
-the encoder gives one vector, so a modality is one step.  Neither has position embeddings.
+Source: ``iemocap/network.py`` and ``module.py`` of ``JaydenZeng/TATE``.  Only what this code
+shows is implemented.  It has no encoders, but sequences of precomputed features with 300 steps in
+all; here the encoder gives one vector, so a modality is one step.  Neither has position embeddings.
 For M modalities P_mk is d x d/(M - 1), 300 x 150 there; with one modality c_m = e_m.  Pairs
 and tags are in alphabetical order of the modalities, so that their order in the configuration does
 not matter; the tag is padded with zeros so that the heads divide the width.  ``width`` 0 means
