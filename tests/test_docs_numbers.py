@@ -207,7 +207,7 @@ MISTAKES = {
     "<!-- numbers: published --> 71.35": "3: after 'numbers: published' write the source",
     "<!-- numbers: measured by hand --> 71.35": "write the day, as 2026-11-27",
     "<!-- numbers: toy rows=mlaa -->": "there is no row 'mlaa', only",
-    "<!-- numbers: toy figures=video -->": "there is not a figure 'video'",
+    "<!-- numbers: toy figures=video -->": "there is no figure 'video'",
     "<!-- numbers: toy row=mla -->": "unknown option 'row': did you mean 'rows'?",
     "<!-- results: toy columns=fusd -->\n<!-- /results -->": "there is no column 'fusd'",
 }

@@ -91,7 +91,10 @@ def find(name: str) -> pathlib.Path:
       UserError: there is no such file.
     """
     if not name:
-        raise UserError("no configuration file is named: give --config=FILE (configs/digits.py)")
+        raise UserError(
+            "no configuration file is named: give --config=FILE, for example "
+            "--config=configs/digits.py"
+        )
     path = pathlib.Path(name)
     if os.path.isfile(path):
         return path

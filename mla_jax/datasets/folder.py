@@ -118,8 +118,8 @@ def _modality(
     cells = [row[column] for row in rows if row[column]]
     if not name or name in RESERVED or not cells:
         raise UserError(
-            f"column '{column}' of {path} cannot be a modality: it is empty, or is named like "
-            + ", ".join(RESERVED)
+            f"column '{column}' of {path} cannot be a modality: it is empty, or has one of "
+            "the reserved names " + ", ".join(RESERVED)
         )
     if not kind:
         extension = pathlib.PurePath(cells[0]).suffix.lower()

@@ -188,7 +188,7 @@ def check_commit(commit: str, root: pathlib.Path) -> None:
             [*git, "merge-base", "--is-ancestor", commit, "HEAD"], capture_output=True
         )
     except OSError as error:
-        raise UserError(f"git cannot be run ({error.strerror}): install it") from error
+        raise UserError(f"git cannot be run ({error.strerror}): install git") from error
     if inside.returncode:
         raise UserError(f"{root} is not a git repository: add results in a clone of mla_jax")
     if fits.returncode:

@@ -122,7 +122,9 @@ def _records(run: Run, place: pathlib.Path, name: str) -> Examples:
     there = present.any(1)
     rows = np.flatnonzero(there)
     if not len(rows):
-        raise UserError(f"no example of {name} has {' or '.join(shown)}: give others")
+        raise UserError(
+            f"no example of {name} has {' or '.join(shown)}: give examples that have one of them"
+        )
     absent = [index["ids"][row] for row in np.flatnonzero(~there)]
     say_left_out(absent, len(present), f"without {' or '.join(shown)}")
     shards = len(index["shard_bytes"])
