@@ -182,7 +182,7 @@ def test_a_declared_switch_changes_nothing_but_the_fusion(name, switch, make_dat
         ("method.fusion=fixed --methods=mla:fusion=equal", "'mla:fusion=equal' of --methods"),
         ("seed=1,2", "give the seeds with --seeds"),
         ("protocol=strict,paper", "all rows of a table share it: set --config.protocol"),
-        ("missing.test=0.5 --missing=0.5", "--missing and --vary=missing.test both say what is"),
+        ("missing.test=0.5 --missing=0.5", "--missing and --vary=missing.test both set what is"),
     ],
 )  # fmt: skip
 def test_mistakes(commands, vary, sentence, tmp_path):

@@ -278,7 +278,7 @@ def test_image_side(folder, tmp_path):
             {"variant": "mine"},
             r"no records \(there is: default-kaldi_fbank\): run .*--variant=mine",
         ),
-        ({"synthetic": True}, "has no synthetic data"),
+        ({"synthetic": True}, "has no synthetic form"),
     ],
 )
 def test_wrong_configurations(folder, fields, words):
