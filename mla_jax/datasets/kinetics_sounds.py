@@ -51,7 +51,7 @@ class Line(NamedTuple):
     id: str
     label: str
     path: str
-    """The split in the list file."""
+    """The path of the list file."""
 
 
 def enumerate_videos(options: argparse.Namespace) -> Raw:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:  # preparing starts one process per core, without JAX
     from mla_jax.state import Batch
 
 STRENGTHS = (1.5, 0.25, 0.2)
-"""The strength of the class's pattern in each modality; the noise has deviation 1."""
+"""Strength of the class's pattern in the first, second, ... modality; noise has deviation 1."""
 GRID = 8
 """A pattern has this many cells per side, enlarged to the image."""
 WORDS, VOCABULARY = 12, 1000

@@ -50,7 +50,7 @@ ARRAYS = {
 
 
 _FEATURES: dict[tuple[str, str], np.ndarray] = {}
-"""``{(digest of the file, modality): array}``: a comparison loads the data for every run."""
+"""A cache ``{(digest of the file, modality): array}``: a comparison loads the data per run."""
 
 
 def load(config: Any, modalities: tuple[str, ...] = ("image", "audio")) -> Dataset:

@@ -44,7 +44,7 @@ class Repository(NamedTuple):
     required: tuple[str, ...]
     modules: Mapping[str, str]
     folders: tuple[str, ...] = ("",)
-    """The folder from which it imports its modules."""
+    """The folders from which it imports its modules."""
     packages: tuple[str, ...] = ("models", "utils", "dataset", "loss")
     """Folders that are packages but have no ``__init__.py``."""
     stubs: tuple[str, ...] = OPTIONAL_IMPORTS
