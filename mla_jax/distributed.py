@@ -1,4 +1,4 @@
-"""Processes, devices and signals; the only file that knows how many of them there are.
+"""Processes, devices and signals; no other file depends on how many of them there are.
 
 One process and many run the same code: the batch is sharded over a mesh of one axis, ``data``,
 and the state is replicated.
@@ -32,9 +32,10 @@ def initialize(
 ) -> None:
     """Connects the processes of a run; call it before anything touches a device.
 
-    ``auto`` asks the environment (Cloud TPU, SLURM, MPI, Kubernetes) and runs alone where there is
-    none; ``on`` insists; ``off`` never asks.  The other arguments say it outright.  In a task of
-    SLURM the process gets its share of the node's GPUs either way: see ``slurm.gpus_of_task``.
+    ``auto`` looks for a cluster in the environment (Cloud TPU, SLURM, MPI, Kubernetes) and runs as
+    one process if there is none; ``on`` fails if there is none; ``off`` does not look.  The other
+    arguments override what the environment says.  In a SLURM task the process gets its share of the
+    node's GPUs in all cases: see ``slurm.gpus_of_task``.
     """
     check_choice("--distributed", mode, MODES)
     given = [coordinator_address, num_processes, process_id]
@@ -60,7 +61,7 @@ def initialize(
 
 
 def unused_gpus() -> str:
-    """A sentence about GPUs of this process's node that SLURM gave and nobody uses, or nothing."""
+    """A sentence about GPUs of this node that SLURM allocated but no task uses, or nothing."""
     if not slurm.gpus_on_node(os.environ):
         return ""
     gpus = [device for device in jax.local_devices() if device.platform == "gpu"]
@@ -78,20 +79,20 @@ def is_main() -> bool:
 
 
 def barrier(name: str) -> None:
-    """Waits until every process has come here."""
+    """Waits until every process has reached this call."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(name)
 
 
 def of_all(value: int) -> set[int]:
-    """The values that the processes give; every process must come here."""
+    """The values that the processes pass; every process must make this call."""
     if jax.process_count() == 1:
         return {value}
     return set(multihost_utils.process_allgather(np.int32(value)).tolist())
 
 
 def rows_of_all(rows: np.ndarray) -> np.ndarray:
-    """The rows of all processes, in their order; each must come here, with equally many."""
+    """The rows of all processes, in their order; each must call this, with equally many rows."""
     if jax.process_count() == 1:
         return rows
     return multihost_utils.process_allgather(rows, tiled=True)
@@ -116,7 +117,7 @@ class DataParallel(NamedTuple):
     def shard(self, batch: Batch) -> Batch:
         """Joins the processes' shares of a batch into one global, sharded batch."""
         if self.sharded.mesh.size == 1:
-            return batch  # the jitted step takes it there, in a tenth of the time
+            return batch  # the jitted step transfers it, in a tenth of the time
         if jax.process_count() == 1:
             return jax.device_put(batch, self.sharded)
         return jax.tree.map(
@@ -147,10 +148,10 @@ def data_parallel(batch_size: int, devices: Sequence[jax.Device] | None = None) 
 class StopSignal:
     """Turns Ctrl-C and SIGTERM into "save and stop after this batch", on all processes at once.
 
-    Each signal is answered on the terminal at once, by a thread: Python's own handlers wait while
-    the main thread waits for a device.  A third Ctrl-C kills.  With several processes the runtime
-    is told of the signal: it makes every process stop after the same batch, whichever of them was
-    signalled.
+    A thread reports each signal on the terminal at once, because Python's own handlers wait while
+    the main thread waits for a device.  A third Ctrl-C kills the process.  With several processes
+    JAX's runtime receives the signal: it makes every process stop after the same batch, whichever
+    process got the signal.
     """
 
     def __init__(self) -> None:
@@ -161,11 +162,11 @@ class StopSignal:
     def __enter__(self) -> "StopSignal":
         self._synchronized = jax.distributed.is_initialized()
         if threading.current_thread() is not threading.main_thread():
-            return self  # leave signals to whoever owns them
+            return self  # leave signals to the caller
         reading, self._writing = os.pipe()
         os.set_blocking(self._writing, False)
         if self._synchronized:
-            # The runtime's handler is no Python function: signal.signal would lose it.
+            # The runtime's handler is not a Python function: signal.signal would lose it.
             self._runtime_handler = _set_handler(signal.SIGTERM, signal.SIG_DFL)
         self._wakeup = signal.set_wakeup_fd(self._writing, warn_on_full_buffer=False)
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -198,11 +199,11 @@ class StopSignal:
             name = signal.Signals(number[0]).name
             count, interrupts = count + 1, interrupts + (number[0] == signal.SIGINT)
             if count == 1:
-                said = "stopping after the batch in hand, with a checkpoint"
+                said = "stopping after the current batch, with a checkpoint"
             elif self._saving:
                 said = "already saving the checkpoint"
             else:
-                said = "already stopping; the checkpoint is saved after the batch in hand"
+                said = "already stopping; the checkpoint is saved after the current batch"
             if number[0] == signal.SIGINT and interrupts == 2:
                 said += " (a third Ctrl-C ends the run without it)"
             below_the_bar = "\n" if os.isatty(2) else ""

@@ -1,4 +1,4 @@
-"""What may end a command: bad input, a loss that is no number, a full disk, a signal."""
+"""What may end a command: bad input, a loss that is not finite, a full disk, a signal."""
 
 import contextlib
 import difflib
@@ -18,7 +18,7 @@ NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
 class UserError(Exception):
     """Bad input: a sentence that names the thing and the remedy.
 
-    Commands print it alone, without a traceback, and exit with status 2.
+    Commands print only this sentence, without a traceback, and exit with status 2.
 
     >>> mla_jax.load_config("configs/digits.py", {"epoch": 5})
     Traceback (most recent call last):
@@ -33,19 +33,19 @@ class NonFiniteLossError(Exception):
     >>> where = {"phase": "image", "loss": "nan", "step": 40, "epoch": 2, "examples": [7, 31]}
     >>> print(mla_jax.NonFiniteLossError({**where, "inputs": ["image"]}))
     the loss of 'image' is nan at batch 40 (epoch 2), on training examples 7, 31 (their image
-    holds NaN or infinity): mend or remove these examples
+    holds NaN or infinity): fix or remove these examples
     """
 
     def __init__(self, report: dict[str, Any]):
         self.report = report
         examples = report["examples"]
         shown = ", ".join(map(str, examples[:8])) + (", ..." if len(examples) > 8 else "")
-        remedy = "lower optimizer.learning_rate, or look at these examples"
+        remedy = "lower optimizer.learning_rate, or check these examples"
         if report["step"] == 1:
-            remedy = "it is the first batch, so look at the encoder's fields and at these examples"
+            remedy = "this is the first batch, so check the encoder's fields and these examples"
         if report["inputs"]:
             shown += f" (their {' and '.join(report['inputs'])} holds NaN or infinity)"
-            remedy = "mend or remove these examples"
+            remedy = "fix or remove these examples"
         super().__init__(
             f"the loss of '{report['phase']}' is {report['loss']} at batch {report['step']} (epoch "
             f"{report['epoch']}), on training examples {shown}: {remedy}"
@@ -57,13 +57,15 @@ class Interrupted(Exception):  # noqa: N818 - it is an outcome, not an error
 
     >>> stopped = mla_jax.Interrupted(signal=15, batches=40)
     >>> print(stopped)
-    stopped after batch 40, checkpoint saved: same command resumes
+    stopped after batch 40, checkpoint saved: the same command resumes
     >>> stopped.signal
     15
     """
 
     def __init__(self, signal: int, batches: int):
-        super().__init__(f"stopped after batch {batches}, checkpoint saved: same command resumes")
+        super().__init__(
+            f"stopped after batch {batches}, checkpoint saved: the same command resumes"
+        )
         self.signal = signal
 
 
@@ -74,12 +76,12 @@ class NoSpaceError(Exception):
         checkpoint = f"a checkpoint needs {needed / 1e6:,.1f} MB, " if needed else ""
         super().__init__(
             f"no space is left for {path}: {checkpoint}{free_space(path) / 1e6:,.1f} MB are free: "
-            "make space and repeat the command, which goes on from what is saved"
+            "free some space and repeat the command, which continues from what is saved"
         )
 
 
 def free_space(path: pathlib.Path) -> int:
-    """Bytes that may be written where ``path`` is, or will be."""
+    """Free bytes on the file system where ``path`` is, or will be."""
     existing = next(p for p in (path, *path.absolute().parents) if p.exists())
     return shutil.disk_usage(existing).free
 
@@ -88,7 +90,7 @@ def free_space(path: pathlib.Path) -> int:
 def space_watched(path: pathlib.Path, needed: int = 0) -> Iterator[None]:
     """Raises ``NoSpaceError`` for any error within that comes from a full disk or quota.
 
-    ``needed``: the bytes of a checkpoint, for the message; 0: nothing of that kind is written.
+    ``needed``: the bytes of a checkpoint, for the message; 0 if no checkpoint is written.
     """
     try:
         yield
@@ -99,7 +101,7 @@ def space_watched(path: pathlib.Path, needed: int = 0) -> Iterator[None]:
 
 
 def _is_no_space(error: BaseException | None) -> bool:
-    """Whether the system said so, in this error or in one that led to it."""
+    """Whether this error, or one that caused it, says that the disk or quota is full."""
     if error is None:
         return False
     if isinstance(error, NoSpaceError) or getattr(error, "errno", None) in NO_SPACE:
@@ -112,11 +114,11 @@ def _is_no_space(error: BaseException | None) -> bool:
 
 
 def _check_package() -> None:
-    """Ends a command, or an import, if Python takes a folder for ``mla_jax``.
+    """Ends a command, or an import, if Python takes another folder for the package ``mla_jax``.
 
-    In the parent folder of a clone that is called ``mla_jax``, the clone is a namespace package:
-    the modules are found where they are installed, but for those that a folder of the clone hides
-    (``runs/``), and what ``__init__.py`` defines is not.
+    In the parent folder of a clone named ``mla_jax``, the clone becomes a namespace package:
+    modules are found where they are installed, except those that a folder of the clone hides
+    (``runs/``), and the names that ``__init__.py`` defines are missing.
     """
     if getattr(mla_jax, "__file__", None) is not None:
         return
@@ -131,7 +133,7 @@ def _check_package() -> None:
     raise SystemExit(2)
 
 
-_check_package()  # now, since the next import may be of a module that is hidden
+_check_package()  # now, since the next import may be of a hidden module
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

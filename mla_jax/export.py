@@ -1,4 +1,4 @@
-"""A trained run as one StableHLO file, which runs again in a process that has JAX alone.
+"""A trained run as one StableHLO file, which runs in a process that has only JAX.
 
     python -m mla_jax.export --run=runs/digits --to=digits.stablehlo
     python -m mla_jax.export --run=runs/digits --to=digits.stablehlo --batch=32
@@ -29,13 +29,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--batch",
         default=stablehlo.SYMBOLIC,
         metavar="N|symbolic",
-        help="examples in a call; symbolic: any number (default: %(default)s)",
+        help="examples per call; symbolic: any number (default: %(default)s)",
     )
     parser.add_argument(
         "--epoch",
         default=EPOCHS[0],
         choices=EPOCHS,
-        help="that of the run's result, or its newest checkpoint (default: %(default)s)",
+        help="the epoch of the run's result, or the newest checkpoint (default: %(default)s)",
     )
     chosen = parser.parse_args(arguments)
     return status_of("mla_jax.export", lambda: _export(chosen))

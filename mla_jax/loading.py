@@ -10,16 +10,16 @@ from collections.abc import Sequence
 import mla_jax
 
 SILENT = {"--help", "-help", "--helpshort", "-h", "-?", "--process_id", "--json"}
-"""Options with which nothing is said: only the first process of a run prints."""
+"""Options with which nothing is printed: only the first process of a run prints."""
 RANKS = ("SLURM_PROCID", "OMPI_COMM_WORLD_RANK", "PMI_RANK")
-"""Where clusters tell a process its number."""
+"""Environment variables in which clusters give a process its number."""
 WITHOUT_JAX = ("prepare",)
 MODULE = re.compile(r"-[bBdEiIOPqsSuvx]*m(.*)")
 """The option of Python that names a module: ``-m NAME``, ``-mNAME``, ``-um NAME``."""
 
 
 def command_of(command_line: Sequence[str]) -> tuple[str, list[str]]:
-    """``(COMMAND, options)`` of ``python ... -m mla_jax.COMMAND ...``, ``("", [])`` of others."""
+    """``(COMMAND, options)`` of ``python ... -m mla_jax.COMMAND ...``, else ``("", [])``."""
     for place, word in enumerate(command_line):
         if found := MODULE.fullmatch(word):
             module, *options = [*filter(None, found.groups()), *command_line[place + 1 :]] or [""]
@@ -41,15 +41,15 @@ def say_loading(command_line: Sequence[str]) -> None:
     if not command or other or command in WITHOUT_JAX or SILENT & set(options):
         return
     stream = sys.stdout if command in ("main", "compare") else sys.stderr
-    with contextlib.suppress(OSError):  # the command itself says that nothing can be written
+    with contextlib.suppress(OSError):  # the command itself reports that nothing can be written
         print(f"mla_jax {mla_jax.__version__}: loading jax ...", file=stream, flush=True)
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        # A callback of XLA swallows the exception of a Ctrl-C that falls into the import of JAX.
+        # A callback of XLA swallows the exception of a Ctrl-C during the import of JAX.
         signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def loaded() -> None:
-    """Ctrl-C raises ``KeyboardInterrupt`` again: a command has begun."""
+    """Makes Ctrl-C raise ``KeyboardInterrupt`` again, once a command has begun."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
         with contextlib.suppress(ValueError):  # not the main thread
             signal.signal(signal.SIGINT, signal.default_int_handler)

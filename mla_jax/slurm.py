@@ -1,4 +1,4 @@
-"""What SLURM tells a task about its node: how many tasks run there, and which GPUs are its own."""
+"""What SLURM tells a task about its node: the number of tasks there, and the task's own GPUs."""
 
 from collections.abc import Mapping
 
@@ -11,14 +11,14 @@ def tasks_on_node(environment: Mapping[str, str]) -> int:
     if not told:
         return int(environment.get("SLURM_NTASKS_PER_NODE") or 1)
     counts = []
-    for part in told.split(","):  # as in 2(x3),1
+    for part in told.split(","):  # for example 2(x3),1
         tasks, _, nodes = part.rstrip(")").partition("(x")
         counts += [int(tasks)] * int(nodes or 1)
     return counts[int(environment.get("SLURM_NODEID", 0))]
 
 
 def gpus_on_node(environment: Mapping[str, str]) -> int:
-    """How many GPUs of this task's node SLURM has given to the job; 0 if it does not say."""
+    """How many GPUs of this task's node SLURM has allocated to the job; 0 if unknown."""
     return int(environment.get("SLURM_GPUS_ON_NODE") or 0)
 
 
@@ -26,7 +26,7 @@ def gpus_of_task(environment: Mapping[str, str]) -> list[int] | None:
     """``local_device_ids`` for ``jax.distributed.initialize``.
 
     A node's only task takes all GPUs, and so does one to which SLURM shows fewer than the node has:
-    these are its own.  Tasks that all see the same GPUs share them out evenly.
+    those are its own.  Tasks that all see the same GPUs divide them evenly.
 
     Returns:
       Positions among the GPUs that the process can see; [] for all of them; None leaves the choice
@@ -51,7 +51,7 @@ def gpus_of_task(environment: Mapping[str, str]) -> list[int] | None:
     if visible % tasks:
         raise UserError(
             f"the {visible} GPUs of {_node(environment)} do not divide among its {tasks} tasks: "
-            "ask for --ntasks-per-node=1, and the one task uses them all"
+            "use --ntasks-per-node=1, so that the one task uses them all"
         )
     share = visible // tasks
     first = int(environment["SLURM_LOCALID"]) * share
@@ -59,15 +59,15 @@ def gpus_of_task(environment: Mapping[str, str]) -> list[int] | None:
 
 
 def unused_gpus(environment: Mapping[str, str], used: int) -> str:
-    """What to say when the tasks of a node, each using ``used`` GPUs, leave some; empty if none."""
+    """A sentence about GPUs that the node's tasks, ``used`` each, leave unused; empty if none."""
     tasks, given = tasks_on_node(environment), gpus_on_node(environment)
     if used * tasks >= given:
         return ""
     remedy = "start one task per node and bind it to no GPU, or ask for fewer GPUs"
     if not used:
-        remedy = "install the extra cuda12 or cuda13, without which JAX sees no GPU"
+        remedy = "install the extra cuda12 or cuda13, which JAX needs to see a GPU"
     return (
-        f"of the {given} GPUs that SLURM has given on {_node(environment)}, this process uses "
+        f"of the {given} GPUs that SLURM has allocated on {_node(environment)}, this process uses "
         f"{used}, and the tasks of the node {used * tasks} in all: {remedy}"
     )
 

@@ -2,30 +2,30 @@
 
     python -m mla_jax.main --config=configs/digits.py --config.telemetry.every_steps=5
 
-Every ``config.telemetry.every_steps`` batches a run looks at itself, on a fixed probe batch, just
-before it takes the step.  The steps are taken twice, once here on copies, so that the compiled
+Every ``config.telemetry.every_steps`` batches a run is measured on a fixed probe batch, just
+before it takes the step.  The step is also computed here, on copies, so that the compiled
 training step is the same with telemetry and without it.  It works for every method: it needs
 ``Method.predict``, the phases, and a state with encoders and heads.
 
-What the head forgets.  For each phase of the batch (MLA: one per modality m) the head alone is
-moved as the phase moves it, and the loss of every modality k is taken on the probe batch, before
+What the head forgets.  For each phase of the batch (MLA: one per modality m) only the head is
+updated as the phase updates it.  The loss of every modality k is taken on the probe batch, before
 and after:
 
     head_step[m][k] = L_k(encoders, head after the step for m) - L_k(encoders, head before it)
 
 Positive off the diagonal is forgetting: the head's step for m has made k worse.  There are four
-such steps, of which the run takes the first alone:
+such steps; the run itself takes only the first:
 
-* ``taken``: the step of the run.  With a momentum of 0.9 most of it is the gradients of the steps
-  before, those of the other modalities among them.
-* ``gradient``: the step without momentum: this batch's own gradient, and the weight decay.
-* ``unprojected``: the same with P taken as the identity.
-* ``same_length``: that, scaled to the length of ``gradient``.  A P that shrinks is also a smaller
-  learning rate; only this step tells what its direction does.
+* ``taken``: the step of the run.  With a momentum of 0.9 most of it comes from the gradients of
+  earlier steps, including those of other modalities.
+* ``gradient``: the step without momentum: only this batch's gradient, and the weight decay.
+* ``unprojected``: as ``gradient``, but with the identity in the place of P.
+* ``same_length``: ``unprojected``, scaled to the length of ``gradient``.  A P that shrinks the step
+  acts like a smaller learning rate; only this step shows the effect of the direction.
 
-The last two need a projection that replaces the gradient by P times it, with P as it was before the
-batch: not ``order=update_then_project``, and not ``apply=add``.  With Adam, whose steps have a
-length of their own, the last three would not say what a gradient does: only ``taken`` is measured.
+The last two need a projection that replaces the gradient by P times it, with P from before the
+batch: not ``order=update_then_project``, and not ``apply=add``.  Adam rescales its steps, so the
+last three would not show the effect of a gradient: with Adam only ``taken`` is measured.
 """
 
 import functools
@@ -49,7 +49,7 @@ from mla_jax.program import Program
 from mla_jax.state import Batch, TrainState
 
 EVENT = "telemetry"
-"""The name of its lines in ``metrics.jsonl``."""
+"""The name of the telemetry lines in ``metrics.jsonl``."""
 
 
 def measurements(lines: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
@@ -58,14 +58,14 @@ def measurements(lines: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
 
 
 class Telemetry:
-    """What a run measures of itself: ``telemetry.due(step)``, then ``telemetry(...)``."""
+    """The measurements of a run: ask ``telemetry.due(step)``, then call ``telemetry(...)``."""
 
     def __init__(self, program: Program, dataset: Dataset, config: FrozenConfigDict):
         """
         Args:
-          program: of the run; its steps are left as they are.
+          program: the run's; its steps are not changed.
           dataset: its training split gives the probe batch.
-          config: resolved; ``telemetry`` and ``method`` count.
+          config: resolved; only ``telemetry`` and ``method`` are used.
         """
         self._every = config.telemetry.every_steps
         self._measured = functools.partial(measured, program.method, acts_as_product(config))
@@ -90,7 +90,7 @@ class Telemetry:
 
 
 class Measured:
-    """``measure`` of a method, jitted, and whether it was called."""
+    """``measure`` for one method, jitted, and whether it was called."""
 
     def __init__(self, *chosen: Any):
         self._compute = jax.jit(functools.partial(measure, *chosen))
@@ -103,19 +103,19 @@ class Measured:
 
 @functools.lru_cache(maxsize=2)  # the runs of one program, with several seeds, compile once
 def measured(method: Method, is_product: bool, phases: tuple[Phase, ...]) -> Measured:
-    """The one ``Measured`` of a method's stage."""
+    """The ``Measured`` of a method's stage, the same object for equal arguments."""
     return Measured(method, is_product, phases)
 
 
 def acts_as_product(config: FrozenConfigDict) -> bool:
-    """Whether a method's projection is P times the gradient, with P as before the batch."""
+    """Whether a method's projection is P times the gradient, with P from before the batch."""
     options = config.method.get("projection", {})
     kept = {"order": "project_then_update", "apply": "replace"}
     return all(options.get(name, value) == value for name, value in kept.items())
 
 
 def probe_batch(dataset: Dataset, examples: int) -> Batch:
-    """At most ``examples`` of the training split, drawn once and for all, as a batch without
+    """At most ``examples`` of the training split, always the same ones, as a batch without
     augmentation."""
     split = dataset.splits["train"]
     chosen = np.random.default_rng(0).permutation(split.examples)[:examples]
@@ -195,7 +195,7 @@ def measure(
         def change(
             step: Any, state: TrainState = state, before: jax.Array = before
         ) -> dict[str, jax.Array]:
-            """How every modality's loss changes when the head alone takes ``step``."""
+            """How every modality's loss changes when only the head takes ``step``."""
             head = jax.tree.map(jnp.add, state.params["head"], step)
             variables = {**state.variables, "params": {**state.params, "head": head}}
             return dict(zip(names, losses(variables) - before, strict=True))
@@ -269,7 +269,7 @@ def project(P: jax.Array, head: Any) -> Any:
 
 
 def without_projection(state: TrainState) -> TrainState:
-    """``state`` with every P taken as the identity."""
+    """``state`` with every P replaced by the identity."""
     opt_state = jax.tree.map(
         lambda node: (
             node._replace(P=jnp.eye(len(node.P), dtype=node.P.dtype))
@@ -283,7 +283,7 @@ def without_projection(state: TrainState) -> TrainState:
 
 
 def without_past(state: TrainState) -> TrainState:
-    """``state`` whose heads' optimisers remember no earlier gradient; every P stays."""
+    """``state`` with the momentum of the heads' optimisers cleared; every P stays."""
     head = jax.tree.map(
         lambda node: node if is_projection(node) else jnp.zeros_like(node),
         state.opt_state["head"],
@@ -293,7 +293,7 @@ def without_past(state: TrainState) -> TrainState:
 
 
 def uses_adam(state: TrainState) -> bool:
-    """Whether the step of a head is no linear function of its gradients."""
+    """Whether the step of a head is not a linear function of its gradients."""
 
     def is_adam(node: Any) -> bool:
         return isinstance(node, optax.ScaleByAdamState)
@@ -305,7 +305,7 @@ def spectrum(P: jax.Array) -> dict[str, jax.Array]:
     """What P lets through: its eigenvalues, and its effective rank (Roy & Vetterli, 2007).
 
     The effective rank is the exponential of the entropy of the eigenvalues' shares: D for the
-    identity, 1 where one direction is left.
+    identity, 1 if only one direction is left.
     """
     values = jnp.maximum(jnp.linalg.eigvalsh(P), 0)
     shares = values / jnp.maximum(values.sum(), 1e-30)

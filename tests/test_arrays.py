@@ -165,7 +165,7 @@ def test_classes_that_are_not_trained_are_told(tmp_path):
 
 
 def test_missing_arrays(tmp_path):
-    with pytest.raises(UserError, match=r"dataset\.path='' is no folder"):
+    with pytest.raises(UserError, match=r"dataset\.path='' is not a folder"):
         load_dataset(arrays_block(""), ("a",))
     with pytest.raises(UserError, match=r"neither train\.npz nor train_label\.npy"):
         load_dataset(arrays_block(tmp_path), ("a",))

@@ -147,9 +147,9 @@ def wait_for(condition, seconds: float = 60) -> None:
         ("gs://forbidden-bucket/run", "gs://forbidden-bucket cannot be used: no permission: give"),
         (
             "gs://readonly-bucket/run",
-            "cannot go on in gs://readonly-bucket/run: no permission",
+            "cannot continue in gs://readonly-bucket/run: no permission",
         ),
-        ("gs://x/run", "gs://x/run names no bucket: write gs://BUCKET/FOLDER"),
+        ("gs://x/run", "gs://x/run has no bucket name: write gs://BUCKET/FOLDER"),
     ],
 )
 def test_buckets_that_cannot_be_used(folder, sentence, bucket, commands):
@@ -202,7 +202,7 @@ def test_the_bucket_goes_away_and_comes_back(losing, commands):
     said = waiting.result()
     assert run.returncode == 2
     lines = [line for line in said.splitlines() if line.startswith("error: ")]
-    assert lines[0].startswith(f"error: cannot go on in {at('run')}: it cannot be reached"), said
+    assert lines[0].startswith(f"error: cannot continue in {at('run')}: it cannot be reached"), said
     assert "Traceback" not in said
     server.start()
     done = commands.run("mla_jax.main", options, **server.environment)

@@ -36,7 +36,7 @@ MISTAKES = {
     "damaged_data": ([f"--config={TINY}", "--config.dataset.path={damaged}"], "is damaged or is something else"),
     "absent_data": (["--config=configs/cremad.py", "--data_dir=no/such"], "no/such/cremad/mla-kaldi_fbank/1.0.0 holds no records: run `python -m mla_jax.prepare --dataset=cremad --raw=FOLDER --data_dir=no/such` on the raw files, or `python -m mla_jax.main --config=configs/cremad.py:synthetic` to try"),
     "data_dir_of_embedded_data": ([f"--config={TINY}", "--data_dir=data"], "dataset 'digits' is not prepared and takes no --data_dir"),
-    "data_dir_twice": (["--config=configs/cremad.py", "--data_dir=a", "--config.dataset.data_dir=b"], "--data_dir and --config.dataset.data_dir say the same"),
+    "data_dir_twice": (["--config=configs/cremad.py", "--data_dir=a", "--config.dataset.data_dir=b"], "--data_dir and --config.dataset.data_dir set the same field"),
     "stray_argument": ([f"--config={TINY}", "image"], "unexpected argument 'image'"),
     "bucket_workdir": ([f"--config={TINY}", "--workdir=s3://bucket/run"], "s3:// is not supported: name a local folder, or one of a Google Cloud"),
     "half_of_the_processes": ([f"--config={TINY}", "--num_processes=2", "--process_id=0"], "--coordinator_address, --num_processes and --process_id go together"),

@@ -198,8 +198,8 @@ def test_finished_runs_are_not_repeated(compare, compared):
     [
         (["--methods=mla,konkat"], "unknown method 'konkat': did you mean 'concat'?"),
         (["--seeds=0,one"], "--seeds=0,one must be integers"),
-        (["--methods="], "--methods names none"),
-        (["--config.seed=3"], "use --seeds alone"),
+        (["--methods="], "--methods is empty"),
+        (["--config.seed=3"], "use only --seeds"),
         (["--config.method.fusoin=fixed"], "unknown configuration field 'method.fusoin'"),
         (["--methods=concat,mla:fusoin=fixed"], "unknown switch of method 'mla' 'fusoin': did you"),
         (["--methods=concat,mla:fusion=fixd"], "unknown value of method.fusion 'fixd': did you"),
@@ -230,7 +230,7 @@ def test_mistakes(compare, options, sentence, tmp_path):
         ("mla:projection.enabled=flase", "'flase': did you mean 'false'?"),
         ("mla:projection.alpha=small", "method.projection.alpha takes a number, not 'small'"),
         ("dimml:split_epoch=1.5", "method.split_epoch takes an integer, not '1.5'"),
-        ("mla:fusion_weights=a/b", "takes values with slashes between, as in 0.5/0.5, not 'a/b'"),
+        ("mla:fusion_weights=a/b", "takes values separated by slashes (0.5/0.5), not 'a/b'"),
     ],
 )
 def test_what_is_no_variant(entry, sentence):

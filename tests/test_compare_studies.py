@@ -146,7 +146,7 @@ def test_a_study_is_planned(name, commands, tmp_path):
     (tmp_path / "mine").write_text("")
     options = [TINY[0], f"--study={name}", "--seeds=0", f"--workdir={tmp_path}"]
     done = commands.run("mla_jax.compare", options)
-    assert done.returncode == 2 and "holds mine and no comparison" in done.stderr
+    assert done.returncode == 2 and "holds mine but no comparison" in done.stderr
 
 
 # ---- Finished runs -----------------------------------------------------------------------------
@@ -264,14 +264,14 @@ def test_labels_of_two_comparisons_say_what_differs(compared, tmp_path):
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        (["--runs="], "--runs names none: give folders of finished runs"),
+        (["--runs="], "--runs is empty: give folders of finished runs"),
         (["--runs=nowhere"], "--runs names 'nowhere', which holds no run (no config.json)"),
-        (["--runs=a", "--methods=mla"], "--runs trains nothing, so --methods means nothing to it"),
-        (["--runs=a", "--seeds=0"], "--runs trains nothing, so --seeds means nothing to it"),
-        ([*TINY, "--runs=a"], "--runs trains nothing, so --config means nothing to it"),
+        (["--runs=a", "--methods=mla"], "--runs trains nothing, so --methods does not apply"),
+        (["--runs=a", "--seeds=0"], "--runs trains nothing, so --seeds does not apply"),
+        ([*TINY, "--runs=a"], "--runs trains nothing, so --config does not apply"),
         ([*TINY, "--study=tabel1"], "unknown study 'tabel1': did you mean 'table1'?"),
-        ([*TINY, "--study=table1", "--methods=mla"], "--study=table1 has its own --methods"),
-        ([*TINY, "--study=table2", "--missing=0"], "--study=table2 has its own --missing"),
+        ([*TINY, "--study=table1", "--methods=mla"], "--study=table1 sets its own --methods"),
+        ([*TINY, "--study=table2", "--missing=0"], "--study=table2 sets its own --missing"),
     ],
 )
 def test_mistakes(commands, options, sentence, tmp_path):

@@ -170,7 +170,7 @@ def test_a_declared_switch_changes_nothing_but_the_fusion(name, switch, make_dat
         ("optimizer.learning_rat=0.1", "did you mean 'optimizer.learning_rate'?"),
         ("method.fusoin=equal", "unknown configuration field 'method.fusoin': did you mean"),
         ("optimizer=sgd", "configuration field 'optimizer' is a group: vary one of its fields"),
-        ("epochs=", "--vary=epochs= names no value: write it as --vary=FIELD=a,b,c"),
+        ("epochs=", "--vary=epochs= has no value: write it as --vary=FIELD=a,b,c"),
         ("epochs", "--vary=epochs: write it as --vary=FIELD=a,b,c"),
         ("epochs=1,2.5", "epochs takes an integer, not '2.5'"),
         ("optimizer.nesterov=maybe", "unknown value of optimizer.nesterov 'maybe': known: false,"),
@@ -181,8 +181,8 @@ def test_a_declared_switch_changes_nothing_but_the_fusion(name, switch, make_dat
         ("epochs=2,3 --config.epochs=1", "--config.epochs and --vary=epochs=2,3 both"),
         ("method.fusion=fixed --methods=mla:fusion=equal", "'mla:fusion=equal' of --methods"),
         ("seed=1,2", "give the seeds with --seeds"),
-        ("protocol=strict,paper", "a table has one of them: give it with --config.protocol"),
-        ("missing.test=0.5 --missing=0.5", "--missing and --vary=missing.test both say what is"),
+        ("protocol=strict,paper", "all rows of a table share it: set --config.protocol"),
+        ("missing.test=0.5 --missing=0.5", "--missing and --vary=missing.test both set what is"),
     ],
 )  # fmt: skip
 def test_mistakes(commands, vary, sentence, tmp_path):

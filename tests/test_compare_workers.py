@@ -74,7 +74,7 @@ def test_a_signal_stops_the_workers(tmp_path):
     process.send_signal(signal.SIGTERM)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 128 + signal.SIGTERM, said
-    assert said.count("checkpoint saved: same command resumes") == 2
+    assert said.count("checkpoint saved: the same command resumes") == 2
     assert all(any((run / "checkpoints").iterdir()) for run in runs)
     assert not [run for run in runs if os.path.exists(run / ".lock") and locked(run / ".lock")]
 

@@ -140,16 +140,16 @@ def test_an_artefact_and_the_pages_made_of_it(clone, capsys):
     other = {**artefact, "about": {**artefact["about"], "examples": 9}}
     (clone / "results" / "again.json").write_text(json.dumps(other))
     assert main(["write", f"--root={clone}"]) == 2
-    assert "toy.json and results/again.json cannot stand in one table" in capsys.readouterr().err
+    assert "toy.json and results/again.json cannot be in one table" in capsys.readouterr().err
 
 
 RESULTS = "*/*/result.json"
 RUN, RESULT = "mla-audio+text/seed1/config.json", "mla-audio+text/seed1/result.json"
 WRONG = {
     "unfinished": (RESULT, (), None, "seed1 is not finished"),
-    "dirty": (RESULTS, ("commit",), "abc1234-dirty", "'abc1234-dirty', which is no commit"),
-    "no commit": (RESULTS, ("commit",), "", "'', which is no commit"),
-    "elsewhere": (RESULTS, ("commit",), "abc1234", "which is no ancestor of HEAD"),
+    "dirty": (RESULTS, ("commit",), "abc1234-dirty", "'abc1234-dirty', which is not a commit"),
+    "no commit": (RESULTS, ("commit",), "", "'', which is not a commit"),
+    "elsewhere": (RESULTS, ("commit",), "abc1234", "which is not an ancestor of HEAD"),
     "two commits": (RESULT, ("commit",), "abc1234", "seed1 has another commit than"),
     "protocol": (RESULT, ("protocol",), "paper", "another protocol"),
     "rule": (RESULT, ("selection", "rule"), "validation", "another selection rule"),
@@ -186,19 +186,19 @@ BLOCK = """<!-- results: toy columns=method|fused|audio rows=mla|unimodal -->
 """
 PROSE = {
     f"{SOURCE}MLA has 0.967 ± 0.008, or 96.7 ± 0.8 %.": "",
-    f"{SOURCE}MLA has 0.966.": "README.md:4: 0.966 is no figure of toy rows=mla figures=fused",
-    f"{SOURCE}MLA has 0.967 ± 0.007.": "4: 0.007 is no figure",
-    f"{SOURCE}MLA has 96.8 %": "4: 96.8 is no figure",
-    f"{SOURCE}\n| a | .483 |": "5: .483 is no figure",
+    f"{SOURCE}MLA has 0.966.": "README.md:4: 0.966 is not a figure of toy rows=mla figures=fused",
+    f"{SOURCE}MLA has 0.967 ± 0.007.": "4: 0.007 is not a figure",
+    f"{SOURCE}MLA has 96.8 %": "4: 96.8 is not a figure",
+    f"{SOURCE}\n| a | .483 |": "5: .483 is not a figure",
     "MLA has 0.967.": "3: 0.967 has no source",
     f"{SOURCE}\n## Next\n\nMLA has 0.967.": "7: 0.967 has no source",
     f"{SOURCE}<!-- /numbers -->MLA has 0.967.": "4: 0.967 has no source",
-    f"{SOURCE}One seed has 0.964": "4: 0.964 is no figure",
+    f"{SOURCE}One seed has 0.964": "4: 0.964 is not a figure",
     "<!-- numbers: toy rows=mla seeds -->One seed has 0.964.": "",
-    f"{SOURCE}It is 0.160 more.": "4: 0.160 is no figure",
+    f"{SOURCE}It is 0.160 more.": "4: 0.160 is not a figure",
     "<!-- numbers: toy differences figures=fused -->It is 0.160 more.": "",
     f"{BLOCK}<!-- numbers: tables rows=mla -->\nMLA has 0.967 ± 0.008.": "",
-    f"{BLOCK}<!-- numbers: tables rows=mla -->\nMLA has 0.253.": "0.253 is no figure of tables",
+    f"{BLOCK}<!-- numbers: tables rows=mla -->\nMLA has 0.253.": "0.253 is not a figure of tables",
     "`0.967`, version 3.11.20\n\n    0.967 --x=0.123\n": "",
     "<!-- numbers: published a paper, Table 1 --> It has 71.35.": "",
     "<!-- numbers: other --> It has 71.35.": "3: there is no results/other.json",

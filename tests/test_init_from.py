@@ -69,7 +69,7 @@ def test_several_checkpoints_make_one_run(tmp_path):
     cavmae = save(tmp_path / "cavmae.safetensors", CAVMAE)
     encoders, said = taken(f"{cavmae},{m3ae}", "audio", "image", "text", **RELEASED)
     assert all(map(filled, encoders.values()))
-    assert said[1:] == ["not in that checkpoint in this shape, so newly initialised: head shared"]
+    assert said[1:] == ["not in that checkpoint with this shape, so newly initialised: head shared"]
     with pytest.raises(UserError, match="two of these checkpoints hold an encoder for 'image'"):
         taken(f"{m3ae},{m3ae}", "audio", "image", "text", **RELEASED)
 

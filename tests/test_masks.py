@@ -316,5 +316,5 @@ def test_a_rule_and_its_rates_must_fit(changes, sentence):
 
 
 def test_one_modality_cannot_be_missing():
-    with pytest.raises(UserError, match="need at least two, and this run has 'a' only"):
+    with pytest.raises(UserError, match="need at least two, and this run has only 'a'"):
         missing.mask_dataset(small(M=1), settings(train=0.5))

@@ -278,7 +278,7 @@ def test_widths_can_be_given():
     kernels = [layer["kernel"].shape for layer in heads["classifier"].values()]
     assert kernels == [(384, 7), (7, 4)]
     for given in ((0,), (2.5,), (True,), ("a",), (10**30,)):
-        with pytest.raises(UserError, match=r"method\.layers=.*whole numbers from 1 to"):
+        with pytest.raises(UserError, match=r"method\.layers=.*integers from 1 to"):
             build("ae", layers=given)
     for switch in ("dropout", "teacher_dropout"):
         with pytest.raises(UserError, match=rf"method\.{switch} must be .* less than 1"):

@@ -105,7 +105,7 @@ def cut(tmp_path_factory):
         time.sleep(0.05)
     assert not left
     log = (folder / "run.process-1.log").read_text()
-    assert "SIGTERM: stopping after the batch in hand, with a checkpoint" in log
+    assert "SIGTERM: stopping after the current batch, with a checkpoint" in log
     stopped = {
         int(n)
         for text in (output, log)
@@ -213,7 +213,7 @@ def test_a_loss_that_is_nan_stops_both(every_method):
     _, said, workdir = every_method
     expected = (
         f"the loss of 'joint' is nan at batch 3 (epoch 2), on training examples {BAD} (their a "
-        "holds NaN or infinity): mend or remove these examples"
+        "holds NaN or infinity): fix or remove these examples"
     )
     assert said == [expected] * 2
     epoch, event = metrics.read_lines(workdir / "metrics.jsonl")

@@ -134,4 +134,4 @@ def test_the_commands_end_with_status_1(tmp_path, monkeypatch, capsys):
     assert prepare.main(["--dataset=cremad", f"--raw={tmp_path}"]) == 1
     said = capsys.readouterr().err
     assert said.startswith(f"mla_jax.prepare: no space is left for {Plan.folder}: ")
-    assert "MB are free: make space" in said and said.count("\n") == 1
+    assert "MB are free: free some space" in said and said.count("\n") == 1

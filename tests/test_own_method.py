@@ -25,7 +25,7 @@ def test_a_toy_method_trains_through_main(commands, tmp_path):
 
 
 def test_what_cannot_be_registered():
-    with pytest.raises(UserError, match="there is a method 'mla' already"):
+    with pytest.raises(UserError, match="there already is a method 'mla'"):
         methods.register("mla", methods.concat)
     with pytest.raises(UserError, match=r"'mine' cannot be registered: .* has no FIDELITY"):
         methods.register("mine", types.ModuleType("mine"))

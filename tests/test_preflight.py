@@ -112,8 +112,8 @@ def test_rates_that_cannot_be_used(tmp_path):
     (tmp_path / "y.json").write_text("[]")
     for text, sentence in {
         "-1": "must be a positive number",
-        path: "has no rate of the recipe 'spectrogram'",
-        str(tmp_path / "y.json"): "is no such file",
+        path: "has no rate for the recipe 'spectrogram'",
+        str(tmp_path / "y.json"): "is not such a file",
         str(tmp_path / "z.json"): "No such file or directory",
     }.items():
         with pytest.raises(UserError, match=sentence):
@@ -302,7 +302,7 @@ def test_the_command_on_simulated_devices(commands, tmp_path):
         (["--topology=cpu:4", "--examples=0"], "--examples=0 must be at least 1"),
         (["--topology=cpu:4", "--method=nla"], "did you mean 'mla'?"),
         (["--topology=cpu:4", "--input_rate=x.json"], "leave out --input_rate"),
-        (["--topology=cpu:4", "--input_rate=1", "--measure_input"], "leave out one of them"),
+        (["--topology=cpu:4", "--input_rate=1", "--measure_input"], "input rate: leave out one"),
         (["--topology=cpu:3"], "batch_size=64 does not divide among 3 devices"),
         (["--topology=cpu:4", "--workdir=README.md"], "README.md is a file"),
         (["--topology=cpu:4", "--workdir=gs://bucket/x"], "this is written to a local folder"),

@@ -214,7 +214,7 @@ def test_the_command_line(tmp_path):
     done = subprocess.run([*command, f"--raw={tmp_path}"], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 2
     assert done.stderr.splitlines() == [
-        f"mla_jax.prepare: --raw={tmp_path} has no picture *_v001.png: it must hold "
+        f"mla_jax.prepare: --raw={tmp_path} has no image *_v001.png: it must hold "
         "<class>/train/*_v001.png and so on, the 12-view renderings"
     ]
 
@@ -278,7 +278,7 @@ def test_image_side(folder, tmp_path):
             {"variant": "mine"},
             r"no records \(there is: default-kaldi_fbank\): run .*--variant=mine",
         ),
-        ({"synthetic": True}, "has no synthetic data"),
+        ({"synthetic": True}, "has no synthetic form"),
     ],
 )
 def test_wrong_configurations(folder, fields, words):

@@ -65,7 +65,7 @@ def test_a_signal_to_a_run_with_workers(number, status, commands, tmp_path):
         # Python that it cleans up the batch that a worker was writing when it was ended.
         noise = re.compile(r"[* ]*|.*slow.*|.*resource_tracker.*", re.IGNORECASE)
         said = [line for line in done.stderr.splitlines() if not noise.fullmatch(line)]
-        assert said == ["SIGTERM: stopping after the batch in hand, with a checkpoint"]
+        assert said == ["SIGTERM: stopping after the current batch, with a checkpoint"]
         for folder, workers in (("cut", "2"), ("straight", "0")):
             whole = [arguments[0], str(tmp_path / folder), "1000", number, workers]
             done = commands.run("tests.killed_run", whole)

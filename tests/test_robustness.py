@@ -142,13 +142,14 @@ def test_what_is_dropped_stays_dropped():
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("mfcc", "'mfcc' is no corruption: write MODALITY:KIND=NUMBER, as in audio:snr=0"),
+        ("mfcc", "'mfcc' is not a corruption: write MODALITY:KIND=NUMBER, as in audio:snr=0"),
         ("mfcc:snr=loud", "write MODALITY:KIND=NUMBER"),
         ("mfc:snr=0", "unknown modality of this run"),
         ("mfcc:srn=0", "unknown kind of corruption 'srn': did you mean 'snr'?"),
-        ("mfcc:blur=0.1", "is of the kind sequence, float32[20, 5], and cannot suffer 'blur': take "
-         "snr or frames"),
-        ("counts:noise=1", "and cannot suffer 'noise': corrupt another modality"),
+        ("mfcc:blur=0.1", "'blur' does not apply to 'mfcc' of the kind sequence, float32[20, 5]: "
+         "take snr or frames"),
+        ("counts:noise=1", "'noise' does not apply to 'counts' of the kind other, int32[2, 3]: "
+         "corrupt another modality"),
         ("movie:frames=1.5", "must be a number (share of frames dropped) of at least 0 and at"),
         ("features:noise=-1", "must be a number (standard deviations) of at least 0; 0 changes"),
         ("features:noise=inf", "must be a number"),
@@ -283,7 +284,8 @@ def test_the_command_evaluates_a_corrupted_split(row, capsys):
     assert "with audio:frames=1 and text:dropout=1:" in said and said.count("0.1000") >= 3
     assert evaluate.main([*usual, "--corrupt=text:snr=0"]) == 2
     error = capsys.readouterr().err
-    assert "cannot suffer 'snr': take dropout" in error and error.count("\n") == 1
+    assert "'snr' does not apply to 'text' of the kind tokens" in error
+    assert ": take dropout" in error and error.count("\n") == 1
 
 
 def test_the_study(commands, tmp_path):

@@ -57,9 +57,9 @@ def test_examples_may_lack_modalities_one_by_one(runs):
 @pytest.mark.parametrize(
     ("change", "present", "sentence"),
     [
-        (lambda x: x.clear(), None, "give at least one modality of audio, text"),
+        (lambda x: x.clear(), None, "give at least one of the modalities audio, text"),
         (lambda x: x.update(audoi=x.pop("audio")), None, "'audoi': did you mean 'audio'"),
-        (lambda x: x.update(audio=x["audio"][:3]), None, "equally many examples"),
+        (lambda x: x.update(audio=x["audio"][:3]), None, "the same number of examples"),
         (lambda x: x.update(audio=x["audio"][:, :7]), None, r"'audio' is float32\[5, 7, 13\].*32,"),
         (lambda x: x.update(text=x["text"] / 2), None, r"'text' is float64.*int32\[N, 24\]"),
         (
@@ -109,7 +109,7 @@ def test_neither_the_training_data_nor_the_configuration_file_is_needed(tmp_path
         == (made.selector.chosen["test"]["fused"])
     )
     assert run.class_names == ("0", "1", "2")
-    with pytest.raises(UserError, match="is no folder"):
+    with pytest.raises(UserError, match="is not a folder"):
         run.evaluate()
     changed = build_dataset(seed=1).splits
     folder.mkdir()

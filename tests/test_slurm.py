@@ -93,14 +93,14 @@ def test_the_gpus_of_a_task(task, visible, changes, expected, arguments):
 
 def test_tasks_that_cannot_share_the_gpus(task, visible):
     task(**FOUR, SLURM_GPUS_ON_NODE="6")
-    with pytest.raises(UserError, match="6 GPUs of node2 do not divide among its 4 tasks: ask for"):
+    with pytest.raises(UserError, match="6 GPUs of node2 do not divide among its 4 tasks: use"):
         visible()
 
 
 @pytest.mark.parametrize(
     ("seen", "given", "changes", "sentence"),
     [
-        (1, "4", {}, "of the 4 GPUs that SLURM has given on node2, this process uses 1, and"),
+        (1, "4", {}, "of the 4 GPUs that SLURM has allocated on node2, this process uses 1, and"),
         (0, "4", {}, "uses 0, and the tasks of the node 0 in all: install the extra cuda12"),
         (1, "8", FOUR, "uses 1, and the tasks of the node 4 in all: start one task per node"),
         (1, "4", FOUR, ""),
@@ -121,7 +121,7 @@ def test_a_command_says_that_gpus_are_left_over(commands, tmp_path):
     options.append(f"--workdir={tmp_path / 'run'}")
     done = commands.run("mla_jax.main", options, SLURM_GPUS_ON_NODE="4")
     warning, error = done.stderr.splitlines()
-    assert warning.startswith("warning: of the 4 GPUs that SLURM has given on this node")
+    assert warning.startswith("warning: of the 4 GPUs that SLURM has allocated on this node")
     assert error.startswith("error: ") and "9999999" in error and done.returncode == 2
 
 

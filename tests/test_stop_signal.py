@@ -69,8 +69,8 @@ def test_every_signal_is_answered_at_once(monkeypatch):
         send(signal.SIGINT)
         assert ended.wait(10)
     assert [line.strip() for line in said] == [
-        "SIGTERM: stopping after the batch in hand, with a checkpoint",
-        "SIGINT: already stopping; the checkpoint is saved after the batch in hand",
+        "SIGTERM: stopping after the current batch, with a checkpoint",
+        "SIGINT: already stopping; the checkpoint is saved after the current batch",
         "SIGINT: already saving the checkpoint (a third Ctrl-C ends the run without it)",
         "SIGINT: already saving the checkpoint",
     ]

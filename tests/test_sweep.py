@@ -147,8 +147,8 @@ def test_rows_trained_once_are_evaluated_at_every_rate(commands, compared, tmp_p
         (["--missing=half"], "--missing=half must be rates"),
         (["--missing=0.5,1.5"], "must be different rates from 0 to 1"),
         (["--missing=0.5,0.5"], "must be different rates from 0 to 1"),
-        (["--missing=0.5", "--config.missing.test=0.1"], "both say what is missing"),
-        (["--missing=0.5", "--config.missing.rule=six"], "missing.rule=six and missing.masks have"),
+        (["--missing=0.5", "--config.missing.test=0.1"], "both set what is missing"),
+        (["--missing=0.5", "--config.missing.rule=six"], "missing.rule=six and missing.masks use"),
         (["--missing=0.5", "--methods=unimodal"], "'unimodal' trains one modality"),
     ],
 )

@@ -228,7 +228,7 @@ def made(name, x, feature_dim=D, **fields):
         ("m3ae_text", (2, 8), {"size": "base"}, "width 768, not 64: set feature_dim=768"),
         ("m3ae_image", (2, 32, 32, 3), {"size": "bas"}, "size of encoder 'm3ae_image' 'bas'.*base"),
         ("cavmae_audio", (2, 32, 32), {"feature_dim": 32}, "width 64, not 32"),
-        ("m3ae_image", (2, 30, 32, 3), {}, "30x32 is no multiple"),
+        ("m3ae_image", (2, 30, 32, 3), {}, "30x32 is not a multiple"),
         ("m3ae_image", (2, 32, 32, 1), {}, r"m3ae_image takes .*\(1, 32, 32, 1\)"),
         ("cavmae_visual", (2, 32, 32, 1), {}, "cavmae_visual takes"),
         ("cavmae_audio", (2, 32, 32, 3), {}, "cavmae_audio takes"),

@@ -257,7 +257,7 @@ def test_the_command(folder, tmp_path, capsys):
     for options, words in (
         ([f"--from={folder}", f"--to={tmp_path / 'x.pth'}"], "unknown"),
         ([f"--from={folder}", "--to=x.pth", "--ignore=fc.*"], "is a run"),
-        ([f"--from={target}", "--to=x", "--epoch=last"], "is no run"),
+        ([f"--from={target}", "--to=x", "--epoch=last"], "is not a run"),
     ):
         assert main(options) == 2
         (line,) = capsys.readouterr().err.splitlines()

@@ -63,7 +63,7 @@ def test_a_shallow_result(name, tmp_path):
     """The sentence names what is missing."""
     workdir = folder_of(eval(DAMAGE[name]), tmp_path)
     with pytest.raises(
-        UserError, match=rf"result\.json is damaged \(no sound '{name}'\): delete it"
+        UserError, match=rf"result\.json is damaged \(no valid '{name}'\): delete it"
     ):
         workdir.result()
 

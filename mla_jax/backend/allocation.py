@@ -20,7 +20,7 @@ def keep_freed_memory() -> bool:
     large blocks back to the system, which maps and zeroes them anew, page by page: most of the
     system time of a training step.  With one arena, any thread reuses what another one has freed.
 
-    Nothing changes with another C library, or where the environment sets glibc's allocator up.
+    Nothing changes with another C library, or if the environment configures glibc's allocator.
     """
     theirs = any(n == "GLIBC_TUNABLES" or n.startswith("MALLOC_") for n in os.environ)
     if theirs or platform.libc_ver()[0] != "glibc" or not _on_cpu():
@@ -32,7 +32,7 @@ def keep_freed_memory() -> bool:
 
 
 def _on_cpu() -> bool:
-    """Whether JAX will run on the CPU; to ask JAX itself would start it."""
+    """Whether JAX will run on the CPU, found without starting JAX."""
     chosen = jax.config.jax_platforms  # type: ignore[attr-defined]
     plugins = any(importlib.util.find_spec(name) for name in ("jax_plugins", "libtpu"))
     return chosen == "cpu" or (not chosen and not plugins)

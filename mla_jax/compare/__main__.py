@@ -1,4 +1,4 @@
-"""Trains methods, and variants of them, with several seeds, and puts them in one honest table.
+"""Trains methods, and variants of them, with several seeds, and writes one table of the results.
 
     python -m mla_jax.compare --config=configs/digits.py --methods=all --seeds=0,1,2
     python -m mla_jax.compare --config=configs/digits.py \\
@@ -8,14 +8,14 @@
     python -m mla_jax.compare --config=configs/digits.py --study=table3
     python -m mla_jax.compare --runs=runs/a,runs/b
 
-An entry of --methods is a method, NAME, or a variant of one, NAME:field=value+field=value.  The
-fields are the switches of that method (those of --config.method.*) and its fidelity.  `all` stands
-for every method that is not about missing modalities.  Each entry is a row under its own label.
+An entry of --methods is a method, NAME, or a variant of one, NAME:field=value+field=value.  Its
+fields are the switches of that method (those of --config.method.*) and its fidelity.  `all` means
+every method that is not about missing modalities.  Each entry is one row of the table.
 
---vary=FIELD=a,b makes a row at each value of a field of the configuration, and several --vary one
-at each combination; method.x varies the methods that have a switch x.  Values of a tuple have
-slashes between, as in 0.5/0.5.  Rows that differ only at test time, as by the fusion of MLA, are
-one training where the last epoch is reported: the finished run is evaluated under each rule.
+--vary=FIELD=a,b makes one row per value of a field of the configuration; several --vary make one
+row per combination.  method.x varies the methods that have a switch x.  Values of a tuple are
+separated by slashes, as in 0.5/0.5.  Rows that differ only at test time, for example in the fusion
+of MLA, share one training if the last epoch is reported: the run is evaluated under each rule.
 
 Every row gets the same data, encoders, optimiser, epochs and protocol.  DI-MML has a second stage,
 which the caption names.  ``unimodal`` trains each modality alone: that is the ceiling for the
@@ -24,14 +24,15 @@ a page for any browser, into --workdir, and each run beside them; runs that are 
 repeated.
 
 --study=NAME is a table of a paper: its rows in its order, with the published figures beside ours
-where the data set has some.  table1, table2 and table3 are those of the MLA paper; fidelity has the
-forms of MLA and each of their switches; dimml has DI-MML and its parts; forgetting measures what
-the shared head forgets, with and without the projection; noise spoils one modality at test time;
+where they exist for the data set.  table1, table2 and table3 are those of the MLA paper; fidelity
+has the forms of MLA and each of their switches; dimml has DI-MML and its parts; forgetting measures
+what the shared head forgets, with and without the projection; noise corrupts one modality of the
+test split;
 representation measures the features, and whether the fusion trusts the right modality; table4 has
 the rows for features that you computed.
 
---runs=DIR,DIR puts finished runs into one table and trains nothing.  A folder may be a run, hold
-runs as seed0, seed1, or be that of a comparison.
+--runs=DIR,DIR puts finished runs into one table and trains nothing.  A folder may be a run, contain
+runs named seed0, seed1, ..., or be the folder of a comparison.
 
 Under missing modalities, method by rate:
 
@@ -41,8 +42,8 @@ Under missing modalities, method by rate:
 methods are trained once, on complete data, and tested at every rate.  `table2` is the twelve
 methods of the MLA paper's Table 2.
 
---workers=N trains N rows at the same time, each in a process of its own, on CPUs.  --row=LABEL
-trains the runs of one row and writes no table: the rows of a large comparison can then be trained
+--workers=N trains N rows at the same time, each in its own process, on CPUs.  --row=LABEL
+trains only the runs of one row and writes no table: the rows of a large comparison can be trained
 on several machines that share --workdir, and the command without --row makes the table.
 """
 
@@ -80,7 +81,7 @@ from mla_jax.runs.workdir import ELSEWHERE_EMPTY, Workdir, foreign
 
 METHODS = ("unimodal", "concat", "late_fusion", "mla")
 ENDING = "-compare"
-"""Of the default folder's name."""
+"""The end of the default folder's name."""
 
 
 def main() -> None:
@@ -107,9 +108,9 @@ def main() -> None:
     if rates:
         for field in variants[0].fields:
             if field.startswith("missing."):
-                raise UserError(f"--missing and --vary={field} both say what is missing: use one")
+                raise UserError(f"--missing and --vary={field} both set what is missing: use one")
         return compare_missing(variants, seeds, sweep.parse_rates(rates), workdir)
-    plan = {v.label: parts_of(v) for v in variants}  # mistakes come out before the first run
+    plan = {v.label: parts_of(v) for v in variants}  # finds mistakes before the first run
     parts = [part for row in plan.values() for part in row]
     check_folders(parts, seeds, workdir)
     sources = training.trained_folders(parts)
@@ -141,15 +142,15 @@ def main() -> None:
 
 
 class Diverged:
-    """The rows whose training did not stay finite: they are left out, and the others go on."""
+    """The rows whose loss became NaN or infinite: they are left out, and the others continue."""
 
     def __init__(self) -> None:
         self.reasons: dict[str, str] = {}
-        """By label."""
+        """``{label: reason}``."""
 
     @contextlib.contextmanager
     def noted(self, label: str) -> Iterator[None]:
-        """Notes a row whose training ends with a loss that is no number."""
+        """Records a row whose training ends because a loss is not finite."""
         try:
             yield
         except NonFiniteLossError as error:
@@ -161,7 +162,7 @@ class Diverged:
                 print(f"{label}: left out, {self.reasons[label]}", flush=True)
 
     def require_others(self, rows: Sequence[Any]) -> None:
-        """Raises the last error if no row is left."""
+        """Raises the last error if every row was left out."""
         if not rows:
             raise self._last
 
@@ -172,7 +173,7 @@ def compare_runs(folders: Sequence[str]) -> None:
     for name in ("config", "study", "methods", "vary", "missing", "seeds", "data_dir", "row",
                  "workers"):  # fmt: skip
         if F[name].present:
-            raise UserError(f"--runs trains nothing, so --{name} means nothing to it: leave it out")
+            raise UserError(f"--runs trains nothing, so --{name} does not apply: leave it out")
     rows, found = runs.rows_of(folders)
     workdir = command_line.local_folder(F.workdir or f"runs/runs{ENDING}")
     check_folders([], [], workdir)
@@ -187,7 +188,7 @@ def chosen_study():
     """The study of ``--study``, or None.
 
     Raises:
-      UserError: there is none of that name, or another option says what it says.
+      UserError: no study has that name, or another option sets what the study sets.
     """
     F = flags.FLAGS
     if F.study is None:
@@ -195,7 +196,7 @@ def chosen_study():
     check_choice("study", F.study, STUDIES)
     for name in ("methods", "missing"):
         if F[name].present:
-            raise UserError(f"--study={F.study} has its own --{name}: leave out one of the two")
+            raise UserError(f"--study={F.study} sets its own --{name}: leave out one of the two")
     return STUDIES[F.study]
 
 
@@ -212,7 +213,7 @@ def write(
     about: dict[str, Any],
     **more: Any,
 ) -> None:
-    """Writes a comparison and says it; ``writer`` is ``table`` or ``sweep_table``."""
+    """Writes a comparison and prints its table; ``writer`` is ``table`` or ``sweep_table``."""
     if not distributed.is_main():
         return
     found = {**origin(seeds), **more, "rows": rows, "about": about}
@@ -267,7 +268,7 @@ def compare_missing(
 
 
 def origin(seeds: list[int]) -> dict[str, Any]:
-    """The command, the day and the seeds."""
+    """The command, the date and the seeds."""
     command = shlex.join(["python", "-m", "mla_jax.compare", *sys.argv[1:]])
     return {"command": command, "date": datetime.date.today().isoformat(), "seeds": seeds}
 
@@ -277,24 +278,24 @@ def parse_seeds(texts: Sequence[str]) -> list[int]:
     try:
         seeds = [int(text) for text in texts]
     except ValueError as error:
-        raise UserError(f"--seeds={','.join(texts)} must be integers, as in 0,1,2") from error
+        raise UserError(f"--seeds={','.join(texts)} must be integers, for example 0,1,2") from error
     if not all(0 <= seed < 2**31 for seed in seeds):
         raise UserError(f"--seeds={','.join(texts)} must be at least 0 and at most {2**31 - 1}")
     if len(set(seeds)) != len(seeds) or not seeds:
         raise UserError(f"--seeds={','.join(texts)} must be different integers")
     if "seed" in command_line.config_overrides():
-        raise UserError("--config.seed and --seeds both choose the seeds: use --seeds alone")
+        raise UserError("--config.seed and --seeds both set the seeds: use only --seeds")
     return seeds
 
 
 def check_folders(parts: Sequence[Part], seeds: Sequence[int], workdir: pathlib.Path) -> None:
-    """Raises ``UserError`` unless the table and every run can lie in ``workdir``."""
+    """Raises ``UserError`` unless the table and every run can be written to ``workdir``."""
     Workdir(workdir).check_path()
     rows = {path.parent.name for path in workdir.glob("*/seed*")}
     plots = {curves.FILE, *(plot for measure in MEASURES.values() for plot in measure.PLOTS)}
     ours = {*table.FILES, *plots, *rows, *(part.folder for part in parts)}
     if name := foreign(workdir, ours):
-        raise UserError(f"--workdir={workdir} holds {name} and no comparison: {ELSEWHERE_EMPTY}")
+        raise UserError(f"--workdir={workdir} holds {name} but no comparison: {ELSEWHERE_EMPTY}")
     for name in table.FILES:
         command_line.check_output(workdir / name, "--workdir", makes_folders=True)
     for part in parts:
@@ -315,16 +316,16 @@ if __name__ == "__main__":
         f"--missing (default: {','.join(METHODS)})",
     )
     flags.DEFINE_multi_string(
-        "vary", None, "FIELD=a,b,c: a row at each value of a field of the configuration"
+        "vary", None, "FIELD=a,b,c: one row per value of a field of the configuration"
     )
     flags.DEFINE_string("study", None, f"a table of a paper: {', '.join(STUDIES)}")
     flags.DEFINE_list("runs", None, "folders of finished runs, for one table; trains nothing")
     flags.DEFINE_list(
-        "missing", [], "rates of missing modalities, as 0,0.3,0.5; see config.missing"
+        "missing", [], "rates of missing modalities, for example 0,0.3,0.5; see config.missing"
     )
-    flags.DEFINE_integer("workers", 1, "rows that are trained at the same time, on CPUs")
+    flags.DEFINE_integer("workers", 1, "how many rows are trained at the same time, on CPUs")
     flags.DEFINE_string(
-        "row", None, "trains the runs of the row of this label only, and writes no table"
+        "row", None, "trains only the runs of the row with this label, and writes no table"
     )
     flags.DEFINE_list("seeds", ["0", "1", "2"], "every row has one run per seed")
     command_line.run_command(main, ENDING, lambda: not flags.FLAGS["runs"].present)

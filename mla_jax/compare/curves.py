@@ -1,6 +1,6 @@
-"""Each modality's accuracy by epoch, row by row, against what it reaches alone.
+"""Each modality's accuracy by epoch, for every row, against its accuracy when trained alone.
 
-Modality laziness as it comes about: in joint training, the curve of a weak modality stays below the
+This shows modality laziness: in joint training, the curve of a weak modality stays below the
 dashed line.
 """
 
@@ -16,16 +16,16 @@ from mla_jax.runs.nulls import number
 
 FILE = "curves.png"
 MOST_ROWS = 10
-"""More rows than this are not told apart by their colours: the first ones are drawn."""
+"""The colours cannot distinguish more rows than this: only the first ones are drawn."""
 
 
 def write(workdir: pathlib.Path, rows: Sequence[Mapping[str, Any]]) -> bool:
-    """Draws ``curves.png`` into ``workdir``, if just one row is trained alone: the ceiling.
+    """Draws ``curves.png`` into ``workdir`` if just one row trains modalities alone (the ceiling).
 
-    Otherwise the answer is False, and an older picture is removed.
+    Otherwise it returns False and removes an older picture.
 
     Args:
-      rows: those of a comparison, each with ``runs``, folders as seen from ``workdir``.
+      rows: those of a comparison, each with ``runs``, folders relative to ``workdir``.
     """
     alone = [row for row in rows if row["alone"]]
     together = [row for row in rows if not row["alone"]][:MOST_ROWS]
@@ -43,7 +43,7 @@ def write(workdir: pathlib.Path, rows: Sequence[Mapping[str, Any]]) -> bool:
 def by_epoch(workdir: pathlib.Path, runs: Sequence[str]) -> dict[str, tuple[Any, Any]]:
     """By modality, the epochs and ``float[seeds, epochs]`` of test accuracies.
 
-    Empty where a run has lost its metrics, or the runs were evaluated after other epochs.
+    Empty if a run's metrics are gone, or the runs were evaluated after different epochs.
     """
     of_runs = [
         [line for line in read_lines(workdir / run / "metrics.jsonl") if "test" in line]
@@ -60,7 +60,7 @@ def by_epoch(workdir: pathlib.Path, runs: Sequence[str]) -> dict[str, tuple[Any,
 
 
 def plot(rows: Mapping[str, Mapping[str, tuple[Any, Any]]], ceiling: Mapping[str, float]):
-    """A panel per modality: the mean over the seeds of every row, dashed the ceiling: a figure."""
+    """A figure, one panel per modality: each row's mean over the seeds, and the ceiling, dashed."""
     names = list(ceiling)
     canvas, axes = plots.figure(4.6 * len(names), 3.6, len(names), left=0.8, gap=0.7)
     for ax, name in zip(axes, names, strict=True):

@@ -1,9 +1,9 @@
-"""What the shared head forgets: from the telemetry of runs, with intervals over the seeds.
+"""What the shared head forgets, from the telemetry of runs, with intervals over the seeds.
 
-MLA's claim (section 3.2): the head's step for one modality undoes what it learnt for the one
-before, and the projection prevents that.  ``telemetry`` measures it, step by step; this module
-adds it up.  A run without projection has no unprojected steps beside its own, and a joint method no
-step per modality.
+MLA's claim (section 3.2) is that the head's step for one modality undoes what it learnt for the one
+before, and that the projection prevents this.  ``telemetry`` measures it at each step; this module
+summarises it.  A run without projection has no separate unprojected steps, and a joint method has
+no step per modality.
 """
 
 import itertools
@@ -35,7 +35,7 @@ that they are for; ``all>others (size)``: the mean over the pairs of the change 
 MOST_PANELS = 6
 """With more ordered pairs than this, the plot shows their mean."""
 UNIT = 1e-3
-"""Nats: the tables are in thousandths."""
+"""The unit of the tables, in nats: one thousandth."""
 
 Lines = Sequence[Mapping[str, Any]]
 """The lines of a run's ``metrics.jsonl``."""
@@ -83,15 +83,15 @@ def interval(values: Sequence[float], share: float = 0.95) -> tuple[float, float
 
 
 def summarize(runs: Sequence[Lines]) -> dict[str, Any]:
-    """The figures of one row, whose runs differ in the seed alone.
+    """The figures of one row, whose runs differ only in the seed.
 
     For each ordered pair and each kind of step: the mean change per step of every seed, the mean
-    over the seeds and its interval; and what the projection prevents, seed by seed: the change by
-    the unprojected gradient of the same length less that by the projected one.
+    over the seeds and its interval.  Also what the projection prevents, by seed: the change by
+    the unprojected gradient of the same length minus that by the projected one.
 
     ``{"image>audio": {"taken": {"seeds", "mean", "interval"}, ..., "prevented": {...}}}``, in nats
     per step of the head; for each pair, and for ``all``.  Empty for joint methods, and where the
-    runs did not measure at the same batches.
+    runs were not measured at the same batches.
     """
     found = {}
     steps = [[line["step"] for line in measurements(run)] for run in runs]
@@ -113,8 +113,8 @@ def of_rows(rows: Sequence[Mapping[str, Any]], workdir: pathlib.Path) -> dict[st
     """``summarize`` for each row of a comparison, by label; draws ``forgetting.png`` of the first.
 
     Args:
-      rows: each with ``label`` and ``runs``, folders as seen from ``workdir``.
-      workdir: of the comparison.
+      rows: each with ``label`` and ``runs``, folders relative to ``workdir``.
+      workdir: the comparison's.
     """
     runs = {
         row["label"]: [read_lines(workdir / path / "metrics.jsonl") for path in row["runs"]]
@@ -146,7 +146,7 @@ def sections(rows: Mapping[str, Mapping[str, Any]]) -> list[str]:
 
 
 def table(rows: Mapping[str, Mapping[str, Any]]) -> str:
-    """Markdown: a line per row and ordered pair; thousandths of a nat per step of the head."""
+    """Markdown: one line per row and ordered pair; thousandths of a nat per step of the head."""
     header = ["row", "step for", "loss of", *STEPS, "prevented"]
     body = [
         [label, *pair.split(">"), *(cell(kinds.get(name)) for name in (*STEPS, "prevented"))]
@@ -166,7 +166,7 @@ def cell(figure: Mapping[str, Any] | None) -> str:
 
 
 def plot(runs: Sequence[Lines]):
-    """Forgetting by epoch, a panel per ordered pair or one for all: mean and range over seeds."""
+    """Forgetting by epoch: mean and range over seeds, one panel per ordered pair or one for all."""
     shown = pairs(runs[0])
     shown = shown if len(shown) <= MOST_PANELS else [(ALL, ALL)]
     canvas, axes = plots.figure(4 * len(shown), 3.4, len(shown), left=0.8, gap=0.8)

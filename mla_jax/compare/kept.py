@@ -1,4 +1,4 @@
-"""Figures that a study has measured of a finished run, kept in the run's folder."""
+"""Saves what a study has measured on a finished run, in the run's folder."""
 
 import json
 import pathlib
@@ -12,10 +12,10 @@ IDENTITY = "identity"
 
 
 def read(path: pathlib.Path, identity: Any) -> dict[str, Any] | None:
-    """What ``write`` put there; None where nothing is, or it is damaged or of something else.
+    """What ``write`` saved; None if there is no file, or it is damaged or has another identity.
 
     Args:
-      path: of the file.
+      path: the file.
       identity: what the figures depend on, as plain JSON: the run's result, the form of the file.
     """
     try:
@@ -26,8 +26,8 @@ def read(path: pathlib.Path, identity: Any) -> dict[str, Any] | None:
 
 
 def write(path: pathlib.Path, identity: Any, content: Mapping[str, Any]) -> dict[str, Any]:
-    """Writes all of it or nothing, and returns what ``read`` will: figures that are no numbers are
-    null."""
+    """Writes the whole file or nothing, and returns what ``read`` will: NaN and infinity become
+    None."""
     found = with_nulls({IDENTITY: identity, **content})
     write_whole(path, (json.dumps(found) + "\n").encode())
     return found

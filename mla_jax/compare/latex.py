@@ -16,7 +16,7 @@ SPECIAL = {
     ">": r"\textgreater{}",
     "`": r"\textasciigrave{}",
 }
-"""Characters that LaTeX takes for something else, or does not know."""
+"""Characters that have a special meaning in LaTeX, or that it lacks."""
 BOLD = "**"
 """What Markdown has on both sides of a cell in bold type."""
 
@@ -46,7 +46,7 @@ def document_table(
       header: the names of the columns; the first is left-aligned.
       body: the rows of cells, as they go into Markdown.
       caption: plain text.
-      label: what ``\ref{tab:...}`` finds it by.
+      label: the name for ``\ref{tab:...}``.
     """
     lines = [
         r"% \usepackage{booktabs,amssymb}",

@@ -38,7 +38,7 @@ def of_study(name: str, study: Study, rows: list[dict[str, Any]], dataset: str) 
 def check_same_unimodal(rows: Sequence[Mapping[str, Any]], entries: Sequence[str]) -> dict:
     """Whether the unimodal figures of the rows of some entries are equal to the bit, by seed.
 
-    Rows of a grid are compared with those of the same fields.
+    Rows of a grid are compared with the rows that have the same field values.
     """
     differing, first = [], {}
     for row in rows:
@@ -59,7 +59,7 @@ def title(comparison: Mapping[str, Any]) -> str:
 
 
 def remarks(comparison: Mapping[str, Any]) -> list[str]:
-    """Sentences for the caption: what differs between rows, and which were not trained."""
+    """Sentences for the caption: how rows differ, and which rows were not trained."""
     found, rows = [], comparison["rows"]
     varied = sorted({field for row in rows for field in row["fields"]})
     if varied:
@@ -85,7 +85,7 @@ def with_published(
     rows: Sequence[Mapping[str, Any]],
     figures: Sequence[str],
 ) -> tuple[list[str], list[list[str]]]:
-    """The table with a column of published figures, in per cent, for each that a row has."""
+    """The table, with a column for each published figure that a row has, in per cent."""
     there = [f for f in figures if any(f in row.get("published", {}) for row in rows)]
     header = [*header, *(f"published {figure}, %" for figure in there)]
     cells = [[_published(row, figure) for figure in there] for row in rows]
@@ -111,7 +111,7 @@ def as_published(
 ) -> tuple[list[str], list[list[str]]]:
     """Header and cells of a study's table in the paper's layout: fused last, in per cent.
 
-    A figure is followed by the published one, in a row or a column of its own.
+    Each figure is followed by the published one, in its own row or column.
     """
     rows = comparison["rows"]
     header, lines = ["", *(row["heading"] for row in rows)], []
@@ -147,7 +147,7 @@ def verdict(check: Mapping[str, Any]) -> str:
 def without_costs(
     header: Sequence[str], body: Sequence[Sequence[str]], costs: Sequence[str]
 ) -> tuple[list[str], list[list[str]]]:
-    """The table without the columns of what a run costs."""
+    """The table without the cost columns."""
     kept = [i for i, name in enumerate(header) if name not in costs]
     return [header[i] for i in kept], [[line[i] for i in kept] for line in body]
 

@@ -1,12 +1,12 @@
-"""What a study measures of finished runs beside their accuracy.
+"""What a study measures on finished runs besides their accuracy.
 
 A measure is a module with
 
   ``PLOTS``                   the files that it draws into the comparison's folder,
   ``of_rows(rows, workdir)``  the figures, for ``comparison.json``; draws the plots,
-  ``sections(found)``         what ``comparison.md`` says of them, as Markdown.
+  ``sections(found)``         the part of ``comparison.md`` about them, as Markdown.
 
-A study names one (``Study.measure``); the figures stand in ``comparison.json`` under that name.
+A study names one (``Study.measure``); ``comparison.json`` has the figures under that name.
 """
 
 from types import ModuleType

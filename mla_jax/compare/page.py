@@ -1,8 +1,8 @@
-"""comparison.html: the comparison as one page that needs nothing but a browser.
+"""comparison.html: the comparison as one page that needs only a browser.
 
-The page holds its table, plot, curves and confusion matrices itself and asks no network for
-anything; its policy forbids it to.  All text in it that comes from a run is escaped: class names
-and labels may hold any character.
+The page contains its table, plot, curves and confusion matrices and loads nothing from a
+network; its content policy forbids it.  All text that comes from a run is escaped: class names
+and labels may contain any character.
 """
 
 import html
@@ -19,13 +19,13 @@ FILE = "comparison.html"
 TEMPLATE = pathlib.Path(__file__).with_name("page.html")
 CURVES = f"![Accuracy by epoch]({curves.FILE})"
 LARGEST = 1_900_000
-"""Bytes of the page; what it holds of the runs is reduced until it fits."""
+"""The most bytes of the page; what it shows of the runs is reduced until it fits."""
 DETAILS = (
     *(Detail(points, 1000) for points in (200, 100, 60)),
     *(Detail(points, 1) for points in (60, 30, 15)),
     *(Detail(points, 0) for points in (30, 15, 5, 1)),
 )
-"""From the most to the least."""
+"""Levels of detail, from the most to the least."""
 
 
 def write(
@@ -37,7 +37,7 @@ def write(
 
     Args:
       comparison: what ``table.write`` or ``sweep_table.write`` took.
-      runs: by the label of a row, its runs; by default those of the comparison in ``path``.
+      runs: ``{row label: its runs}``; by default those of the comparison in ``path``.
     """
     folders = page_runs.run_folders(path, comparison) if runs is None else runs
     rows = ordered_rows(comparison)
@@ -83,19 +83,19 @@ def runs_data(
 
 
 def ordered_rows(comparison: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
-    """The rows as comparison.md has them."""
+    """The rows in the order of comparison.md."""
     rows = comparison["rows"]
     ranked = "missing" in comparison and "study" not in comparison
     return sweep_table.best_first(rows) if ranked else rows
 
 
 class Table(NamedTuple):
-    """A table as comparison.md has it."""
+    """A table of comparison.md."""
 
     title: str
     columns: list[str]
     fixed: list[str]
-    """The cells of a line that no sorting moves; empty where there is none."""
+    """The cells of a line that sorting does not move; empty if there is none."""
     body: list[list[str]]
 
 
@@ -128,12 +128,12 @@ def sections(comparison: Mapping[str, Any]) -> Sequence[str]:
 
 
 def fill(template: str, parts: Mapping[str, str]) -> str:
-    """``template`` with ``parts`` for its ``<!--name-->``, whatever the parts hold."""
+    """``template`` with each ``<!--name-->`` replaced by that part, whatever the parts contain."""
     return re.sub(r"<!--(\w+)-->", lambda found: parts[found[1]], template)
 
 
 def script_json(content: Any) -> str:
-    """JSON that may stand in a ``<script>``: nothing in it ends the element or begins another."""
+    """JSON that is safe in a ``<script>``: nothing in it ends the element or begins another."""
     text = json.dumps(content, separators=(",", ":"), allow_nan=False)
     for letter in "<>&":
         text = text.replace(letter, f"\\u{ord(letter):04x}")
@@ -141,13 +141,13 @@ def script_json(content: Any) -> str:
 
 
 def sort_value(cell: str) -> str:
-    """The number that a cell is sorted by, its first, without commas; nothing where it has none."""
+    """The first number in a cell, without commas, by which it is sorted; empty if it has none."""
     found = re.search(r"-?\d[\d,]*(?:\.\d+)?(?:e[+-]?\d+)?", cell)
     return found[0].replace(",", "") if found else ""
 
 
 def tables_html(found: Sequence[Table]) -> str:
-    """The first table, and the others folded, so that the runs are near their rows."""
+    """The first table open and the others folded, so that the runs are near their rows."""
     first, *others = found
     parts = [f"<h2>{html.escape(first.title)}</h2>" if first.title else "", table_html(first)]
     for other in others:
@@ -157,7 +157,7 @@ def tables_html(found: Sequence[Table]) -> str:
 
 
 def table_html(found: Table) -> str:
-    """A table whose headers sort it and whose rows choose a run."""
+    """A table that is sorted by a click on a header, and whose rows choose a run."""
 
     def line(cells: Sequence[str], index: int | None) -> str:
         label, *others = (html.escape(cell) for cell in cells)
@@ -191,7 +191,7 @@ def plot_html(image: bytes) -> str:
 
 
 def differences_html(labels: Sequence[str], found: Mapping[str, Mapping[str, str]]) -> str:
-    """The fields in which rows differ, a column per row of the comparison."""
+    """The fields in which rows differ, with one column per row of the comparison."""
     if not found:
         return "<p>No field differs, as far as the runs' folders tell.</p>"
     head = "".join(f'<th scope="col">{html.escape(label)}</th>' for label in labels)
@@ -210,7 +210,7 @@ def differences_html(labels: Sequence[str], found: Mapping[str, Mapping[str, str
 
 
 def facts_html(comparison: Mapping[str, Any]) -> str:
-    """The command, the day, and what the runs share."""
+    """The command, the date, and what the runs share."""
     about = comparison["about"]
     facts = {
         "command": comparison["command"],

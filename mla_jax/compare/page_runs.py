@@ -1,7 +1,7 @@
 """What the page of a comparison shows of each run, read from the run's folder.
 
-A folder may have lost any of its files, or hold a damaged one: the page then lacks what the file
-would have told, and everything else stands.
+Files of a run may be missing or damaged: the page then lacks what the file
+would have shown, and the rest is unchanged.
 """
 
 import json
@@ -17,7 +17,7 @@ from mla_jax.errors import UserError
 from mla_jax.runs import metrics
 
 MOST_CLASSES = 50
-"""With more classes than this, a confusion matrix is given by its most frequent mistakes."""
+"""With more classes than this, only the most frequent mistakes of a confusion matrix are shown."""
 MOST_MISTAKES = 30
 
 
@@ -26,21 +26,21 @@ class RunFolder(NamedTuple):
 
     seed: int
     part: str
-    """What tells the runs of one seed apart: a modality, a rate, or nothing."""
+    """What distinguishes the runs of one seed: a modality, a rate, or nothing."""
     path: pathlib.Path
 
 
 class Detail(NamedTuple):
-    """How much the page holds of a run."""
+    """How much of a run the page shows."""
 
     points: int
-    """At most so many along a curve."""
+    """The most points along a curve."""
     figures: int
-    """So many confusion matrices: that of ``fused`` is the first."""
+    """How many confusion matrices; the first is that of ``fused``."""
 
 
 def run_folders(workdir: pathlib.Path, comparison: Mapping[str, Any]) -> dict[str, list[RunFolder]]:
-    """By the label of a row, the folders of its runs."""
+    """``{row label: the folders of its runs}``."""
     return {row["label"]: _folders(workdir, row, comparison) for row in comparison["rows"]}
 
 
@@ -68,22 +68,22 @@ def _folders(
 
 
 class Run(NamedTuple):
-    """What the files of a run hold; empty where they are missing or damaged."""
+    """What the files of a run contain; empty where they are missing or damaged."""
 
     folder: RunFolder
     lines: list[Mapping[str, Any]]
-    """Those of metrics.jsonl, one per epoch."""
+    """The lines of metrics.jsonl, one per epoch."""
     confusion: dict[str, np.ndarray]
     """``{"fused" or modality: int[C, C]}``, label by row."""
     class_names: list[str]
     config: dict[str, Any]
-    """Flat, without the seed."""
+    """The configuration: flat, without the seed."""
     chosen: int
-    """The epoch of the result; 0 where nothing tells it."""
+    """The epoch of the result; 0 if unknown."""
 
 
 def read_run(folder: RunFolder, alone: bool) -> Run:
-    """Reads the files of a run; ``alone``: it has one modality, which is its fused figure too."""
+    """Reads the files of a run; ``alone``: its one modality's figure is also the fused figure."""
     try:
         lines = metrics.read_lines(folder.path / "metrics.jsonl")
     except UserError:
@@ -132,11 +132,11 @@ def _without_fused(tree: Any) -> Any:
 
 
 def shown(run: Run, workdir: pathlib.Path, detail: Detail, classes: list[list[str]]) -> dict:
-    """A run as the page's script reads it: numbers of four digits, matrices by what is not zero.
+    """A run as the page's script reads it: numbers of four digits, matrices without their zeros.
 
     Args:
-      workdir: that of the page; folders are named from there.
-      classes: the lists of class names so far, which every run refers to by number.
+      workdir: the page's; folders are relative to it.
+      classes: the lists of class names so far; a run refers to one by its number.
     """
     seed, part, path = run.folder
     figures = list(run.confusion)[: detail.figures]
@@ -162,12 +162,12 @@ def _stride(lines: Sequence[Any], points: int) -> int:
 
 
 def _thin(lines: Sequence[Any], points: int) -> Sequence[Any]:
-    """At most so many of the lines, evenly apart, with the last."""
+    """At most ``points`` of the lines, evenly spaced, including the last."""
     return lines[::-1][:: _stride(lines, points)][::-1]
 
 
 def _curves(lines: Sequence[Mapping[str, Any]], points: int) -> dict[str, Any]:
-    """The losses, None where there are none, and the accuracies of each split that has some."""
+    """The losses (None if there are none) and the accuracies of each split that has some."""
     lost = [line for line in lines if isinstance(line.get("train"), dict)]
     names = dict.fromkeys(n for line in lost for n in line["train"] if n.endswith("/loss"))
     phases = {name.removesuffix("/loss"): ("train", name) for name in names}
@@ -185,7 +185,7 @@ def _curves(lines: Sequence[Mapping[str, Any]], points: int) -> dict[str, Any]:
 def _series(
     lines: Sequence[Mapping[str, Any]], places: Mapping[str, tuple[str, str]]
 ) -> dict[str, Any]:
-    """``{"x": epochs, "y": {name: numbers or None}}``; ``places``: of a name, ``(split, key)``."""
+    """``{"x": epochs, "y": {name: numbers or None}}``; ``places``: ``{name: (split, key)}``."""
 
     def number(line: Mapping[str, Any], split: str, key: str) -> float | None:
         group = line.get(split)
@@ -198,7 +198,7 @@ def _series(
 
 
 def _sparse(counts: np.ndarray) -> dict[str, Any]:
-    """``[label, predicted, examples, ...]`` of what is not zero, or of the frequent mistakes."""
+    """``[label, predicted, examples, ...]`` of the non-zero counts, or of the frequent mistakes."""
     if len(counts) <= MOST_CLASSES:
         return {"cells": _flat(counts, *np.nonzero(counts))}
     wrong = counts * (1 - np.eye(len(counts), dtype=int))
@@ -214,10 +214,10 @@ def _flat(counts: np.ndarray, labels: np.ndarray, predicted: np.ndarray) -> list
 def differences(configs: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, dict[str, str]]:
     """The fields in which rows differ: ``{field: {label: value as text}}``.
 
-    A row without the field has no text.  The values of a row whose runs differ stand side by side.
+    A row without the field has no text.  If the runs of a row differ, all their values are given.
 
     Args:
-      configs: by row, the flat configurations of its runs; rows without any are left out.
+      configs: ``{row: the flat configurations of its runs}``; rows without any are left out.
     """
     texts: dict[str, dict[str, str]] = {}
     told = {label: [c for c in found if c] for label, found in configs.items()}

@@ -12,14 +12,14 @@ def blocks_html(blocks: Iterable[str], folder: pathlib.Path) -> str:
 
     Args:
       blocks: each a heading ``## ...``, a table, a picture ``![](FILE.png)`` or a paragraph.
-      folder: where the pictures are; one that is not there is left out.
+      folder: where the pictures are; a missing picture is left out.
     """
     parts = (part for block in blocks for part in block.split("\n\n"))
     return "\n".join(filter(None, (block_html(part.strip(), folder) for part in parts)))
 
 
 def block_html(block: str, folder: pathlib.Path) -> str:
-    """One block; empty where there is nothing to show."""
+    """One block; empty if there is nothing to show."""
     if heading := re.fullmatch(r"(##+) (.*)", block):
         level = len(heading[1])
         return f"<h{level}>{text_html(heading[2])}</h{level}>"
@@ -32,7 +32,7 @@ def block_html(block: str, folder: pathlib.Path) -> str:
 
 
 def text_html(text: str) -> str:
-    """Escaped text, its `...` as code and its **...** as strong."""
+    """Escaped text, with `...` as code and **...** as strong."""
     text = re.sub("`([^`]*)`", r"<code>\1</code>", html.escape(text))
     return re.sub(r"\*\*([^*]+)\*\*", r"<strong>\1</strong>", text)
 
@@ -44,7 +44,7 @@ def picture_html(image: bytes, about: str = "") -> str:
 
 
 def table_html(lines: list[str]) -> str:
-    """A table of ``report.markdown_table``; its second line is the alignment."""
+    """A table from ``report.markdown_table``, whose second line is the alignment."""
 
     def cells(line: str) -> list[str]:
         found = re.split(r"(?<!\\)\|", line.strip()[1:-1])

@@ -1,4 +1,4 @@
-"""Published figures that a comparison puts beside its own, and what is known of their origin."""
+"""Published figures that a comparison shows beside its own, and what is known of their origin."""
 
 from typing import NamedTuple
 
@@ -17,7 +17,7 @@ class Published(NamedTuple):
     """One row of a published table."""
 
     figures: dict[float, float]
-    """Per cent by nominal missing rate."""
+    """``{nominal missing rate: per cent}``."""
     origin: str
 
 
@@ -39,4 +39,4 @@ IEMOCAP = {
     "tate": _row(UNKNOWN, 67.84, 63.22, 62.19, 60.36, 58.74, 57.99, 54.35),
     "mla": _row(OWN, 75.07, 72.33, 68.47, 67.00, 63.48, 59.17, 55.89),
 }
-"""MLA paper, Table 2.  Its repository has no code for it; how the masks were drawn is not said."""
+"""MLA paper, Table 2.  Its repository has no code for it, and does not say how masks were drawn."""

@@ -21,28 +21,28 @@ class Ranks(NamedTuple):
     """``k`` methods on ``N`` data sets."""
 
     mean: dict[str, float]
-    """By method its mean rank, 1 the best; tied methods share the mean of their places."""
+    """``{method: mean rank}``, 1 is the best; tied methods share the mean of their ranks."""
     datasets: int
     statistic: float
-    """Friedman's, of ``k - 1`` degrees of freedom; not corrected for ties, as in Demsar."""
+    """Friedman's, with ``k - 1`` degrees of freedom; not corrected for ties, as in Demsar."""
     f_statistic: float
-    """Iman and Davenport's, of ``k - 1`` and ``(k - 1) (N - 1)`` degrees of freedom."""
+    """Iman and Davenport's, with ``k - 1`` and ``(k - 1) (N - 1)`` degrees of freedom."""
     p: float
-    """Of ``f_statistic``: that all methods are equal."""
+    """Of ``f_statistic``; the null hypothesis is that all methods are equal."""
     critical_difference: float
-    """Nemenyi's: mean ranks that lie further apart differ significantly."""
+    """Nemenyi's: mean ranks that differ by more differ significantly."""
 
 
 def friedman(scores: Mapping[str, Sequence[float]], level: float = LEVEL) -> Ranks:
     """Ranks methods on each data set and tests whether they differ.
 
     Args:
-      scores: by method, one figure per data set, higher is better; the same order of data sets.
-      level: of the critical difference.
+      scores: ``{method: one figure per data set}``, higher is better; one order of data sets.
+      level: the significance level of the critical difference.
 
     Raises:
-      UserError: fewer than three data sets or two methods, lists of other lengths, or a figure
-        that is no number.
+      UserError: fewer than three data sets or two methods, lists of different lengths, or a
+        figure that is not finite.
     """
     from scipy.stats import f, rankdata, studentized_range  # 0.5 s to import
 
@@ -73,7 +73,7 @@ def friedman(scores: Mapping[str, Sequence[float]], level: float = LEVEL) -> Ran
 
 
 def cliques(ranks: Ranks) -> list[list[str]]:
-    """The largest groups of two methods or more that do not differ, best first; they overlap."""
+    """The largest groups of two or more methods that do not differ, best first; may overlap."""
     names = sorted(ranks.mean, key=ranks.mean.__getitem__)
     found: list[list[str]] = []
     for first in range(len(names)):
@@ -88,9 +88,9 @@ def cliques(ranks: Ranks) -> list[list[str]]:
 
 
 def critical_difference(ranks: Ranks) -> Any:
-    """The diagram of Demsar: mean ranks on a line, bars over methods that do not differ: a figure.
+    """A figure with Demsar's diagram: mean ranks on a line, bars over methods that do not differ.
 
-    The better half is named on the left, the other on the right; ``CD`` is drawn to scale above.
+    The names of the better half are on the left, the others on the right; ``CD`` is to scale.
     """
     names = sorted(ranks.mean, key=ranks.mean.__getitem__)
     k, groups = len(names), cliques(ranks)

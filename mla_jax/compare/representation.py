@@ -1,4 +1,4 @@
-"""What methods make of the modalities: figures and a picture of their features on the test split.
+"""How methods represent the modalities: figures and a picture of their test features.
 
 ``docs/representation.md`` has the formulas and their sources, ``representation_figures.py`` the
 code.  A run is measured once: ``representation.json`` in its folder keeps its figures.
@@ -25,12 +25,12 @@ PLOT = "representation.png"
 PLOTS = (PLOT,)
 FILE = "representation.json"
 FORMAT = 1
-"""Of that file; another one is measured again."""
+"""The file's version; a run with another version is measured again."""
 SHOWN = ("concat", "late_fusion", "mla", "dimml")
-"""The methods of the picture, the first row of each; the first four rows where there is none."""
+"""The methods in the picture, by the first row of each; the first four rows if there is none."""
 MARKERS = "o^sDvP*X"
 MOST_NAMED = 20
-"""With more classes than this, the picture does not say which colour is which."""
+"""With more classes than this, the picture has no legend of the colours."""
 
 Figures = Mapping[str, Any]
 """A tree of figures; its leaves over several runs are ``{"seeds": [...], "mean": number}``."""
@@ -42,9 +42,9 @@ def of_rows(rows: Sequence[Mapping[str, Any]], workdir: pathlib.Path) -> dict[st
     ``{"rows": {label: figures over the seeds}, "without": {label: why there are none}}``.
 
     Args:
-      rows: each with ``label``, ``method``, ``alone`` and ``runs``, folders as seen from
+      rows: each with ``label``, ``method``, ``alone`` and ``runs``, folders relative to
         ``workdir``.
-      workdir: of the comparison.
+      workdir: the comparison's.
     """
     found, without, maps = {}, {}, []
     for row in rows:
@@ -53,7 +53,7 @@ def of_rows(rows: Sequence[Mapping[str, Any]], workdir: pathlib.Path) -> dict[st
             if row["alone"]:
                 raise UserError("it trains one modality at a time")
             measured = measure(label, paths)
-        except UserError as error:  # one row of many: the others have figures
+        except UserError as error:  # only this row: the others have figures
             without[label] = str(error)
             continue
         found[label] = over_seeds([one["figures"] for one in measured])
@@ -64,9 +64,9 @@ def of_rows(rows: Sequence[Mapping[str, Any]], workdir: pathlib.Path) -> dict[st
 
 
 def measure(label: str, paths: Sequence[pathlib.Path]) -> list[dict[str, Any]]:
-    """What ``representation.json`` holds of each of a row's runs; measures those that have none.
+    """The content of ``representation.json`` for each run of a row; measures runs without one.
 
-    The runs differ in the seed alone, so one program and one data set serve them all.
+    The runs differ only in the seed, so one program and one data set serve them all.
 
     Raises:
       UserError: a run cannot be used, or its method has no features.
@@ -76,7 +76,7 @@ def measure(label: str, paths: Sequence[pathlib.Path]) -> list[dict[str, Any]]:
     if not todo:
         return found
     if jax.process_count() > 1:
-        raise UserError("features are measured by one process: repeat the command with one")
+        raise UserError("features are measured by one process: repeat the command in one process")
     print(f"features of {label}: {', '.join(paths[i].name for i in todo)}", flush=True)
     first = open_run(paths[todo[0]], say=lambda line: None, devices=jax.local_devices()[:1])
     compute, test = compute_of(first.program.method), first.dataset().splits["test"]
@@ -92,7 +92,7 @@ def measure(label: str, paths: Sequence[pathlib.Path]) -> list[dict[str, Any]]:
 
 
 def key(path: pathlib.Path) -> str:
-    """What figures are of: the run's configuration and result, and the form of the file."""
+    """What the figures depend on: the run's configuration and result, and the file's version."""
     digest = hashlib.sha256(str(FORMAT).encode())
     for name in ("config.json", "result.json"):
         digest.update((path / name).read_bytes())
@@ -100,7 +100,7 @@ def key(path: pathlib.Path) -> str:
 
 
 def kept(path: pathlib.Path) -> dict[str, Any] | None:
-    """What was measured of a run before; None where nothing was, or of another result."""
+    """What was measured on a run before; None if nothing was, or its result has changed."""
     try:
         content = kept_figures.read(path / FILE, key(path))
     except OSError:  # no run
@@ -117,7 +117,7 @@ def over_seeds(runs: Sequence[Any]) -> Any:
 
 
 def mean(values: Sequence[float]) -> float:
-    """Of those that are numbers; NaN where none is."""
+    """The mean of the finite values; NaN if there are none."""
     known = [value for value in values if math.isfinite(value)]
     return float(np.mean(known)) if known else math.nan
 
@@ -151,7 +151,7 @@ def sections(found: Mapping[str, Any]) -> list[str]:
 
 
 def of_pairs(rows: Mapping[str, Figures]) -> tuple[list[str], list[list[str]]]:
-    """Header and lines: a line a row, means over the pairs of modalities."""
+    """Header and lines: one line per row, with means over the pairs of modalities."""
     header = ["row", "gap", "overlap", "overlap by chance"]
     header += ["most weighted is right", "always the best", "by chance"]
     return header, [
@@ -171,7 +171,7 @@ def over_pairs(found: Figures, name: str) -> Figures | None:
 
 
 def of_modalities(rows: Mapping[str, Figures]) -> tuple[list[str], list[list[str]]]:
-    """Header and lines: a line a row and modality."""
+    """Header and lines: one line per row and modality."""
     columns = {
         "nearest_mean": "nearest mean",
         "accuracy": "own logits",
@@ -211,7 +211,7 @@ def shown(maps: Sequence[tuple[str, str, Mapping[str, Any]]]) -> list[Panel]:
 
 
 def plot(panels: Sequence[Panel]):
-    """The panels' features on principal components: the colour is the class, the marker the
+    """The panels' features on principal components; the colour is the class and the marker the
     modality."""
     import matplotlib
     from matplotlib.lines import Line2D
@@ -251,5 +251,5 @@ def plot(panels: Sequence[Panel]):
 
 
 def short(name: str) -> str:
-    """A name on one line, at most 24 letters, none of which begins a formula."""
+    """A name on one line, cut to 24 letters, with its dollar signs escaped."""
     return " ".join(name.split())[:24].replace("$", r"\$")

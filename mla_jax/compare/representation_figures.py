@@ -1,8 +1,8 @@
-"""Figures of a representation: the gap between modalities, what tells classes apart, and whether
-the weights of the fusion go where the right answer is.
+"""Figures of a representation: the gap between modalities, how well it separates classes, and
+whether the weights of the fusion go where the right answer is.
 
-All functions are of numpy arrays of N examples; ``z: float[N, D]`` are the features of one modality
-of the examples that have it.
+All functions take numpy arrays of N examples; ``z: float[N, D]`` are the features of one modality
+for the examples that have it.
 """
 
 import itertools
@@ -14,14 +14,14 @@ from scipy import stats
 from mla_jax.runs.representation import Representation
 
 POINTS = 200
-"""Of a modality in the picture, evenly spaced in the split."""
+"""The most points of a modality in the picture, evenly spaced in the split."""
 
 
 def figures(found: Representation, modalities: tuple[str, ...]) -> dict[str, Any]:
-    """All figures of one run: plain numbers, NaN where there is none.
+    """All figures of one run: plain numbers, NaN where one is undefined.
 
     ``{"pairs": {"a+b": {"gap", "overlap", "overlap_by_chance"}}, "modalities": {m:
-    {"nearest_mean", "accuracy", "effective", and where the method weighs "weight_right",
+    {"nearest_mean", "accuracy", "effective", and if the method weighs modalities "weight_right",
     "weight_wrong", "auroc", "by_class"}}, "weights": {"right", "best", "by_chance", "examples"}}``;
     ``weights`` is empty where the method does not weigh.
     """
@@ -54,7 +54,7 @@ def figures(found: Representation, modalities: tuple[str, ...]) -> dict[str, Any
 
 
 def normalised(z: np.ndarray) -> np.ndarray:
-    """Each row over its Euclidean length; rows of zeros stay zeros."""
+    """Each row divided by its Euclidean length; rows of zeros stay zero."""
     length = np.linalg.norm(z, axis=1, keepdims=True)
     return np.divide(z, length, out=np.zeros(z.shape), where=length > 0)
 
@@ -80,8 +80,8 @@ def class_means(z: np.ndarray, label: np.ndarray, classes: int) -> np.ndarray:
 def nearest_mean_accuracy(z: np.ndarray, label: np.ndarray, classes: int) -> float:
     """Accuracy of the nearest class mean (Euclidean), in two folds: every example is tested once.
 
-    The folds take turns within each class, in the order of the split.  It is how well the features
-    tell the classes apart whatever the head makes of them, on the scale of an accuracy.
+    Examples of a class go to the folds in turn, in the order of the split.  It shows how well the
+    features separate the classes, independently of the head, on the scale of an accuracy.
     """
     order = np.argsort(label, kind="stable")
     first = np.searchsorted(label[order], np.arange(classes))
@@ -90,7 +90,7 @@ def nearest_mean_accuracy(z: np.ndarray, label: np.ndarray, classes: int) -> flo
     z, hits = z.astype(np.float64), 0
     for tested in (0, 1):
         means, x = class_means(z[fold != tested], label[fold != tested], classes), z[fold == tested]
-        distance = (means**2).sum(1) - 2 * x @ means.T  # less the length of x, the same for all
+        distance = (means**2).sum(1) - 2 * x @ means.T  # without |x|^2, the same for all classes
         nearest = np.where(np.isnan(distance), np.inf, distance).argmin(1)
         hits += int((nearest == label[fold == tested]).sum())
     return hits / len(label)
@@ -112,8 +112,8 @@ def effective_dimensions(z: np.ndarray, label: np.ndarray, classes: int) -> np.n
 
 
 def overlap(a: np.ndarray, b: np.ndarray) -> dict[str, float]:
-    """Jaccard's share of the dimensions ``bool[D]`` that two sets have in common, and that of two
-    sets of these sizes that are drawn at random (of the expected intersection)."""
+    """Jaccard's share of the dimensions ``bool[D]`` that two sets have in common, and that for two
+    random sets of the same sizes (with their expected intersection)."""
     common, chance = float((a & b).sum()), float(a.sum() * b.sum() / len(a))
     both = float(a.sum() + b.sum())
     return {
@@ -128,17 +128,17 @@ def overlap(a: np.ndarray, b: np.ndarray) -> dict[str, float]:
 def trust(
     found: Representation, modalities: tuple[str, ...]
 ) -> tuple[dict[str, float], dict[str, dict[str, Any]]]:
-    """Whether the weights go to the modality that is right; of all, and by modality.
+    """Whether the weights go to the modality that is right: overall, and by modality.
 
-    A weight is the modality's share of all weights of the example, those of joint logits among
-    them.  Counted are examples with two modalities or more and no weight below 0.
+    A weight is the modality's share of all weights of the example, including those of joint
+    logits.  Only examples with two or more modalities and no weight below 0 count.
 
-    Of all: over the ``examples`` of which some modalities are right and some wrong, how often the
-    modality with the largest weight is ``right`` (ties count in parts), how often the modality is
-    that is right most often among them (``best``), and a random one (``by_chance``).
+    Overall: over the ``examples`` on which some modalities are right and some wrong, how often the
+    modality with the largest weight is ``right`` (ties count partly), how often the one modality is
+    that is right most often on them (``best``), and how often a random one is (``by_chance``).
 
     By modality: its mean weight where it is right and where it is wrong, over all and by class, and
-    how well the weight alone tells the two apart (``auroc``, 0.5 by chance).
+    how well the weight by itself separates the two (``auroc``, 0.5 by chance).
     """
     weights = found.predictions.weights.astype(np.float64)
     counted = (found.present.sum(1) > 1) & (weights >= 0).all(1) & (weights.sum(1) > 0)
@@ -185,7 +185,7 @@ def trust(
 def auroc(score: np.ndarray, positive: np.ndarray) -> float:
     """The chance that a positive example scores above a negative one, ties counting half.
 
-    Mann and Whitney's U over its largest value; NaN where all are positive, or none is.
+    Mann and Whitney's U divided by its maximum; NaN if all examples are positive, or none is.
     """
     n = int(positive.sum())
     if n in (0, len(positive)):
@@ -198,10 +198,11 @@ def auroc(score: np.ndarray, positive: np.ndarray) -> float:
 
 
 def principal_map(found: Representation) -> dict[str, Any]:
-    """Where the features lie on their two first principal components: what the picture shows.
+    """The features on their first two principal components, for the picture.
 
-    Of the normalised features of all modalities together, as the gap is; at most ``POINTS`` of each
-    are returned.  The sign of a component is that of its largest entry.
+    The components are those of the normalised features of all modalities together, the features
+    that the gap uses; at most ``POINTS`` of each modality are returned.  The sign of a component is
+    that of its largest entry.
 
     ``{"points": {m: [[x, y], ...]}, "label": {m: [...]}, "explained": [share, share]}``
     """

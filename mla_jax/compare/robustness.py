@@ -1,12 +1,12 @@
-"""How runs stand a test split of which one modality is corrupted: curves and the areas under them.
+"""How runs perform on a test split with one corrupted modality: curves and the areas under them.
 
-Relative robustness of MultiBench (Liang et al., 2021) is the area under the curve of accuracy over
-the level of noise; here it is divided by the length of the axis, so it is the mean accuracy.  Its
-effective robustness is what a method keeps beyond late fusion's curve, moved to start where the
-method's does: the mean of f(s) - [LF(s) + f(0) - LF(0)] over the severities s, here over the axis
-too.  MultiBench goes on to scale both from 0 to 1 over the methods it has; we do not.
+MultiBench's relative robustness (Liang et al., 2021) is the area under the curve of accuracy over
+the noise level; here it is divided by the length of the axis, so it is the mean accuracy.  Its
+effective robustness is the margin over late fusion's curve, shifted to start where the
+method's does: the mean of f(s) - [LF(s) + f(0) - LF(0)] over the severities s, here also over the
+axis.  MultiBench then scales both from 0 to 1 over its methods; we do not.
 
-A run's figures are kept in its folder, and are good for as long as its result is the same.
+A run's figures are saved in its folder, and are valid as long as its result is the same.
 """
 
 import hashlib
@@ -31,13 +31,13 @@ from mla_jax.runs.run import Run, open_run
 PLOT = "robustness.png"
 PLOTS = (PLOT,)
 KEPT = "robustness.json"
-"""The file of a run that holds its figures."""
+"""The file in a run's folder that holds its figures."""
 RECIPE = 1
-"""Counts what changes the corrupted examples or the figures: those of another one are not used."""
+"""The version of the corrupted examples and the figures; files of another version are not used."""
 BASELINE = "late_fusion"
 """The row against which effective robustness is measured."""
 COLUMNS = 3
-"""Most panels side by side."""
+"""The most panels in a row of the figure."""
 
 Curves = Mapping[str, Mapping[str, list[float]]]
 """By ``modality:kind``: ``levels``, the severities; ``fused`` and ``itself``, the accuracies of the
@@ -47,20 +47,20 @@ fusion and of the corrupted modality at each."""
 def of_rows(rows: Sequence[Mapping[str, Any]], workdir: pathlib.Path) -> dict[str, Any]:
     """Curves and areas of each row of a comparison, by label; draws ``robustness.png``.
 
-    Rows that train each modality alone have no fusion and are left out.
+    Rows that train one modality at a time have no fusion and are left out.
 
     Args:
-      rows: each with ``label``, ``alone`` and ``runs``, folders as seen from ``workdir``.
-      workdir: of the comparison.
+      rows: each with ``label``, ``alone`` and ``runs``, folders relative to ``workdir``.
+      workdir: the comparison's.
     """
     curves: dict[str, list[Curves]] = {}
-    if jax.process_count() == 1:  # the others wait for nobody who measures
+    if jax.process_count() == 1:  # the other processes would wait for process 0
         for row in rows:
             try:
                 if not row["alone"]:
                     folders = [workdir / path for path in row["runs"]]
                     curves[row["label"]] = curves_of(folders, row["label"])
-            except UserError as error:  # a run that lost its data or its checkpoint
+            except UserError as error:  # a run whose data or checkpoint is gone
                 print(f"robustness of {row['label']} is left out: {error}", flush=True)
     found = {label: summarize(runs) for label, runs in curves.items()}
     for label, panels in found.items():
@@ -73,7 +73,7 @@ def of_rows(rows: Sequence[Mapping[str, Any]], workdir: pathlib.Path) -> dict[st
 
 
 def curves_of(folders: Sequence[pathlib.Path], label: str) -> list[Curves]:
-    """The curves of the runs of one row; those without kept figures share one compiled program."""
+    """The curves of the runs of one row; those without saved figures share one compiled program."""
     found, programs = [], {}
     for folder in folders:
         run = open_run(folder, _nothing)
@@ -94,7 +94,7 @@ def curves_of(folders: Sequence[pathlib.Path], label: str) -> list[Curves]:
 
 
 def measure(run: Run) -> Curves:
-    """The curves of a finished run, on its test split, for all that each modality can suffer."""
+    """The curves of a finished run, on its test split, for all corruptions of each modality."""
     split = run.dataset().splits["test"]
     evaluator, state, size = run.program.evaluator, run.load(), run.config.evaluation.batch_size
     clean = evaluator(state, split, size)
@@ -114,7 +114,7 @@ def measure(run: Run) -> Curves:
 
 
 def identity_of(run: Run) -> dict[str, Any]:
-    """What the kept figures of a run depend on: its result, the levels and the recipe."""
+    """What the saved figures of a run depend on: its result, the severities and the version."""
     result = json.dumps(run.result, sort_keys=True).encode()
     levels = {
         f"{m}:{name}": with_nulls(kind.levels)
@@ -125,7 +125,7 @@ def identity_of(run: Run) -> dict[str, Any]:
 
 
 def kept(run: Run) -> Curves | None:
-    """The figures that the run's folder holds; None where there are none that are good."""
+    """The figures saved in the run's folder; None if there are none that are valid."""
     content = kept_figures.read(run.path / KEPT, identity_of(run))
     try:
         curves = content["curves"]
@@ -144,7 +144,7 @@ def keep(run: Run, curves: Curves) -> None:
 
 
 def summarize(runs: Sequence[Curves]) -> dict[str, Any]:
-    """The panels of one row, whose runs differ in the seed alone.
+    """The panels of one row, whose runs differ only in the seed.
 
     Each has ``levels``, ``axis``, the curves ``fused`` and ``itself: [seeds][levels]``, and with
     ``seeds``, ``mean`` and ``std`` the ``area`` under the fused curve, its ``drop`` below the clean
@@ -186,7 +186,7 @@ def baseline_of(label: str) -> str:
 
 
 def effective(panel: Mapping[str, Any], base: Mapping[str, Any]) -> dict[str, Any]:
-    """Effective robustness, seed by seed: the baseline's drop less that of the row."""
+    """Effective robustness, for each seed: the baseline's drop minus that of the row."""
     drops = zip(base["drop"]["seeds"], panel["drop"]["seeds"], strict=True)
     return of_seeds([theirs - ours for theirs, ours in drops])
 
@@ -223,7 +223,7 @@ def sections(found: Mapping[str, Mapping[str, Any]]) -> list[str]:
 
 
 def table(found: Mapping[str, Mapping[str, Any]], figure: str) -> str:
-    """Markdown: a line per row, a column per modality and kind."""
+    """Markdown: one line per row, one column per modality and kind."""
     panels = panels_of(found)
     header = ["row", *(["clean"] if figure == "area" else []), *panels]
     body = []
@@ -250,7 +250,7 @@ def cell(figure: Mapping[str, Any] | None) -> str:
 
 
 def plot(found: Mapping[str, Mapping[str, Any]]):
-    """Fused accuracy over the severity: a panel per modality and kind, a line per row, and a band
+    """Fused accuracy over the severity: one panel per modality and kind, one line per row, a band
     for the range over the seeds."""
     from matplotlib.figure import Figure
 
@@ -285,7 +285,7 @@ def plot(found: Mapping[str, Mapping[str, Any]]):
 
 
 def axis_label(panel: str) -> str:
-    """What the axis of a panel is."""
+    """The label of a panel's axis."""
     return {
         "noise": "standard deviation",
         "blur": "deviation / shorter side",
@@ -296,4 +296,4 @@ def axis_label(panel: str) -> str:
 
 
 def _nothing(line: str) -> None:
-    """Says nothing."""
+    """Prints nothing."""

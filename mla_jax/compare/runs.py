@@ -1,4 +1,4 @@
-"""``--runs=DIR,DIR``: any finished runs in one table; nothing is trained."""
+"""``--runs=DIR,DIR``: any finished runs in one table, without training."""
 
 import json
 import os
@@ -14,9 +14,9 @@ from mla_jax.errors import UserError
 from mla_jax.runs.workdir import Workdir
 
 SAME = ("dataset", "protocol", "split", "selection rule", "number of test examples")
-"""What all runs of one table share."""
+"""What all runs of one table must share."""
 BY_FIDELITY = ("drop_last", "absent", "head_init")
-"""Fields that the fidelity decides where nobody sets them; a label does not repeat them."""
+"""Fields that the fidelity sets unless the user does; a label does not repeat them."""
 
 DATA_FIELDS = ("dataset.", "missing.")
 PLACES = ("dataset.path", "dataset.data_dir", "dataset.stage_dir", "missing.masks")
@@ -27,7 +27,7 @@ class Finished(NamedTuple):
 
     path: pathlib.Path
     config: dict[str, Any]
-    """Flat, less the fields on which no result depends."""
+    """Flat, without the fields on which no result depends."""
     result: dict[str, Any]
     data: str
     """The fingerprint of its data."""
@@ -38,7 +38,7 @@ class Finished(NamedTuple):
 
     @property
     def alone(self) -> bool:
-        """Whether it is one modality of a row (``methods.trains_one_modality``)."""
+        """Whether it trains one modality of a row (``methods.trains_one_modality``)."""
         return self.method in methods.REGISTRY and methods.trains_one_modality(self.method)
 
     @property
@@ -51,14 +51,14 @@ class Finished(NamedTuple):
 def rows_of(folders: Sequence[str]) -> tuple[list[dict[str, Any]], list[Finished]]:
     """The rows that ``--runs`` makes, in the order of the folders, and the runs.
 
-    Runs of equal configurations but for the seed are one row.
+    Runs whose configurations differ only in the seed are one row.
 
     Raises:
-      UserError: a folder without a finished run, or runs that cannot stand in one table.
+      UserError: a folder without a finished run, or runs that cannot be in one table.
     """
     runs = [read(path) for folder in folders for path in expanded(folder)]
     if not runs:
-        raise UserError("--runs names none: give folders of finished runs, as in runs/a,runs/b")
+        raise UserError("--runs is empty: give folders of finished runs, for example runs/a,runs/b")
     for run in runs[1:]:
         check_comparable(runs[0], run)
     check_same_data(runs)
@@ -76,10 +76,10 @@ def rows_of(folders: Sequence[str]) -> tuple[list[dict[str, Any]], list[Finished
 
 
 def expanded(folder: str) -> list[pathlib.Path]:
-    """The runs below a folder: itself, its ``seed*``, or those of the comparison in it.
+    """The runs in a folder: the folder itself, its ``seed*``, or those of the comparison in it.
 
     Raises:
-      UserError: there is none.
+      UserError: there are none.
     """
     path = pathlib.Path(folder)
     for pattern in ("config.json", "seed*/config.json", "*/seed*/config.json"):
@@ -112,7 +112,7 @@ def read(path: pathlib.Path) -> Finished:
 
 
 def check_comparable(a: Finished, b: Finished) -> None:
-    """Raises ``UserError`` if two runs cannot stand in one table."""
+    """Raises ``UserError`` if two runs cannot be in one table."""
 
     def facts(run: Finished) -> tuple[Any, ...]:
         result = run.result
@@ -129,10 +129,10 @@ def check_comparable(a: Finished, b: Finished) -> None:
 
 
 def check_same_data(runs: Sequence[Finished]) -> None:
-    """Raises ``UserError`` if runs that chose the same data were given different ones.
+    """Raises ``UserError`` if runs with equal settings for the data have different data.
 
-    Runs may choose differently (their modalities, what is missing, noise), and then their
-    fingerprints may differ.  Where the data lie is no choice.
+    Runs may have different settings (modalities, what is missing, noise), and then their
+    fingerprints may differ.  The folder of the data is not such a setting.
     """
     first: dict[str, Finished] = {}
     for run in runs:
@@ -174,10 +174,10 @@ def by_seed(group: Sequence[Finished]) -> tuple[list[int], list[list[Finished]]]
 
 
 def labelled(groups: Sequence[Sequence[Finished]]) -> list[Variant]:
-    """A label, switches and fields per row: as the comparison that made it has them, or its own.
+    """A label, switches and fields per row, from the comparison that made it or from its runs.
 
-    A label also names the fields in which rows of this table differ, and the folder where it would
-    be that of another row.
+    A label also names the fields in which rows of this table differ, and the folder if it would
+    otherwise equal the label of another row.
     """
     first = [group[0] for group in groups]
     varying = differing_fields(first)
@@ -201,20 +201,20 @@ def labelled(groups: Sequence[Sequence[Finished]]) -> list[Variant]:
 
 
 def recorded_row(path: pathlib.Path) -> Mapping[str, Any] | None:
-    """The row of ``comparison.json`` that a run belongs to, if it lies where one put it."""
+    """The row of ``comparison.json`` that a run belongs to, if it is in a comparison's folder."""
     folder = path.absolute().parent.parent
     try:
         content = json.loads((folder / "comparison.json").read_text(encoding="utf-8"))
         for row in content["rows"]:
             if os.path.relpath(path.absolute(), folder) in row["runs"]:
                 return {key: row[key] for key in ("label", "switches", "fields")}
-    except (OSError, ValueError, KeyError, TypeError):  # none, or of another version
+    except (OSError, ValueError, KeyError, TypeError):  # missing, or of another version
         pass
     return None
 
 
 def own_row(run: Finished) -> dict[str, Any]:
-    """Label, switches and fields of a run that no comparison has recorded."""
+    """Label, switches and fields of a run that belongs to no comparison."""
     switches = own_switches(run.config)
     setting = "+".join(f"{switch}={written(value)}" for switch, value in switches.items())
     label = f"{run.method}:{setting}" if setting else run.method
@@ -222,7 +222,7 @@ def own_row(run: Finished) -> dict[str, Any]:
 
 
 def own_switches(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The switches of a run that are not those of its fidelity."""
+    """The switches of a run that differ from those of its fidelity."""
     name, fidelity = config["method.name"], config["method.fidelity"]
     if name not in methods.REGISTRY or fidelity not in methods.get(name).FIDELITY:
         return {}
@@ -232,7 +232,7 @@ def own_switches(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def differing_fields(runs: Sequence[Finished]) -> list[str]:
-    """The fields in which runs differ, less the seed, the method's and those it decides."""
+    """The fields in which runs differ, except the seed, the method's and those that it decides."""
     ignored = {"seed", *BY_FIDELITY}
     names = sorted({name for run in runs for name in run.config})
     return [
@@ -249,7 +249,7 @@ def _decides(run: Finished, name: str) -> bool:
 
 
 def written(value: Any) -> str:
-    """A value as ``--methods`` takes it."""
+    """A value in the form that ``--methods`` takes."""
     if isinstance(value, bool):
         return str(value).lower()
     return "/".join(map(str, value)) if isinstance(value, list | tuple) else str(value)

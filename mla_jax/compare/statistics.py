@@ -1,7 +1,7 @@
-"""What may be said of the differences between rows: intervals and paired tests.
+"""Whether rows differ significantly: intervals and paired tests.
 
-A row is right or wrong about every test example, once per seed: ``correct: bool[S, N]``, from the
-``predictions.npz`` of its runs.  Rows are paired: one example, one seed.  Where a seed does not
+A row is right or wrong on every test example, once per seed: ``correct: bool[S, N]``, from the
+``predictions.npz`` of its runs.  Rows are paired by example and seed.  Where a seed does not
 mean the same thing for two methods (each draws its own weights), pairing by it is harmless.
 """
 
@@ -18,14 +18,14 @@ from mla_jax.runs.predictions import Classes, read_classes
 from mla_jax.runs.workdir import Workdir
 
 LEVEL = 0.05
-"""Of all tests together, after Holm's correction."""
+"""The significance level of all tests together, after Holm's correction."""
 SHARE = 0.95
-"""Of the intervals."""
+"""The confidence level of the intervals."""
 RESAMPLES = 10_000
 MOST_DRAWS, FEWEST_RESAMPLES = 10_000_000, 2_000
-"""More than 1,000 examples are resampled less often, for at most so many draws, or so often."""
+"""Over 1,000 examples are resampled less often: at most so many draws in all, or so many times."""
 CHUNK = 500_000
-"""Examples that are drawn at a time, for little memory."""
+"""How many examples are drawn at a time, to limit memory."""
 
 NO_PREDICTIONS = "no predictions.npz: trained by an earlier version, or not as one run"
 
@@ -42,14 +42,14 @@ def mean_and_std(values: Sequence[float]) -> tuple[float, float]:
 def resampled_accuracies(correct: np.ndarray, seed: int = 0) -> np.ndarray:
     """The accuracies of resampled seeds and resampled examples, the same for all rows.
 
-    Two levels, crossed: a resample draws seeds and, independently, examples, and every row is
-    counted on the same of both (Owen 2007, "The pigeonhole bootstrap", Annals of Applied
-    Statistics 1(2)).  Its variance has that of seeds and that of examples once each; the part that
-    belongs to one seed on one example is counted up to three times, so it errs to the wide side.
+    Two crossed levels: a resample draws seeds and, independently, examples, and every row is
+    evaluated on the same ones (Owen 2007, "The pigeonhole bootstrap", Annals of Applied
+    Statistics 1(2)).  Its variance counts that of seeds and that of examples once each; the part
+    that belongs to one seed on one example counts up to three times, so intervals are rather wide.
     ``S - 1`` seeds are drawn of ``S``, which makes the variance between seeds unbiased (Rao & Wu
-    1988; ``S`` draws would have ``(S - 1) / S`` of it).  No resampling knows the tails that three
-    seeds do not show: with very few seeds an interval may still be too narrow.  With one seed it
-    is about examples alone.  Simulated with 200 examples, 95 % intervals covered the truth in 96 to
+    1988; ``S`` draws would have ``(S - 1) / S`` of it).  Resampling cannot show tails that three
+    seeds do not have: with very few seeds an interval may still be too narrow.  With one seed it
+    is over examples only.  Simulated with 200 examples, 95 % intervals covered the truth in 96 to
     99.8 % of cases with 3 or 5 seeds and in 94 % with one, and the paired test at 5 % rejected a
     true "no difference" in 0.3 to 4 % and in 6 %.
 
@@ -72,7 +72,7 @@ def resampled_accuracies(correct: np.ndarray, seed: int = 0) -> np.ndarray:
         part = seeds[start : start + chunk]
         draws = rng.integers(0, N, (len(part), N)) + N * np.arange(len(part))[:, None]
         times = np.bincount(draws.ravel(), minlength=draws.size).reshape(draws.shape)
-        right = times.astype(np.float32) @ runs  # whole numbers up to N: exact in float32
+        right = times.astype(np.float32) @ runs  # whole numbers up to N, exact in float32
         found[start : start + chunk] = np.einsum("brs,bs->br", right.reshape(-1, R, S), part) / N
     return found
 
@@ -92,7 +92,7 @@ def two_level_interval(correct: np.ndarray, share: float = SHARE) -> tuple[float
 def bootstrap_p(differences: np.ndarray) -> float:
     """Two-sided p value of "no difference" from resampled differences ``float[B]``.
 
-    Twice the share on the far side of 0, itself included: the level at which the percentile
+    Twice the share on the far side of 0, including 0 itself: the level at which the percentile
     interval just touches 0.  At least ``2 / (B + 1)``, since the sample itself counts as one.
     """
     B = len(differences)
@@ -103,12 +103,12 @@ def bootstrap_p(differences: np.ndarray) -> float:
 def mcnemar(first: np.ndarray, second: np.ndarray) -> float:
     """Exact two-sided p value of McNemar's test of ``bool[N]`` and ``bool[N]``, one run each.
 
-    Of the examples that just one of the two gets right, half are each one's under "no difference":
+    Under "no difference", each gets right half of the examples that just one of them gets right:
     a binomial test with 1/2.
 
     This is a test of two trained models.  Pooled over the seeds, the pairs are not independent, as
-    an example is counted once per seed; and it knows nothing of what another seed would give.  So
-    a comparison makes it seed by seed and tells the median, and decides by the bootstrap.
+    an example is counted once per seed; and it does not cover what another seed would give.  So
+    a comparison tests each seed and reports the median, and decides by the bootstrap.
     """
     b, c = int((first & ~second).sum()), int((second & ~first).sum())
     n, k = b + c, min(b, c)
@@ -135,12 +135,12 @@ def holm(p_values: Sequence[float]) -> list[float]:
 def compare_rows(correct: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """The intervals of rows, and the paired differences from the best of them.
 
-    The best has the highest accuracy, the first such row where several have it.  It was chosen for
-    that, on these examples: Holm's correction, over all rows compared with it, does not account
-    for this choice, so a row that is barely significantly worse deserves some doubt.
+    The best has the highest accuracy; of equal rows it is the first.  It was chosen for
+    this on the same examples, and Holm's correction over the rows compared with it does not account
+    for the choice.  So treat a row that is only just significantly worse with caution.
 
     Args:
-      correct: by row, ``bool[S, N]``; the same seeds and examples in all of them.
+      correct: ``{row: bool[S, N]}``; the same seeds and examples in all of them.
 
     Returns:
       ``{"best", "level", "resamples", "seeds", "examples", "rows": {row: {"accuracy", "interval",
@@ -185,15 +185,15 @@ def compare_rows(correct: Mapping[str, np.ndarray]) -> dict[str, Any]:
 def of_runs(folders: Mapping[str, Sequence[str | pathlib.Path]]) -> dict[str, Any]:
     """``compare_rows`` of finished runs; rows that cannot be paired are named in ``without``.
 
-    Those are rows whose runs have no ``predictions.npz`` (of an earlier version, or one modality at
-    a time), other seeds than the first row that has, or other test labels.
+    Those are rows whose runs have no ``predictions.npz`` (from an earlier version, or one modality
+    at a time), or whose seeds or test labels differ from those of the first row with predictions.
 
     Args:
-      folders: by row, its runs, one per seed; the same seeds in the same order.
+      folders: ``{row: its runs}``, one per seed; the same seeds in the same order.
 
     Returns:
       As ``compare_rows``, and ``"without": {row: reason}``; ``"rows"`` is empty and ``"best"`` None
-      where no row can be used.
+      if no row can be used.
     """
     without: dict[str, str] = {}
     rows: dict[str, Row] = {}
@@ -210,7 +210,7 @@ def of_classes(
 ) -> dict[str, Any]:
     """As ``of_runs``, from what the runs of each row predict: ``[(seed, classes), ...]``.
 
-    ``without``: rows that are known not to be comparable, with the reason.
+    ``without``: ``{row: reason}`` of rows that are known not to be comparable.
     """
     without = dict(without)
     found: dict[str, np.ndarray] = {}

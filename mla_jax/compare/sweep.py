@@ -26,7 +26,7 @@ from mla_jax.runs.nulls import number
 from mla_jax.runs.run import Run
 
 CLASSES = "classes"
-"""Of a row before it is written: by rate, what its runs predict, each with its seed."""
+"""A row's key, until it is written, for ``{rate: what its runs predict, each with its seed}``."""
 
 Figures = dict[str, Any]
 """``{"accuracy": {fused or modality: float}, "macro_f1", "weighted_f1", "subsets", "true_rate",
@@ -42,17 +42,17 @@ def parse_rates(texts: Sequence[str]) -> list[float]:
     if not all(0 <= rate <= 1 for rate in rates) or len(set(rates)) != len(rates):
         raise UserError(f"--missing={','.join(texts)} must be different rates from 0 to 1")
     if "missing.test" in command_line.config_overrides():
-        raise UserError("--config.missing.test and --missing both say what is missing: use one")
+        raise UserError("--config.missing.test and --missing both set what is missing: use one")
     return sorted(rates)
 
 
 def trained_once() -> bool:
-    """Whether the training split has a rate of its own, so that a method is trained once."""
+    """Whether the training split has its own rate, so that a method is trained only once."""
     return "missing.train" in command_line.config_overrides()
 
 
 def parts_at(variant: Variant, rates: Sequence[float]) -> dict[float, Part]:
-    """By rate, the runs of a row; one entry where the method is trained once.
+    """``{rate: the runs of a row}``; one entry if the method is trained only once.
 
     Rates share a compiled program, unless it depends on the data: a complete training split needs
     no masks in its batch statistics, and the mean that fills a gap is part of the program.
@@ -62,8 +62,8 @@ def parts_at(variant: Variant, rates: Sequence[float]) -> dict[float, Part]:
     """
     if trains_one_modality(variant.method):
         raise UserError(
-            f"'{variant.label}' trains one modality, of which nothing can be missing: leave it out "
-            "of --methods"
+            f"'{variant.label}' trains one modality at a time, so none can be missing: leave it "
+            "out of --methods"
         )
     found, programs = {}, {}
     for rate in rates[:1] if trained_once() else rates:
@@ -72,7 +72,7 @@ def parts_at(variant: Variant, rates: Sequence[float]) -> dict[float, Part]:
             config.missing.rule = "rate"
         if config.missing.rule == "six" or config.missing.masks:
             raise UserError(
-                "--missing gives rates, and missing.rule=six and missing.masks have none: leave it "
+                "--missing sets rates, and missing.rule=six and missing.masks use none: leave it "
                 "out"
             )
         config.missing.test = rate
@@ -98,7 +98,7 @@ def train_row(
     workdir: Any,
     progress: Progress,
 ) -> dict[str, Any]:
-    """Trains what is not finished yet; one row of the comparison."""
+    """Trains what is not finished yet; returns one row of the comparison."""
     results: list[Mapping[str, Any]] = []
     folders: list[pathlib.Path] = []
     by_rate: dict[float, list[Figures]] = {rate: [] for rate in rates}
@@ -119,7 +119,7 @@ def train_row(
 
 
 def _of_result(run: Run) -> Figures:
-    """What a finished run says of its own rate."""
+    """The figures of a finished run at its own rate."""
     result, test = run.result, run.result["test"]
     return {
         "accuracy": {name: test[name] for name in test["macro_f1"]},
@@ -158,7 +158,7 @@ def _summary(
     results: Sequence[Mapping[str, Any]],
     folders: Sequence[pathlib.Path],
 ) -> dict[str, Any]:
-    """One row: every figure as a list over the seeds, by rate."""
+    """One row: for each rate, every figure as a list over the seeds."""
 
     def over_seeds(figures: Sequence[Figures]) -> dict[str, Any]:
         rows = [{k: v for k, v in f.items() if k not in ("true_rate", CLASSES)} for f in figures]
@@ -183,7 +183,7 @@ def _summary(
 
 
 def statistics_by_rate(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """``{rate: statistics.of_classes}``; takes what the runs predict out of the rows."""
+    """``{rate: statistics.of_classes}``; removes the runs' predictions from the rows."""
     classes = {row["label"]: row.pop(CLASSES) for row in rows}
     found = {}
     for rate in rows[0]["rates"]:

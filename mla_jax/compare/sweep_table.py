@@ -14,7 +14,7 @@ from mla_jax.runs.nulls import with_nulls
 
 FIGURES = {"accuracy": "Accuracy", "macro_f1": "Macro-F1", "weighted_f1": "Weighted F1"}
 MOST_COLUMNS = 7
-"""Subsets up to this number have a column each; more are averaged by their size."""
+"""Up to this number, each subset has its own column; more are averaged by their size."""
 
 
 def write(path: pathlib.Path, comparison: Mapping[str, Any]) -> str:
@@ -94,7 +94,7 @@ def cells(row: Mapping[str, Any], rates: Sequence[str], figure: str) -> list[str
 
 
 def caption(comparison: Mapping[str, Any]) -> str:
-    """What the columns are, and under which protocol all rows stand."""
+    """What the columns are, and the protocol of all rows."""
     facts, missing = comparison["about"], comparison["missing"]
     where = "in the training, validation and test splits"
     if comparison["trained_once"]:
@@ -116,7 +116,7 @@ def caption(comparison: Mapping[str, Any]) -> str:
 
 
 def caption_of_statistics(comparison: Mapping[str, Any]) -> str:
-    """What is bold; empty where nothing was tested."""
+    """What is bold; empty if nothing was tested."""
     found = comparison.get("statistics", {})
     if not any(at_rate["rows"] for at_rate in found.values()):
         return ""
@@ -129,7 +129,7 @@ def caption_of_statistics(comparison: Mapping[str, Any]) -> str:
 
 
 def _subset_tables(rows: Sequence[Mapping[str, Any]], rates: Sequence[str]) -> list[str]:
-    """Accuracy when just these modalities are given, for the first and the last rate."""
+    """Accuracy with only a subset of the modalities, for the first and the last rate."""
     names = [name for name in rows[0]["rates"][rates[0]]["subsets"] if name != "incomplete"]
     if not names:
         return ["They are evaluated for up to six modalities."]
@@ -157,7 +157,7 @@ def _subset_tables(rows: Sequence[Mapping[str, Any]], rates: Sequence[str]) -> l
 
 
 def _published_table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """The paper's figures, in columns that say so, and where they seem to come from."""
+    """The paper's figures, in columns named so, and where they seem to come from."""
     header = ["method", *(f"paper {rate:g}" for rate in published.RATES), "origin"]
     body = []
     for row in rows:
@@ -171,7 +171,7 @@ def _published_table(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def plot(rows: Sequence[Mapping[str, Any]], rates: Sequence[str]):
-    """Fused accuracy against the nominal rate, a band of one standard deviation: a figure."""
+    """A figure: fused accuracy over the nominal rate, with a band of one standard deviation."""
     from matplotlib import colormaps
 
     canvas, (ax,) = plots.figure(9, 5.2, left=0.8)

@@ -1,4 +1,4 @@
-"""The table and the plot of a comparison: means over the seeds, intervals and cost, row by row."""
+"""The table and the plot of a comparison: each row's mean over the seeds, intervals and cost."""
 
 import json
 import pathlib
@@ -30,16 +30,16 @@ HOLM = (
     "the level deserves doubt."
 )
 COSTS = ("seconds", "examples/s", "GFLOPs", "parameters", "compiling")
-"""The columns of what a run costs."""
+"""The columns with the cost of a run."""
 
 
 def ranked(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The rows: first those without a fused accuracy (the ceiling), then the best fused first."""
+    """The rows without a fused accuracy (the ceiling), then the others, the best first."""
     return sorted(rows, key=lambda row: -row["mean"].get("fused", np.inf))
 
 
 def summarize_row(variant: Variant, runs: Runs) -> dict[str, Any]:
-    """One row: for each figure its values over the seeds; ``unimodal`` has no ``fused``."""
+    """One row: the values over the seeds of each figure; ``unimodal`` has no ``fused``."""
     alone = methods.trains_one_modality(variant.method)
     values: dict[str, list[float]] = {}
     for parts in runs:
@@ -77,7 +77,7 @@ def seconds(result: Mapping[str, Any]) -> float:
 def bootstrap_interval(values: Sequence[float], share: float = 0.95) -> tuple[float, float]:
     """Percentile bootstrap interval of the mean over seeds; the resampling has a fixed seed.
 
-    It can reach no further than the smallest and the largest value: with three seeds it is nearly
+    It cannot extend beyond the smallest and the largest value: with three seeds it is nearly
     their range.
     """
     values = np.asarray(values)
@@ -98,7 +98,7 @@ def about(result: Mapping[str, Any], epochs: int) -> dict[str, Any]:
 
 
 def mean_std(values: Sequence[float], form: str = ".3f") -> str:
-    """``0.971 ± 0.005``: mean and sample standard deviation; the mean alone for one value."""
+    """``0.971 ± 0.005``: mean and sample standard deviation; only the mean for one value."""
     mean = format(np.mean(values), form)
     return f"{mean} ± {np.std(values, ddof=1):{form}}" if len(values) > 1 else mean
 
@@ -165,7 +165,7 @@ def marked(body: Sequence[Sequence[str]], bold: Sequence[bool], form: str) -> li
 def cells(
     row: Mapping[str, Any], figures: Sequence[str], statistics: Mapping[str, Any] | None = None
 ) -> list[str]:
-    """The cells of one row; a dash where it has no such figure.
+    """The cells of one row; a dash for a missing figure.
 
     ``statistics``: those of the comparison (``statistics.of_runs``), if there are any.
     """
@@ -190,7 +190,7 @@ def p_value(p: float) -> str:
 
 
 def caption(comparison: Mapping[str, Any]) -> str:
-    """What the columns are, and under which budget all rows were trained."""
+    """What the columns are, and the budget with which all rows were trained."""
     facts = comparison["about"]
     selection = facts["selection"]["rule"].replace("last", "last epoch")
     text = (
@@ -210,7 +210,7 @@ def caption(comparison: Mapping[str, Any]) -> str:
 
 
 def caption_of_statistics(comparison: Mapping[str, Any]) -> str:
-    """What is bold and what p is, and which rows are out of it; empty without statistics."""
+    """What is bold, what p is, and which rows were not tested; empty without statistics."""
     statistics = comparison.get("statistics")
     if not statistics:
         return ""
@@ -233,7 +233,7 @@ def caption_of_statistics(comparison: Mapping[str, Any]) -> str:
 
 
 def origin(comparison: Mapping[str, Any]) -> str:
-    """The command, and what it ran on."""
+    """The command, and the hardware and versions it ran on."""
     facts, versions = comparison["about"], comparison["about"]["versions"]
     return (
         f"`{comparison['command']}` on {comparison['date']}, {facts['device']}, "
@@ -252,10 +252,10 @@ def aligned(header: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:
 
 
 def plot(rows: Sequence[Mapping[str, Any]], figures: Sequence[str]):
-    """Accuracy per row, one panel per modality: every seed, the mean, and its interval: a figure.
+    """A figure of accuracy per row, one panel per modality: every seed, the mean, its interval.
 
     The axis of a panel covers its own figures, so that .947 and .983 lie far apart.
-    A dashed line is what the modality reaches when it is trained alone (in the first such row).
+    A dashed line is the accuracy of the modality trained alone (in the first such row).
     The gap to it is the modality's laziness.
     """
     alone = next((row for row in rows if row["alone"]), None)

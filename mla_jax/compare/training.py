@@ -1,4 +1,4 @@
-"""The runs of a comparison: what is trained, what is a finished run under other rules, progress."""
+"""The runs of a comparison: training, evaluating finished runs under other rules, progress."""
 
 import json
 import os
@@ -22,13 +22,13 @@ from mla_jax.runs.run import Run
 from mla_jax.runs.workdir import Workdir
 
 ORIGIN = "evaluated_from"
-"""Of ``result.json``: the folder of the run that was trained, where this one was not."""
+"""A key of ``result.json``: the folder of the trained run, if this run was only evaluated."""
 
 
 class Progress:
-    """Says which run of how many is done, and about how long the others will take.
+    """Prints how many runs of how many are done, and about how long the others will take.
 
-    The guess is the mean of the runs that were trained in this process, times those left to train.
+    The estimate is the mean time of the runs trained in this process, times the runs left to train.
     """
 
     def __init__(
@@ -37,9 +37,9 @@ class Progress:
         evaluated: Iterable[pathlib.Path] = (),
         reported: bool = False,
     ):
-        """``trained``: folders of runs; ``evaluated``: of those that need no training.
+        """``trained``: folders of runs to train; ``evaluated``: of runs that need no training.
 
-        ``reported``: lines about the runs that are finished by now were printed before.
+        ``reported``: whether lines about the runs that are already finished were printed before.
         """
         trained = list(trained)
         self._total, self._done = len(trained) + len(list(evaluated)), 0
@@ -79,10 +79,10 @@ def duration(seconds: float) -> str:
 
 
 def trained_folders(parts: Sequence[Part]) -> dict[str, str]:
-    """``{folder: folder of the run that is trained for it}``; itself where it is trained.
+    """``{folder: folder of the run that is trained for it}``, which may be the same folder.
 
-    Two runs that differ only in switches that act at test time (``methods.test_time``) are one
-    training.  Not so where the epoch is chosen by an accuracy: the fused one depends on the rule.
+    Two runs that differ only in switches that act at test time (``methods.test_time``) share one
+    training, unless the epoch is chosen by accuracy, since fused accuracy depends on the fusion.
     """
     found, first = {}, {}
     for part in parts:
@@ -107,7 +107,7 @@ def train_row(
 ) -> list[list[dict[str, Any]]]:
     """Trains, or evaluates, what is not finished yet; the results of one row, ``[seed][part]``.
 
-    ``sources`` is what ``trained_folders`` found.
+    ``sources`` is the result of ``trained_folders``.
     """
     results: list[list[dict[str, Any]]] = [[] for _ in seeds]
     for part in parts:
@@ -129,7 +129,7 @@ def row_of(
 ) -> dict[str, Any]:
     """A row, with the folders of its runs, which are ``paths: [seed][part]``.
 
-    ``evaluated_from`` is the folder of the run that was trained, where the first one was not.
+    ``evaluated_from`` is the folder of the trained run, if the first run was only evaluated.
     """
     row = table.summarize_row(variant, results)
     row["runs"] = [os.path.abspath(path) for parts in paths for path in parts]
@@ -139,7 +139,7 @@ def row_of(
 
 
 def name_runs(rows: Sequence[dict[str, Any]], workdir: pathlib.Path) -> None:
-    """Writes the folders of all rows as from ``workdir``, and a trained run by its row's label."""
+    """Makes the folders of all rows relative to ``workdir``; a source becomes its row's label."""
     labels = {path: row["label"] for row in rows for path in row["runs"]}
     for row in rows:
         if source := row.get("evaluated_from"):
@@ -148,10 +148,10 @@ def name_runs(rows: Sequence[dict[str, Any]], workdir: pathlib.Path) -> None:
 
 
 def evaluate_under(part: Part, path: pathlib.Path, source: pathlib.Path) -> dict[str, Any]:
-    """The result of the run that ``path`` would hold, from the finished run in ``source``.
+    """The result that a run in ``path`` would have, from the finished run in ``source``.
 
-    The two differ in switches that act at test time only.  ``path`` becomes a run as any other,
-    whose checkpoints are those of ``source``.
+    The two differ only in switches that act at test time.  ``path`` becomes a run like any other,
+    with the checkpoints of ``source``.
     """
     config = fields.resolve(part.config)
     dataset = masked(config, load_dataset(config.dataset, config.modalities))
@@ -162,7 +162,7 @@ def evaluate_under(part: Part, path: pathlib.Path, source: pathlib.Path) -> dict
     if run.is_finished() and (same or ORIGIN not in found):
         return found
     if run.workdir.newest_checkpoint() and not run.workdir.checkpoints.is_symlink():
-        return train.train(part.config, path, part.program, say=_nothing).result  # begun already
+        return train.train(part.config, path, part.program, say=_nothing).result  # already begun
     if distributed.is_main():
         run.workdir.create(run.identity, run.data)
         run.workdir.extend(run.identity)
@@ -190,9 +190,9 @@ def evaluate_under(part: Part, path: pathlib.Path, source: pathlib.Path) -> dict
 
 
 def _share(source: pathlib.Path, path: pathlib.Path) -> None:
-    """Makes ``path`` another name of the folder ``source``; a copy where there are no links.
+    """Makes ``path`` a link to the folder ``source``, or a copy if links are not possible.
 
-    The copy takes its name when it is whole: a process that ends before leaves none.
+    A copy gets its name only when complete: a process that ends before leaves none.
     """
     if path.exists():
         return
@@ -206,4 +206,4 @@ def _share(source: pathlib.Path, path: pathlib.Path) -> None:
 
 
 def _nothing(line: str) -> None:
-    """Says nothing."""
+    """Prints nothing."""

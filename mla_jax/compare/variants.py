@@ -1,4 +1,4 @@
-"""The rows of a comparison: a method each, or a variant of one, and the runs that a row needs."""
+"""The rows of a comparison (methods and variants of them), and the runs that a row needs."""
 
 import hashlib
 import re
@@ -18,9 +18,9 @@ from mla_jax.program import Program, build_program, masked
 from mla_jax.runs.selection import Selector
 
 FORM = "NAME:field=value+field=value"
-TAKES = {int: "an integer", float: "a number", tuple: "values with slashes between, as in 0.5/0.5"}
+TAKES = {int: "an integer", float: "a number", tuple: "values separated by slashes (0.5/0.5)"}
 LONGEST = 80
-"""Characters of a folder's name that are for people to read; a hash follows them."""
+"""How many characters of a folder's name are readable; a hash follows them."""
 
 
 class Variant(NamedTuple):
@@ -32,16 +32,16 @@ class Variant(NamedTuple):
     switches: dict[str, Any]
     """``{"fidelity": "released", "projection.enabled": False}``; empty for a plain method."""
     fields: Mapping[str, Any] = MappingProxyType({})
-    """Fields of the configuration that are not the method's: ``{"optimizer.learning_rate": 0.1}``
-    where ``--vary`` has them."""
+    """Fields of the configuration, other than the method's, that ``--vary`` sets:
+    ``{"optimizer.learning_rate": 0.1}``."""
     defaults: Mapping[str, Any] = MappingProxyType({})
     """Fields that a study sets for all rows, unless the command line does."""
 
     @property
     def folder(self) -> str:
-        """The folder of its runs: the method's name, or the variant in harmless characters.
+        """The folder of its runs: the method's name, or the variant in characters safe for a path.
 
-        Equal variants have one folder, however they were typed.  The hash keeps all others apart.
+        Equal variants share one folder, however they were typed.  The hash separates all others.
         """
         if not self.switches and not self.fields:
             return self.method
@@ -57,25 +57,25 @@ def _settings(values: Mapping[str, Any]) -> str:
 
 
 class Part(NamedTuple):
-    """The runs of a row, or of one modality where the method trains one modality at a time."""
+    """The runs of a row, or of one modality if the method trains one modality at a time."""
 
     folder: str
     config: ConfigDict
     program: Program
     fingerprint: str
-    """That of the data set."""
+    """The fingerprint of the data set."""
     selection: str = ""
     """The rule that chooses the epoch (``runs/selection.py``)."""
 
 
 def parse_variants(entries: Sequence[str]) -> list[Variant]:
-    """The rows that ``--methods`` asks for; duplicates are left out.
+    """The rows of ``--methods``, without duplicates.
 
     ``all`` is every method that is not about missing modalities, ``table2`` the methods of Table 2
     of the MLA paper.
 
     Raises:
-      UserError: there is none, or one is misspelt.
+      UserError: ``--methods`` is empty, or an entry is misspelt.
     """
     found: dict[str, Variant] = {}
     for entry in entries:
@@ -83,12 +83,12 @@ def parse_variants(entries: Sequence[str]) -> list[Variant]:
             variant = parse_variant(name)
             found.setdefault(variant.folder, variant)
     if not found:
-        raise UserError("--methods names none: give some, as in concat,mla, or 'all'")
+        raise UserError("--methods is empty: give methods, for example concat,mla, or 'all'")
     return list(found.values())
 
 
 def group(entry: str) -> Sequence[str]:
-    """The methods that a word of ``--methods`` stands for; the word itself if for none."""
+    """The methods of a group such as ``all``; any other entry is returned as it is."""
     if entry == "all":
         return [name for name in methods.REGISTRY if not methods.handles_missing(name)]
     return TABLE2 if entry == "table2" else [entry]
@@ -98,7 +98,7 @@ def parse_variant(entry: str) -> Variant:
     """Reads ``NAME`` or ``NAME:field=value+field=value``.
 
     Raises:
-      UserError: an unknown method or switch, a value of another type, or another form.
+      UserError: an unknown method or switch, a value of the wrong type, or the wrong form.
 
     >>> parse_variant("mla:projection.enabled=false+fusion=fixed").switches
     {'projection.enabled': False, 'fusion': 'fixed'}
@@ -120,10 +120,10 @@ def parse_variant(entry: str) -> Variant:
 def parse_value(field: str, text: str, default: Any) -> Any:
     """``text`` in the type of the field's default; a tuple is written ``0.5/0.5``.
 
-    An empty default does not tell what it holds: its elements are numbers.
+    The elements of a tuple whose default is empty are taken for numbers.
 
     Raises:
-      UserError: the text is no value of this type.
+      UserError: the text is not a value of this type.
     """
     kind = type(default)
     if kind is bool:
@@ -162,7 +162,7 @@ def config_of(variant: Variant, **arguments: str) -> ConfigDict:
     """The configuration of the command line, for the method of a row.
 
     ``--config.method.x`` applies to the methods that have a switch x, and a fidelity to those that
-    know it; the others stay at ``paper``.  What the variant sets itself goes before both.
+    have it; the others stay at ``paper``.  What the variant itself sets takes precedence over both.
     """
     filename = command_line.config_filename()
     chosen = {"method": variant.method, "fidelity": "paper", **arguments}
@@ -178,6 +178,6 @@ def config_of(variant: Variant, **arguments: str) -> ConfigDict:
         overrides["method.fidelity"] = fidelity
     overrides |= {f"method.{field}": value for field, value in variant.switches.items()}
     overrides |= {f: value for f, value in variant.fields.items() if f not in arguments}
-    overrides.setdefault("checkpoint.every_epochs", 0)  # short runs: only their end is kept
+    overrides.setdefault("checkpoint.every_epochs", 0)  # short runs: keep only the last checkpoint
     overrides = {**variant.defaults, **overrides}
     return files.load_config(filename, overrides, chosen)

@@ -1,4 +1,4 @@
-"""``--vary=FIELD=a,b``: the rows of a comparison at several values of a configuration's field."""
+"""``--vary=FIELD=a,b``: the rows of a comparison at several values of a configuration field."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,7 +11,7 @@ from mla_jax.config import command_line, fields, files
 from mla_jax.errors import UserError, check_choice
 
 FORM = "FIELD=a,b,c"
-ONE_TABLE = "a table has one of them: give it with --config.{} and compare each apart"
+ONE_TABLE = "all rows of a table share it: set --config.{} and make one table per value"
 NOT_VARIED = {
     "seed": "give the seeds with --seeds",
     "method.name": "give the methods with --methods",
@@ -29,7 +29,7 @@ def parse_vary(texts: Sequence[str]) -> dict[str, list[str]]:
     """``{field: values as typed}`` of the ``--vary`` options.
 
     Raises:
-      UserError: an option of another form, without a value, or of a field that is set elsewhere.
+      UserError: an option of the wrong form, without a value, or for a field that is set elsewhere.
     """
     found: dict[str, list[str]] = {}
     for text in texts:
@@ -37,9 +37,9 @@ def parse_vary(texts: Sequence[str]) -> dict[str, list[str]]:
         if not equals or not field:
             raise UserError(f"--vary={text}: write it as --vary={FORM}")
         if not values:
-            raise UserError(f"--vary={text} names no value: write it as --vary={FORM}")
+            raise UserError(f"--vary={text} has no value: write it as --vary={FORM}")
         if field in NOT_VARIED:
-            raise UserError(f"--vary={text} cannot be: {NOT_VARIED[field]}")
+            raise UserError(f"--vary={text} is not possible: {NOT_VARIED[field]}")
         if field in found:
             raise UserError(f"--vary names '{field}' twice: give all its values in one list")
         if field in command_line.config_overrides():
@@ -49,12 +49,12 @@ def parse_vary(texts: Sequence[str]) -> dict[str, list[str]]:
 
 
 def grid(variants: Sequence[Variant], texts: Sequence[str]) -> list[Variant]:
-    """The rows at every combination of the values of ``--vary``; ``variants`` where it has none.
+    """The rows at every combination of the values of ``--vary``; ``variants`` if it is empty.
 
     A switch ``method.x`` varies the methods that have it; the others keep one row.
 
     Raises:
-      UserError: as ``parse_vary``, or an unknown field, or a value of another type.
+      UserError: as ``parse_vary``, or an unknown field, or a value of the wrong type.
 
     >>> grid(variants, ["optimizer.learning_rate=0.1,0.2"])[0].label         # doctest: +SKIP
     'mla, optimizer.learning_rate=0.1'
@@ -80,7 +80,7 @@ def _config_of(method: str) -> ConfigDict:
 def _at_each(
     variant: Variant, config: ConfigDict, field: str, values: Sequence[str]
 ) -> list[Variant]:
-    """A row at each value of one field; the row itself if its method has no such switch."""
+    """One row per value of a field; the row itself if its method has no such switch."""
     group, _, switch = field.partition(".")
     of_method = group == "method"
     switches = {
@@ -111,7 +111,7 @@ def _at_each(
 
 
 def _default(config: ConfigDict, field: str) -> Any:
-    """The value of a field; that of its type where the field is empty so far."""
+    """The value of a field; the default of its type if the field has no value yet."""
     *groups, name = field.split(".")
     for group in groups:
         config = config[group]

@@ -1,6 +1,6 @@
-"""Rows of a comparison that are trained at once, each by a process of its own: ``--workers``.
+"""Trains several rows of a comparison at the same time, each in its own process: ``--workers``.
 
-A worker is the same command with ``--row``, which trains the runs of one row and writes no table.
+A worker is the same command with ``--row``, which trains only one row and writes no table.
 The command that started it then finds these runs finished.
 """
 
@@ -25,7 +25,7 @@ MOST = 64
 
 
 def check_count(workers: int) -> None:
-    """Raises ``UserError`` unless so many processes can train side by side here."""
+    """Raises ``UserError`` unless this many processes can train side by side here."""
     if not 1 <= workers <= MOST:
         raise UserError(f"--workers={workers} must be at least 1 and at most {MOST}")
     if workers > 1 and jax.default_backend() != "cpu":
@@ -41,18 +41,18 @@ def check_count(workers: int) -> None:
 
 
 def train_rows(labels: Sequence[str], workers: int, runs: int) -> None:
-    """Trains the rows of these labels, ``workers`` of them at a time.
+    """Trains the rows with these labels, ``workers`` of them at a time.
 
-    A row that does not stay finite is reported by its worker and left as it is.
+    A row whose loss is not finite is reported by its worker and left as it is.
 
     Args:
-      labels: of the rows.
+      labels: the rows to train.
       workers: processes that train at the same time.
       runs: how many runs the comparison has, for the lines that count them.
 
     Raises:
-      SystemExit: a worker failed, with its status and after its own message, or a signal came.
-        All workers have then ended; what they were training goes on from its checkpoint.
+      SystemExit: a worker failed (its message was printed; its status is used), or a signal came.
+        All workers have then ended; the same command continues from their checkpoints.
     """
     team = _Team(runs)
     with team.stopped_by_signals(), concurrent.futures.ThreadPoolExecutor(workers) as threads:
@@ -77,8 +77,8 @@ class _Team:
         self._stopping = False
 
     def train(self, label: str) -> int:
-        """Trains a row and passes on what its process says; its exit status."""
-        # Of two values for a flag the later one counts.
+        """Trains a row and prints the output of its process; returns its exit status."""
+        # If a flag is given twice, the later value counts.
         own = [*sys.argv[1:], "--workers=1", f"--row={label}"]
         command = [sys.executable, "-u", "-m", "mla_jax.compare", *own]
         with self._lock:
@@ -100,7 +100,7 @@ class _Team:
         return 128 - process.returncode if process.returncode < 0 else process.returncode
 
     def stop(self) -> None:
-        """Lets every process save a checkpoint and end."""
+        """Makes every process save a checkpoint and end."""
         with self._lock:
             self._stopping = True
             for process in self._processes:
@@ -108,7 +108,7 @@ class _Team:
 
     @contextlib.contextmanager
     def stopped_by_signals(self) -> Iterator[None]:
-        """Ctrl-C and SIGTERM end this process with the usual status, and its workers before it."""
+        """On Ctrl-C and SIGTERM, ends the workers and then this process, with the usual status."""
 
         def end(number: int, frame: Any) -> None:
             del frame

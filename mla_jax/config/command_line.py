@@ -39,18 +39,18 @@ WORDINGS = {
 }
 """How Python and absl say that a value is of another type, and how we do."""
 OF_A_RUN = ("config.json", "data.json", "result.json", "metrics.jsonl")
-"""Files of a run without which it is lost, or cannot be opened."""
+"""Files without which a run is lost or cannot be opened."""
 NO_CONFIG = "give --config=FILE, for example --config=configs/digits.py"
 NOT_EMPTY = (
     "workdir", "data_dir", "stage_dir", "profile", "coordinator_address", "topology", "method",
     "input_rate",
 )  # fmt: skip
-"""Flags that name something, where they are given."""
+"""Flags that must not be empty when they are given."""
 HELP = {"--help", "-help", "--helpshort", "-h", "-?"}
 
 
 class ConfigFileParser(flags.ArgumentParser):
-    """Reads the value of ``--config`` by ``files.load_config``, which knows the packaged files."""
+    """Reads the value of ``--config`` with ``files.load_config``, which finds packaged files."""
 
     def parse(self, filename: str) -> ConfigDict:
         return files.load_config(filename).lock()
@@ -64,21 +64,21 @@ def define_flags() -> None:
     define_config_flags()
     flags.DEFINE_string("profile", None, "FROM:TO: write a jax.profiler trace of these batches")
     flags.DEFINE_enum(
-        "distributed", "auto", distributed.MODES, "connect several processes: auto asks the cluster"
+        "distributed", "auto", distributed.MODES, "connect processes: auto looks for a cluster"
     )
-    asked = "(default: the cluster says)"
+    asked = "(default: taken from the cluster)"
     flags.DEFINE_string("coordinator_address", None, f"HOST:PORT of process 0 {asked}")
     flags.DEFINE_integer("num_processes", None, f"how many processes the run has {asked}")
     flags.DEFINE_integer("process_id", None, f"the number of this one, from 0 {asked}")
     flags.DEFINE_string(
         "compilation_cache",
         "~/.cache/mla_jax/xla",
-        "keeps compiled programs; empty: none (JAX_COMPILATION_CACHE_DIR goes first)",
+        "keeps compiled programs; empty: no cache (JAX_COMPILATION_CACHE_DIR takes precedence)",
     )
 
 
 def define_config_flags() -> None:
-    """The flags of every command with a configuration, also of one that runs no program of it."""
+    """The flags of every command that takes a configuration, even if it runs no program."""
     config_flags.DEFINE_config_file(
         "config", None, "a file of configs/ or of your own, as FILE or FILE:name=value,..."
     )
@@ -107,16 +107,16 @@ def run_command(
 
     Args:
       main: the command; what it returns is the exit status, 0 for None.
-      ending: that of the default ``workdir``.
-      needs_config: whether these flags need ``--config`` beside them.
+      ending: the end of the name of the default ``workdir``.
+      needs_config: whether these flags require ``--config``.
     """
 
     def start(argv: Sequence[str]) -> int | None:
         if len(argv) > 1:
             raise UserError(f"unexpected argument '{argv[1]}': options are written --name=value")
-        logging.set_verbosity(logging.ERROR)  # app.run turns on the chatter of every library
+        logging.set_verbosity(logging.ERROR)  # app.run turns on the log lines of every library
         F = flags.FLAGS
-        if "distributed" not in F:  # define_config_flags: a command that runs no program
+        if "distributed" not in F:  # a command that runs no program
             return main()
         cache = pathlib.Path(F.compilation_cache).expanduser()
         for path in (cache, *cache.parents):
@@ -171,7 +171,7 @@ def run_command(
     except Exception as error:
         status = FILE_ERROR
         if isinstance(error, OSError) and error.errno in (errno.EPIPE, *NO_SPACE):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is left of it goes nowhere
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # discard what is still buffered
             message = f"error: standard output cannot be written ({error.strerror})"
         elif jax.distributed.is_initialized():
             message = traceback.format_exc()
@@ -182,12 +182,12 @@ def run_command(
 
 
 def workdir(ending: str = "") -> str:
-    """The folder of ``--workdir``, or the default one; ``ending`` is that of its name."""
+    """The folder of ``--workdir``, or the default one, whose name ends with ``ending``."""
     return flags.FLAGS.workdir or f"runs/{config_name()}{ending}"
 
 
 def local_folder(workdir: str) -> pathlib.Path:
-    """A ``--workdir`` of what is no run; raises ``UserError`` for one in a bucket."""
+    """The ``--workdir`` of a command that makes no run; ``UserError`` if it is in a bucket."""
     if "://" in workdir:
         raise UserError(
             f"--workdir={workdir}: this is written to a local folder, so name one (a run of "
@@ -197,17 +197,17 @@ def local_folder(workdir: str) -> pathlib.Path:
 
 
 def _stopped(ending: str) -> str:
-    """What Ctrl-C outside the loop leaves, where nothing was saved for it."""
+    """The message after Ctrl-C outside the training loop, where no checkpoint is saved for it."""
     try:
         folder = pathlib.Path(workdir(ending))
-    except (flags.Error, AttributeError, ValueError):  # the flags were not read to the end
+    except (flags.Error, AttributeError, ValueError):  # not all flags were read
         return "stopped before the start: repeat the command"
     if storage.in_bucket(workdir(ending)):
         return "stopped: the same command goes on from the last checkpoint, if there is one"
     saved = (*folder.glob("checkpoints/*"), *folder.glob("*/seed*/checkpoints/*"))
     if any(path.name.isdigit() for path in saved):
         return "stopped: the same command goes on from the last checkpoint"
-    return "stopped before the first checkpoint: the same command starts anew"
+    return "stopped before the first checkpoint: the same command starts from the beginning"
 
 
 def help_text(argv: Sequence[str]) -> str:
@@ -231,8 +231,8 @@ def help_text(argv: Sequence[str]) -> str:
 def status_of(name: str, work: Callable[[], int | None]) -> int:
     """Runs a command that has parsed its own options; returns the exit status.
 
-    It is what ``work`` returns, 0 for None; 2 for bad input, 1 for a file that cannot be used.
-    ``name`` stands before the sentence about either.
+    The status is what ``work`` returns (0 for None), 2 for bad input, or 1 for an unusable file.
+    ``name`` is printed before the error's sentence.
     """
     loading.loaded()
     try:
@@ -250,15 +250,15 @@ def status_of(name: str, work: Callable[[], int | None]) -> int:
 
 
 def check_output(path: pathlib.Path, flag: str = "--output", makes_folders: bool = False) -> None:
-    """Makes sure, before the work, that a file can be written.
+    """Checks, before the work starts, that a file can be written.
 
     Args:
       path: the file.
-      flag: the option that names it.
+      flag: the option that gives its name.
       makes_folders: whether missing folders above it will be made.
 
     Raises:
-      UserError: it is a folder or the record of a run, its folder is missing or is a file, or
+      UserError: it is a folder or a file of a run, its folder is missing or is a file, or
         nothing can be written there.
     """
     if path.is_dir():
@@ -284,7 +284,7 @@ def check_output(path: pathlib.Path, flag: str = "--output", makes_folders: bool
 
 
 def write_whole(path: pathlib.Path, content: bytes) -> None:
-    """Writes a file, all of it or nothing; no temporary file is left behind."""
+    """Writes a whole file or nothing; no temporary file is left behind."""
     if _is_special(path):
         path.write_bytes(content)
         return
@@ -297,15 +297,15 @@ def write_whole(path: pathlib.Path, content: bytes) -> None:
 
 
 def _is_special(path: pathlib.Path) -> bool:
-    """Whether it is there and no plain file, such as ``/dev/stdout``: it must not be replaced."""
+    """Whether it exists but is not a plain file, as ``/dev/stdout``: it must not be replaced."""
     return path.exists() and not path.is_file()
 
 
 def _leave(status: int) -> None:
     """Ends the process.
 
-    One of several ends at once, since the others may be waiting for it; so does one that has lost
-    its bucket, since threads are waiting for that.
+    One of several processes ends at once, since the others may be waiting for it.  So does one
+    that has lost its bucket, since threads are waiting for the bucket.
     """
     sys.stdout.flush()
     if storage.is_lost() or (jax.distributed.is_initialized() and status < 128):
@@ -314,9 +314,9 @@ def _leave(status: int) -> None:
 
 
 def explain_config_flags(argv: Sequence[str]) -> None:
-    """Raises ``UserError`` if a ``--config.FIELD`` flag names no field, or a group of fields.
+    """Raises ``UserError`` if a ``--config.FIELD`` flag names an unknown field or a group.
 
-    Flags that set fields of no file are refused too.
+    Such flags without ``--config=FILE`` are refused too.
     """
     wanted = [a.lstrip("-").removeprefix("config.") for a in argv if CONFIG_FLAG.match(a)]
     if not wanted:
@@ -333,7 +333,7 @@ def explain_config_flags(argv: Sequence[str]) -> None:
 
 
 def config_option(argv: Sequence[str]) -> str | None:
-    """The value of ``--config`` on a command line that was not parsed yet."""
+    """The value of ``--config`` on a command line that is not parsed yet."""
     for argument, following in itertools.zip_longest(argv, argv[1:]):
         name, equals, value = argument.partition("=")
         if name in ("--config", "-config"):
@@ -354,7 +354,7 @@ def config_filename() -> str:
 
 
 def config_overrides() -> dict[str, Any]:
-    """``{"a.b": value}`` of the ``--config.a.b=value`` flags, and other flags."""
+    """``{"a.b": value}`` of the ``--config.a.b=value`` flags and of other flags that set fields."""
     return config_flags.get_override_values(flags.FLAGS["config"]) | flag_overrides()
 
 
@@ -362,7 +362,7 @@ def flag_overrides() -> dict[str, str]:
     """The fields that ``--data_dir``, ``--stage_dir`` and ``--profile`` set, with their values.
 
     Raises:
-      UserError: the data set is not read from a folder, or the field is set in another way too.
+      UserError: the data set is not read from a folder, or the field is also set another way.
     """
     F = flags.FLAGS
     profile = F["profile"].value if "profile" in F else None
@@ -370,14 +370,14 @@ def flag_overrides() -> dict[str, str]:
     found |= {} if F.stage_dir is None else {"dataset.stage_dir": F.stage_dir}
     where = F.data_dir if F.data_dir is not None else F.config.dataset.data_dir
     if F.stage_dir is not None and not storage.in_bucket(where):
-        raise UserError("--stage_dir is for data of a bucket (--data_dir=gs://...): leave it out")
+        raise UserError("--stage_dir is for data in a bucket (--data_dir=gs://...): leave it out")
     if F.data_dir is None:
         return found
     name, field = F.config.dataset.name, "dataset.data_dir"
     if name not in DESCRIPTIONS:
         raise UserError(f"dataset '{name}' is not prepared and takes no --data_dir: leave it out")
     if F.config.dataset.synthetic:
-        raise UserError("--data_dir means nothing to synthetic data: leave out one of the two")
+        raise UserError("--data_dir does not apply to synthetic data: leave out one of the two")
     if field in config_flags.get_override_values(F["config"]):
-        raise UserError(f"--data_dir and --config.{field} say the same: give one of them")
+        raise UserError(f"--data_dir and --config.{field} set the same field: give one of them")
     return {field: F.data_dir, **found}

@@ -27,7 +27,7 @@ def load_config(
     Args:
       filename: of a file in ``configs/``, or of your own file; see ``find``.
       overrides: fields to set, ``{"optimizer.learning_rate": 0.02}``.
-      arguments: more of what may follow the colon, ``{"method": "concat"}``.
+      arguments: further arguments, as after the colon: ``{"method": "concat"}``.
 
     Raises:
       UserError: there is no such file, it is not a configuration file, or a field is unknown.
@@ -40,9 +40,9 @@ def load_config(
     path = find(name)
     loader = importlib.machinery.SourceFileLoader("mla_jax_config", str(path))
     spec = importlib.util.spec_from_loader(loader.name, loader)
-    assert spec is not None  # a loader was given
+    assert spec is not None  # because a loader was given
     module = importlib.util.module_from_spec(spec)
-    sys.modules[loader.name] = module  # dataclasses in a file of yours look their module up
+    sys.modules[loader.name] = module  # dataclasses in the file look their module up
     try:
         code = loader.get_code(loader.name)
     except (SyntaxError, UnicodeDecodeError) as error:
@@ -59,8 +59,8 @@ def load_config(
         config = module.get_config(argument) if argument or colon else module.get_config()
     except UserError:
         raise
-    except Exception as error:  # whatever a file of somebody's own raises
-        raise UserError(f"{_line_of(error, path)} fails ({_sentence(error)}): mend it") from error
+    except Exception as error:  # a user's file may raise anything
+        raise UserError(f"{_line_of(error, path)} fails ({_sentence(error)}): fix it") from error
     if not isinstance(config, ConfigDict):
         raise UserError(
             f"get_config of {path} returns {type(config).__name__}: it must return the ConfigDict "
@@ -91,7 +91,10 @@ def find(name: str) -> pathlib.Path:
       UserError: there is no such file.
     """
     if not name:
-        raise UserError("no configuration file is named: give --config=FILE, as configs/digits.py")
+        raise UserError(
+            "no configuration file is named: give --config=FILE, for example "
+            "--config=configs/digits.py"
+        )
     path = pathlib.Path(name)
     if os.path.isfile(path):
         return path

@@ -5,9 +5,9 @@ from collections.abc import Iterable, Mapping
 from typing import Any, NoReturn
 
 METAVARS = {"int": "N", "comma separated list of strings": "A,B", "string": "TEXT"}
-"""What stands for the value of an absl flag, by the flag's type."""
+"""The placeholder for the value of an absl flag, by the flag's type."""
 ABSENT = {None: "none", "": "none", False: "off"}
-"""How a default is written that says little by itself."""
+"""How a default is shown whose value alone says little."""
 
 
 class HelpFormatter(argparse.RawDescriptionHelpFormatter):
@@ -19,21 +19,21 @@ class HelpFormatter(argparse.RawDescriptionHelpFormatter):
             return text
         if action.required:
             return f"{text} (required)".lstrip()
-        if "(required)" in text:  # but for some other option
+        if "(required)" in text:  # required, unless another option is given
             return text
         shown = ABSENT.get(action.default, action.default)
         return f"{text} (default: {str(shown).replace('%', '%%')})".lstrip()
 
 
 class Parser(argparse.ArgumentParser):
-    """Says what is wrong with a command line in one sentence, without the usage around it."""
+    """Reports a wrong command line in one sentence, without printing the usage."""
 
     def error(self, message: str) -> NoReturn:
         name = self.prog.removeprefix("python -m ")
         self.exit(2, f"{name}: {message} (--help lists the options)\n")
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """Refuses an option that is given and empty, but for those that are empty by default."""
+        """Refuses an option that is given but empty, except those that are empty by default."""
         options = super().parse_args(args, namespace)
         for action in self._actions:
             if (

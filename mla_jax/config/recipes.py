@@ -9,16 +9,16 @@ from mla_jax.config import fields
 from mla_jax.errors import UserError
 
 SYNTHETIC_EPOCHS = 5
-"""Epochs under ``synthetic``: enough to see that everything works."""
+"""Epochs with ``synthetic``: enough to see that everything works."""
 LOCAL_ENCODERS = {"m3ae_text": {"name": "ngram_bag", "vocabulary": 30522}}
-"""``runlocal`` puts these in the place of the encoders that are the keys."""
+"""``runlocal`` replaces each encoder that is a key by its value."""
 PERCEPTRON = {"name": "mlp", "hidden": 16}
-"""``runlocal`` puts it in the place of every other encoder."""
+"""``runlocal`` replaces every other encoder by this one."""
 ARGUMENTS = {
     "method": ("mla", "one of mla_jax/methods; python -m mla_jax.compare takes several"),
-    "fidelity": ("paper", "which form of the method, as in released"),
-    "modalities": ("all of the file", "those to train on, as in image+audio"),
-    "protocol": ("strict", "strict, or paper: reports the best test epoch"),
+    "fidelity": ("paper", "which form of the method, for example released"),
+    "modalities": ("all of the file", "those to train on, for example image+audio"),
+    "protocol": ("strict", "strict, or paper, which reports the best test epoch"),
     "seed": (0, "of the initial weights and of the order of the examples"),
     "epochs": ("what the file says", "of training, at least 1"),
     "missing": (0.0, "the share of modalities that rule=rate hides, in all splits"),
@@ -40,7 +40,7 @@ def arguments(
 ) -> ConfigDict:
     """The part after the colon of ``--config=FILE:...``, with one field per argument.
 
-    All files take those of ``ARGUMENTS``, but for embedded data, which takes none of
+    All files take the arguments in ``ARGUMENTS``, but files for embedded data take none of
     ``NOT_FOR_EMBEDDED``.  ``synthetic`` data has a planted imbalance.
 
     Args:
@@ -111,7 +111,7 @@ def dimml_reference(config: ConfigDict) -> None:
 
 
 def finish(config: ConfigDict, chosen: ConfigDict) -> ConfigDict:
-    """What the arguments change in a complete configuration: ``epochs`` and ``runlocal``."""
+    """Applies ``epochs`` and ``runlocal`` to a complete configuration."""
     if chosen.get("synthetic", False):
         config.epochs = SYNTHETIC_EPOCHS
     if chosen.get("runlocal", False):
@@ -133,7 +133,7 @@ def finish(config: ConfigDict, chosen: ConfigDict) -> ConfigDict:
 
 
 def encoder_of_each(modalities: Sequence[str], names: Sequence[str]) -> dict[str, str]:
-    """``{modality: encoder}`` of the arguments ``modalities=a+b`` and ``encoders=x+y``.
+    """``{modality: encoder}`` from the arguments ``modalities=a+b`` and ``encoders=x+y``.
 
     One encoder name serves all modalities.
 
@@ -149,6 +149,6 @@ def encoder_of_each(modalities: Sequence[str], names: Sequence[str]) -> dict[str
     if len(names) != len(modalities):
         raise UserError(
             f"encoders={'+'.join(names)} names {len(names)} encoders for {len(modalities)} "
-            f"modalities ({'+'.join(modalities)}): give one for all, or one each"
+            f"modalities ({'+'.join(modalities)}): give one for all, or one per modality"
         )
     return dict(zip(modalities, names, strict=True))

@@ -1,4 +1,4 @@
-"""Weights from and to PyTorch, strictly: every tensor is accounted for, in both directions.
+"""Converts weights from and to PyTorch strictly: no tensor may be left over, in either direction.
 
     python -m mla_jax.convert --from=CHECKPOINT.pth --to=DIR
     python -m mla_jax.convert --from=DIR --to=CHECKPOINT.pth
@@ -6,15 +6,16 @@
     python -m mla_jax.convert --from=RUN --to=CLASSIFIER.pth
     python -m mla_jax.convert --from=RUN --to=BACKBONE.pth --encoder=MODALITY
 
-A run goes to ``.safetensors`` whole, under our own names, whatever it is.  To ``.pth``, or to a
-directory, it goes in PyTorch's names, so only what has a counterpart there (``runs/weights.py``).
+Any run can be written to ``.safetensors`` as a whole, under our own names.  In ``.pth``, or in a
+directory, it has PyTorch's names, so only what has a counterpart there (``runs/weights.py``).
 
-Reads the MLA reference's checkpoints (with ``module.``, of any of its encoders and heads),
-torchvision's ``resnet18``, CAV-MAE's and M3AE's own, from PyTorch's files or, without PyTorch, from
-safetensors or M3AE's pickle.  One name map a backbone serves both directions, so the round trip is
-bit-exact; only the batch counters of PyTorch's batch normalisation are dropped and come back as 0
-(``names.Row.kind``), and what an encoder does without (decoders, the other modality's half) stays
-left out.  What preprocessing the weights are for is recorded (``encoders/conventions.py``).
+It reads the MLA reference's checkpoints (with ``module.``, of any of its encoders and heads),
+and those of torchvision's ``resnet18``, CAV-MAE and M3AE, from PyTorch's files or, without PyTorch,
+from safetensors or M3AE's pickle.  One name map per backbone serves both directions, so the round
+trip is bit-exact.  Only the batch counters of PyTorch's batch normalisation are dropped and come
+back as 0 (``names.Row.kind``), and tensors that an encoder does not use (decoders, the other
+modality's half) stay left out.  The preprocessing that the weights expect is recorded
+(``encoders/conventions.py``).
 """
 
 import pathlib
@@ -43,19 +44,19 @@ def convert(
     The options are those of ``layouts.from_torch`` and apply to files only.
 
     Raises:
-      UserError: the source cannot be read, or any of its tensors has no place or no partner.
+      UserError: the source cannot be read, or a tensor is missing or unexpected.
     """
     source, target = pathlib.Path(source), pathlib.Path(target)
     if source.is_dir():
         if modalities or ignore or average_channels or convention:
-            raise UserError(f"{source} is converted already: its tensors are written as they are")
+            raise UserError(f"{source} is already converted: its tensors are written as they are")
         tensors = write_torch(target, *files.read_directory(source), str(source))
     else:
         tensors = files.read_tensors(source)
         if files.are_ours(tensors):
             raise UserError(
                 f"{source} holds the weights of a run under our own names: name the run itself "
-                "with --from to take them to PyTorch; init_from takes the file as it is"
+                "with --from to convert them to PyTorch; init_from takes this file as it is"
             )
         tensors, manifest = layouts.from_torch(
             tensors,
@@ -74,8 +75,8 @@ def convert(
 def load_initial(path: str | pathlib.Path, modalities: Sequence[str] = ()) -> dict[str, Any]:
     """The ``{"params", "batch_stats"}`` of a checkpoint, raw or converted.
 
-    The trees are those of ``TrainState.variables``, as numpy arrays in float32.  ``modalities`` is
-    that of ``layouts.from_torch`` and applies to raw checkpoints.
+    The trees are like ``TrainState.variables``, with float32 numpy arrays.  ``modalities`` is
+    as in ``layouts.from_torch`` and applies only to raw checkpoints.
 
     Raises:
       UserError: there is no such checkpoint, or a tensor is missing, unexpected or misshapen.
@@ -93,11 +94,11 @@ def write_torch(
 ) -> Tensors:
     """Writes our tensors to ``.pth`` or ``.safetensors`` in PyTorch's names; returns what it wrote.
 
-    A classifier in ``.pth`` lies under ``model``, beside what the reference asks for in testing;
-    a backbone by itself is a bare state dict.  ``source`` is named in errors.
+    A classifier in ``.pth`` is stored under ``model``, beside what the reference needs for testing;
+    a backbone by itself is a bare state dict.  ``source`` is the name for errors.
 
     Raises:
-      UserError: another suffix, or tensors that are not those of the manifest.
+      UserError: another suffix, or tensors that do not match the manifest.
     """
     path, found = pathlib.Path(path), layouts.back_to_torch(tensors, manifest, source)
     pickled = path.suffix != ".safetensors" and layouts.is_whole(manifest)
@@ -112,13 +113,13 @@ def save_variables(
     modalities: Sequence[str] = (),
     summed: bool = False,
 ) -> None:
-    """Writes ``TrainState.variables`` as a converted directory, which ``convert`` takes to PyTorch.
+    """Writes ``TrainState.variables`` as a directory that ``convert`` can convert to PyTorch.
 
     Args:
       path: the directory.
       variables: ``{"params", "batch_stats"}``.
       conventions: ``Encoders.conventions``; runs of M3AE or CAV-MAE must give them.
-      modalities: the order in which a joint head has its blocks; (): that of the reference.
+      modalities: the order of the blocks of a joint head; (): the reference's order.
       summed: as in ``layouts.manifest_of``.
 
     Raises:

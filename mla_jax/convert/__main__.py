@@ -4,7 +4,7 @@
     python -m mla_jax.convert --from=weights --to=weights.pth
     python -m mla_jax.convert --from=runs/digits --to=weights.safetensors
 
-docs/encoders.md says which files it knows.
+docs/encoders.md lists the files that it can read.
 """
 
 import argparse
@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--encoder",
         default="",
         metavar="MODALITY",
-        help="of a run: this encoder alone, to .pth in the names of torchvision's resnet18, M3AE "
+        help="of a run: only this encoder, to .pth in the names of torchvision's resnet18, M3AE "
         "or CAV-MAE (default: the whole model)",
     )
     parser.add_argument(
@@ -57,21 +57,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         default="",
         metavar="A+B",
         help="our names for the encoders, in the reference's order (default: audio+visual, "
-        "text+image or audio+image+text); one name for a lone ResNet-18; an empty name leaves an "
-        "encoder of a lone M3AE or CAV-MAE out, as in +image",
+        "text+image or audio+image+text); one name for a single ResNet-18; an empty name leaves an "
+        "encoder of a single M3AE or CAV-MAE out, as in +image",
     )
     parser.add_argument(
         "--ignore",
         action="append",
         default=[],
         metavar="PATTERN",
-        help="leave out tensors whose names match, as 'fc.*' for torchvision's classifier; may be "
+        help="leave out tensors whose names match: 'fc.*' for torchvision's classifier; may be "
         "given several times (default: none)",
     )
     parser.add_argument(
         "--average_channels",
         action="store_true",
-        help="average a lone ResNet-18's 3 input channels into 1, for spectrograms",
+        help="average a single ResNet-18's 3 input channels into 1, for spectrograms",
     )
     parser.add_argument(
         "--convention",
@@ -94,12 +94,12 @@ def _convert(chosen: argparse.Namespace) -> None:
     for_files = (modalities, chosen.ignore, chosen.average_channels, chosen.convention)
     if is_run(chosen.source):
         if any(for_files):
-            raise UserError(f"{chosen.source} is a run: it takes --encoder and --epoch alone")
+            raise UserError(f"{chosen.source} is a run: it takes only --encoder and --epoch")
         run = open_run(chosen.source)
         count = run.save_weights(chosen.target, chosen.encoder, chosen.epoch or EPOCHS[0])
     else:
         if chosen.encoder or chosen.epoch:
-            raise UserError(f"{chosen.source} is no run: --encoder and --epoch are for runs")
+            raise UserError(f"{chosen.source} is not a run: --encoder and --epoch are for runs")
         count = mla_jax.convert.convert(chosen.source, chosen.target, *for_files)
     print(f"{count} tensors: {chosen.source} -> {chosen.target}")
 

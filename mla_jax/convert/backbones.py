@@ -1,4 +1,4 @@
-"""The backbones that checkpoints may hold: their rows, what they leave out, their conventions."""
+"""The backbones that checkpoints may contain: their rows, unused tensors and conventions."""
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
@@ -11,16 +11,16 @@ from mla_jax.errors import UserError, check_choice
 
 
 class Backbone(NamedTuple):
-    """How the tensors of one encoder are named and shaped; its name is that of the encoder."""
+    """The names and shapes of the tensors of one encoder."""
 
     rows_for: Callable[[Tensors, str], list[Row]]
-    """``(their tensors, prefix)`` -> rows without the prefix, sizes read off the tensors."""
+    """``(their tensors, prefix)`` -> rows without the prefix, with sizes from the tensors."""
     rows_of: Callable[[Tensors, str], list[Row]]
-    """``(our tensors, "params/encoder/<modality>")`` -> the same, sizes read off ours."""
+    """``(our tensors, "params/encoder/<modality>")`` -> the same rows, with sizes from ours."""
     unused: tuple[str, ...] = ()
-    """Patterns of tensors that whole checkpoints have and this encoder does without."""
+    """Patterns of tensors in whole checkpoints that this encoder does not use."""
     original: Callable[[Row], Row] | None = None
-    """A row in the names of the backbone's own code, where that is not PyTorch's."""
+    """Turns a row into the names of the backbone's own code, if that is not in PyTorch."""
 
 
 def _m3ae(part: str) -> Backbone:
@@ -50,7 +50,7 @@ BACKBONES = {
 
 
 def backbone_of(names: Sequence[str], shapes: Mapping[str, tuple[int, ...]]) -> str:
-    """Whose parameters these are (``block_0/norm1/scale`` ...); empty if of no backbone here."""
+    """The backbone that has these parameters (``block_0/norm1/scale`` ...); empty if none here."""
     if "layer4_1/bn2/scale" in names:
         return "resnet18"
     for part in ("text", "image"):
@@ -62,7 +62,7 @@ def backbone_of(names: Sequence[str], shapes: Mapping[str, tuple[int, ...]]) -> 
 
 
 def convention_of(backbone: str, name: str) -> dict[str, Any]:
-    """What a checkpoint records of convention ``name``: its bound switches; empty for ResNet-18.
+    """The switches of convention ``name`` that a checkpoint records; empty for ResNet-18.
 
     Raises:
       UserError: an unknown name, or one for a backbone that has no conventions.

@@ -1,8 +1,8 @@
-"""Files that hold tensors: ``.pth``, ``.safetensors``, ``.pkl``, and our converted directories.
+"""Files with tensors: ``.pth``, ``.safetensors``, ``.pkl``, and our converted directories.
 
-A converted directory is ``variables.safetensors`` plus ``manifest.json``.  Safetensors, because
-it is bit-exact, runs no code when read (a pickle does), says names, shapes and types in a header
-that any language can read, and needs neither JAX nor PyTorch.
+A converted directory is ``variables.safetensors`` plus ``manifest.json``.  We use safetensors
+because it is bit-exact, runs no code when read (a pickle does), has names, shapes and types in a
+header that any language can read, and needs neither JAX nor PyTorch.
 """
 
 import json
@@ -23,14 +23,14 @@ from mla_jax.errors import UserError
 VARIABLES, MANIFEST = "variables.safetensors", "manifest.json"
 FORMAT = 2
 KEYS = ("backbones", "towers", "heads", "prefix", "conventions")
-"""What every manifest says, see ``layouts.from_torch``."""
+"""The keys of every manifest, see ``layouts.from_torch``."""
 
 
 def read_tensors(path: pathlib.Path) -> Tensors:
     """The tensors of a ``.safetensors``, PyTorch or M3AE (``.pkl``) file, under their names there.
 
     Raises:
-      UserError: no such file, or nothing that can be read as tensors.
+      UserError: there is no such file, or it cannot be read as tensors.
     """
     if not path.is_file():
         raise UserError(f"no checkpoint at {path}")
@@ -46,13 +46,13 @@ def read_tensors(path: pathlib.Path) -> Tensors:
         return pickles.read_m3ae(path)
     torch = import_torch(f"reading {path.name}")
     try:
-        with warnings.catch_warnings():  # a file that is none makes torch guess aloud
+        with warnings.catch_warnings():  # torch warns about files that are not checkpoints
             warnings.simplefilter("ignore")
             content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds, with pages of text
         if asked := re.search(r"GLOBAL (\S+) was not an allowed global", str(error)):
             raise UserError(
-                f"{path} is refused: it asks for {asked[1]}, which no checkpoint needs: do not "
+                f"{path} is refused: it refers to {asked[1]}, which no checkpoint needs: do not "
                 "trust it"
             ) from error
         raise UserError(
@@ -72,7 +72,7 @@ def read_tensors(path: pathlib.Path) -> Tensors:
 def _to_numpy(tensor: Any) -> np.ndarray:
     if not tensor.dtype.is_floating_point or tensor.element_size() >= 4:
         return tensor.detach().numpy()
-    return tensor.detach().double().numpy()  # bfloat16 has no numpy type; refused by check_names
+    return tensor.detach().double().numpy()  # numpy has no bfloat16; check_names refuses it
 
 
 def write_tensors(
@@ -83,9 +83,9 @@ def write_tensors(
     """Writes a ``.safetensors`` file or PyTorch's ``.pth``.
 
     Args:
-      path: the file; its folder is made if need be.
-      tensors: under the names that the file should have.
-      beside: for ``.pth``: what lies beside the state dict in the dictionary that the reference
+      path: the file; its folder is made if needed.
+      tensors: with the names that the file should have.
+      beside: for ``.pth``: the other entries of the dictionary that the reference
         reads, where the state dict is under ``model`` (``main.py:721-728``); None: the file is the
         state dict itself, as torchvision's are.  For ``.safetensors``: the header's metadata.
 
@@ -107,9 +107,9 @@ def write_directory(path: pathlib.Path, tensors: Tensors, manifest: Mapping[str,
     """Writes a converted directory.
 
     Args:
-      path: the directory; made if need be.
+      path: the directory; made if needed.
       tensors: ``{"params/encoder/<modality>/...": array}``.
-      manifest: whatever else a reader must know: the layout, its modalities.
+      manifest: what else a reader must know: the layout, its modalities.
     """
     path.mkdir(parents=True, exist_ok=True)
     safetensors.numpy.save_file(_contiguous(tensors), path / VARIABLES)
@@ -122,11 +122,11 @@ def read_directory(path: pathlib.Path) -> tuple[Tensors, dict[str, Any]]:
     """The tensors and the manifest of a converted directory.
 
     Raises:
-      UserError: it is none, or its two files disagree.
+      UserError: it is not such a directory, or its two files disagree.
     """
     for name in (VARIABLES, MANIFEST):
         if not (path / name).is_file():
-            raise UserError(f"{path} is no converted checkpoint: it has no {name}")
+            raise UserError(f"{path} is not a converted checkpoint: it has no {name}")
     tensors = read_tensors(path / VARIABLES)
     try:
         manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
@@ -154,7 +154,7 @@ def read_metadata(path: pathlib.Path) -> dict[str, str]:
 
 
 def _contiguous(tensors: Mapping[str, np.ndarray]) -> Tensors:
-    """safetensors writes an array's memory as it lies: a transposed view would come out wrong."""
+    """Contiguous copies: safetensors writes raw memory, so a transposed view would be wrong."""
     return {name: np.require(tensor, requirements="C") for name, tensor in tensors.items()}
 
 

@@ -1,4 +1,4 @@
-"""The classifiers' heads: which a checkpoint of the reference has, and their names in ours."""
+"""The heads of classifiers: those in a checkpoint of the reference, and our names for them."""
 
 from collections.abc import Mapping, Sequence
 
@@ -9,8 +9,8 @@ from mla_jax.errors import UserError
 
 FUSION_HEADS = ("fusion_module.fc_out", "fusion_module.fc_x", "fusion_module.fc_y")
 QMF_HEADS = ("audio_fc", "visual_fc", "txtual_fc")
-"""QMF's, in the order of the encoders, of which the reference calls the first audio whatever it
-is; the third is spelt so (``models/basic_model.py:252``)."""
+"""QMF's heads, in the order of the encoders.  The reference calls the first one audio whatever it
+is; the spelling of the third is theirs (``models/basic_model.py:252``)."""
 UNUSED = (f"{FUSION_HEADS[0]}.weight", f"{FUSION_HEADS[0]}.bias")
 """The head that the reference's QMF classifier has but never calls (quirk Q8)."""
 
@@ -18,10 +18,10 @@ UNUSED = (f"{FUSION_HEADS[0]}.weight", f"{FUSION_HEADS[0]}.bias")
 def heads_of(tensors: Tensors, modalities: Sequence[str], width: int) -> dict[str, str]:
     """``{our head: theirs}`` of the heads a classifier has, whose encoders are ``width`` wide.
 
-    ``fc_out`` is MLA's shared head if it takes one encoder's features and a joint head if it takes
-    all.  The sum baseline's ``fc_x`` and ``fc_y`` and QMF's own heads are named after the
-    modality; a checkpoint of QMF also carries the head that QMF leaves unused (quirk Q8), which
-    counts for nothing here if it is all zeros (``unused_head``).
+    ``fc_out`` is MLA's shared head if its input is one encoder's features, and a joint head if its
+    input is all.  The sum baseline's ``fc_x`` and ``fc_y`` and QMF's own heads are named after the
+    modality; a checkpoint of QMF also contains the head that QMF does not use (quirk Q8), which is
+    ignored here if it is all zeros (``unused_head``).
     """
     heads = {}
     own_heads = QMF_HEADS[: len(modalities)]
@@ -43,7 +43,7 @@ def heads_of(tensors: Tensors, modalities: Sequence[str], width: int) -> dict[st
 def names_for(
     heads: Sequence[str], modalities: Sequence[str], summed: bool = False, qmf: bool = True
 ) -> dict[str, str]:
-    """The same for a run of ours with these heads.
+    """``{our head: theirs}`` for a run of ours with these heads.
 
     Args:
       heads: our names.
@@ -71,8 +71,8 @@ def names_for(
 def unused_head(heads: Mapping[str, str], shape: tuple[int, int]) -> Tensors:
     """The head that a QMF classifier of the reference has and never calls, all zeros.
 
-    Its ``load_state_dict`` asks for it.  Empty for other classifiers, and where ``heads``
-    (``{ours: theirs}``) has one for the place.  ``shape``: that of the weight, ``[C, M D]``.
+    Its ``load_state_dict`` requires it.  Empty for other classifiers, and if ``heads``
+    (``{ours: theirs}``) has that head.  ``shape``: the weight's, ``[C, M D]``.
     """
     taken = set(heads.values())
     if not taken & set(QMF_HEADS) or taken & set(FUSION_HEADS):
@@ -82,7 +82,7 @@ def unused_head(heads: Mapping[str, str], shape: tuple[int, int]) -> Tensors:
 
 
 def options_of(heads: Mapping[str, str]) -> dict[str, str]:
-    """What the reference keeps beside a state dict and asks for in testing (``main.py:946-950``).
+    """What the reference stores beside a state dict and needs for testing (``main.py:946-950``).
 
     ``heads``: ``{ours: theirs}``.
     """

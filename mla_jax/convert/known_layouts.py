@@ -6,7 +6,7 @@ from mla_jax.convert.names import Tensors
 from mla_jax.errors import UserError
 
 TOWERS = ("audio_net", "visual_net")
-"""The reference's ResNets, in the order in which it visits them (``models/basic_model.py:36``)."""
+"""The reference's ResNets, in the order in which it calls them (``models/basic_model.py:36``)."""
 
 
 class Tower(NamedTuple):
@@ -15,9 +15,9 @@ class Tower(NamedTuple):
     backbone: str
     prefix: str
     modality: str
-    """What we call its modality unless told otherwise; empty: it must be told."""
+    """The default name of its modality; empty: the user must give one."""
     channels: int = 0
-    """Of the input that the reference's own class takes; 0: any, or fixed by the backbone."""
+    """Input channels of the reference's own class; 0: any, or fixed by the backbone."""
 
 
 class Layout(NamedTuple):
@@ -25,10 +25,10 @@ class Layout(NamedTuple):
 
     title: str
     begins: tuple[str, ...]
-    """A file is of this layout if one of its tensors begins with one of these."""
+    """A file has this layout if the name of one of its tensors begins with one of these."""
     towers: tuple[Tower, ...]
     convention: str = ""
-    """The one its weights are for, unless told otherwise."""
+    """The default convention of its weights."""
     original: bool = False
     """Whether the names are those of the backbone's own code (``Backbone.original``)."""
     qmf: bool = True
@@ -36,7 +36,7 @@ class Layout(NamedTuple):
 
     @property
     def whole(self) -> bool:
-        """Whether it is a classifier, with heads, and not a backbone by itself."""
+        """Whether it is a classifier with heads, rather than a backbone by itself."""
         return bool(self.towers[0].prefix)
 
 
@@ -79,7 +79,7 @@ LAYOUTS = (
         "an M3AE in PyTorch",
         ("encoder.blocks.",),
         (Tower("m3ae_text", "", "text"), Tower("m3ae_image", "", "image")),
-        "released",  # MLA's conversion, which it feeds other patches than M3AE does (quirk Q19)
+        "released",  # MLA's conversion; MLA orders patches differently from M3AE (quirk Q19)
     ),
     Layout(
         "an M3AE of its own code",
@@ -95,7 +95,7 @@ LAYOUTS = (
 
 
 def identify(tensors: Tensors, source: str) -> Layout:
-    """The layout of a state dict, whose prefix is taken off; ``UserError`` if it has none."""
+    """The layout of a state dict whose prefix was removed; ``UserError`` if it is unknown."""
     for layout in LAYOUTS:
         if any(name.startswith(layout.begins) for name in tensors):
             return layout

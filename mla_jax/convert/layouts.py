@@ -1,4 +1,4 @@
-"""From a whole checkpoint to our tensors and back: every encoder in it, and its heads."""
+"""Whole checkpoints to our tensors and back: every encoder and the heads."""
 
 import fnmatch
 from collections.abc import Mapping, Sequence
@@ -14,7 +14,7 @@ from mla_jax.errors import UserError, check_choice
 
 
 def without_prefix(tensors: Tensors) -> tuple[Tensors, str]:
-    """Takes off a ``module.`` that begins every name, which ``DataParallel`` adds (quirk Q30)."""
+    """Removes a ``module.`` at the start of every name, which ``DataParallel`` adds (quirk Q30)."""
     prefix = "module." if tensors and all(name.startswith("module.") for name in tensors) else ""
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}, prefix
 
@@ -31,12 +31,12 @@ def from_torch(
 
     Args:
       tensors: the state dict, or the flat parameters of one of M3AE's own checkpoints.
-      source: what errors call the checkpoint.
+      source: the name of the checkpoint in errors.
       modalities: our names for its encoders, in the order of ``Layout.towers``; an empty name
-        leaves that encoder of a lone M3AE or CAV-MAE out.  Needed for a lone ResNet-18.
-      ignore: patterns (``fc.*``) of tensors to leave out; each must match one.
-      average_channels: turns a lone ResNet-18's 3-channel stem into a 1-channel one, by the mean.
-      convention: the one that the weights of transformers are for, if not the layout's.
+        leaves that encoder of a single M3AE or CAV-MAE out.  Needed for a single ResNet-18.
+      ignore: patterns (``fc.*``) of tensors to leave out; each must match at least one.
+      average_channels: averages a single ResNet-18's 3 input channels into 1.
+      convention: that of the transformers' weights, if it is not the layout's default.
 
     Raises:
       UserError: the layout is not known, or a tensor is missing, unexpected or of another shape.
@@ -52,7 +52,7 @@ def from_torch(
     named.pop("", None)
     if average_channels:
         if layout.towers[0] != Tower("resnet18", "", ""):
-            raise UserError(f"average_channels is for a lone ResNet-18, not for {layout.title}")
+            raise UserError(f"average_channels is for a single ResNet-18, not for {layout.title}")
         tensors["conv1.weight"] = tensors["conv1.weight"].mean(1, keepdims=True)
     label = convention or layout.convention
     bound = {m: convention_of(tower.backbone, label) for m, tower in named.items()}
@@ -75,7 +75,7 @@ def from_torch(
 def back_to_torch(tensors: Tensors, manifest: Mapping[str, Any], source: str) -> Tensors:
     """The state dict that ``from_torch`` would turn into these tensors and this manifest.
 
-    Tensors that were left out stay so; the reference loads its checkpoints without asking.
+    Tensors that were left out stay so; the reference's loading does not check for them.
 
     Raises:
       UserError: a tensor is missing, unexpected or misshapen, or two encoders that shared tensors
@@ -96,7 +96,7 @@ def back_to_torch(tensors: Tensors, manifest: Mapping[str, Any], source: str) ->
             if theirs in found and not np.array_equal(found[theirs], value):
                 raise UserError(
                     f"{source}: the encoders {' and '.join(manifest['towers'])} have different "
-                    f"values for {theirs}, which one file holds once: they were trained apart, "
+                    f"values for {theirs}, which one file stores once: they were trained apart, "
                     "convert them one by one"
                 )
             found[theirs] = value
@@ -166,7 +166,7 @@ def manifest_of(
 def manifest_of_encoder(
     tensors: Tensors, modality: str, conventions: Mapping[str, Mapping[str, Any]] | None = None
 ) -> dict[str, Any]:
-    """The manifest of one encoder by itself, in the names of its backbone's PyTorch code.
+    """The manifest of one encoder by itself, with the names of its backbone's PyTorch code.
 
     ``tensors`` are those of ``params/encoder/<modality>`` and ``batch_stats/<modality>``.
 
@@ -204,10 +204,10 @@ def is_whole(manifest: Mapping[str, Any]) -> bool:
 def places_of(
     layout: Layout, tensors: Mapping[str, Any], checkpoint: Mapping[str, Any] | None = None
 ) -> tuple[str, ...]:
-    """The modality of our ``tensors`` that each tower of a layout is for.
+    """For each tower of a layout, the modality of our ``tensors`` that belongs there.
 
-    It has the tower's backbone and its number of input channels, where the layout or, for a ResNet
-    by itself, the ``checkpoint`` tells that.  Empty where there is none, or no telling which.
+    It has the tower's backbone and its number of input channels, if the layout or, for a ResNet
+    by itself, the ``checkpoint`` gives that.  Empty if there is none, or more than one.
     """
     stem = np.shape((checkpoint or {}).get("conv1.weight", 0))
     backbones = backbones_of(tensors)
@@ -225,8 +225,8 @@ def places_of(
 def in_order(tensors: Tensors, modalities: Sequence[str], wanted: Sequence[str]) -> Tensors:
     """The tensors with the blocks of a joint head in another order of the modalities.
 
-    ``params/head/joint/kernel: [M D, C]`` has its blocks in the order of ``modalities`` and gets
-    them in that of ``wanted``.
+    The blocks of ``params/head/joint/kernel: [M D, C]`` go from the order of ``modalities`` to
+    that of ``wanted``.
     """
     name = "params/head/joint/kernel"
     if name not in tensors or tuple(modalities) == tuple(wanted):
@@ -236,7 +236,7 @@ def in_order(tensors: Tensors, modalities: Sequence[str], wanted: Sequence[str])
 
 
 def backbones_of(tensors: Mapping[str, Any]) -> dict[str, str]:
-    """``{modality: backbone}`` of our tensors, empty where it is none that a file may hold."""
+    """``{modality: backbone}`` of our tensors; "" if files have no such backbone."""
     shapes: dict[str, dict[str, tuple[int, ...]]] = {}
     for name, value in tensors.items():
         if name.startswith("params/encoder/"):
@@ -246,7 +246,7 @@ def backbones_of(tensors: Mapping[str, Any]) -> dict[str, str]:
 
 
 def rows_of(tensors: Tensors, manifest: Mapping[str, Any], original: bool = False) -> list[Row]:
-    """Every row of a checkpoint in its own names, whose prefix is taken off already."""
+    """Every row of a checkpoint in its own names, without their prefix."""
     rows, widths = [], []
     for modality, prefix in manifest["towers"].items():
         own = _tower_rows(tensors, manifest, modality)
@@ -268,7 +268,7 @@ def _tower_rows(tensors: Tensors, manifest: Mapping[str, Any], modality: str) ->
 
 
 def _unused(tensors: Tensors, manifest: Mapping[str, Any], rows: Sequence[Row]) -> list[str]:
-    """The tensors that no row takes and that the encoders are known to do without."""
+    """The tensors that no row uses and that the encoders are known not to need."""
     wanted = {row.torch for row in rows}
     patterns = [
         _dot(manifest["towers"][m]) + pattern

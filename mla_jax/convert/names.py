@@ -1,4 +1,4 @@
-"""Name maps: one list of rows takes a backbone's tensors from PyTorch to Flax and back."""
+"""Name maps: one list of rows converts a backbone's tensors from PyTorch to Flax and back."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -37,11 +37,11 @@ class Row(NamedTuple):
     flax: str | None
     """``collection/module/.../leaf``; None for PyTorch's ``num_batches_tracked``."""
     kind: str
-    """A key of ``TO_FLAX``, or ``counter``: a batch counter, which plays no part as long as the
-    momentum is given.  It is dropped coming in, where it may also be absent (PyTorch < 0.4.1
-    wrote none), and written as 0 going out, where ``load_state_dict`` asks for it."""
+    """A key of ``TO_FLAX``, or ``counter``: a batch counter, which is not used as long as the
+    momentum is given.  It is dropped on import, where it may also be absent (PyTorch < 0.4.1
+    wrote none), and written as 0 on export, where ``load_state_dict`` requires it."""
     shape: tuple[int, ...]
-    """In PyTorch's order."""
+    """The shape in PyTorch's order."""
 
     def at(self, torch_prefix: str, module: str) -> "Row":
         """This row in a larger model: ``params/x`` becomes ``params/<module>/x``."""
@@ -65,7 +65,7 @@ def to_flax(tensors: Mapping[str, np.ndarray], rows: Sequence[Row], source: str)
       UserError: a tensor is missing, unexpected, or of another shape or type; all are listed.
     """
     counters = {row.torch for row in rows if row.kind == "counter"}
-    wanted = [row for row in rows if row.kind != "counter"]  # several may take one tensor
+    wanted = [row for row in rows if row.kind != "counter"]  # several rows may use one tensor
     given = {name: tensor for name, tensor in tensors.items() if name not in counters}
     check_names(source, {row.torch: row.shape for row in wanted}, given)
     return {row.flax: np.ascontiguousarray(TO_FLAX[row.kind](given[row.torch])) for row in wanted}
@@ -75,7 +75,7 @@ def to_torch(tensors: Mapping[str, np.ndarray], rows: Sequence[Row], source: str
     """The inverse of ``to_flax``; batch counters are written as 0 (``Row.kind``).
 
     Raises:
-      UserError: as ``to_flax``, in Flax's names and shapes.
+      UserError: as ``to_flax``, with Flax's names and shapes.
     """
     wanted = {row.flax: row for row in rows if row.kind != "counter"}
     shapes = {name: flax_shape(row) for name, row in wanted.items()}
@@ -99,7 +99,7 @@ def check_names(
     wanted: Mapping[str, tuple[int, ...]],
     given: Mapping[str, np.ndarray],
 ) -> None:
-    """Raises ``UserError`` unless ``given`` has exactly the wanted names, in float32 and shape."""
+    """Raises ``UserError`` unless ``given`` has exactly the wanted names and shapes, in float32."""
     faults = [_listed("missing", wanted.keys() - given.keys())]
     faults.append(_listed("unexpected", given.keys() - wanted.keys()))
     both = sorted(wanted.keys() & given.keys())

@@ -1,10 +1,10 @@
-"""M3AE's own checkpoints, which are pickles, read without running anything that is in them.
+"""Reads M3AE's own checkpoints, which are pickles, without running any code in them.
 
 The file is a cloudpickle of ``{"step", "epoch", "variant", "state"}``; the weights are the tree
-``state.params["params"]``.  It holds the optimiser too, with its functions and whatever they refer
-to.  A pickle may name any function to be called; here no name is ever looked up: the few that
-rebuild arrays stand for code of this module, all others for placeholders that do nothing.  Names
-that would serve an attack and nothing else are refused on top, so that the user learns of them.
+``state.params["params"]``.  It also holds the optimiser, with its functions and what they refer
+to.  A pickle may name any function to be called.  Here no name is ever looked up: the few that
+rebuild arrays map to code of this module, all others to placeholders that do nothing.  Names
+that only an attack would need are also refused, so that the user learns of them.
 """
 
 import io
@@ -23,13 +23,13 @@ FOREIGN = (
     *("_io", "_pickle", "_posixsubprocess", "ctypes", "io", "marshal", "nt", "os", "pickle"),
     *("posix", "pty", "runpy", "shutil", "socket", "subprocess", "webbrowser"),
 )
-"""Packages that no training state mentions, whose names are refused."""
+"""Packages that no training state needs; names in them are refused."""
 
 FOREIGN_BUILTINS = ("__import__", "breakpoint", "compile", "eval", "exec", "input", "open")
 
 
 class Inert:
-    """Stands for a class, function or object of the file: takes everything, does nothing."""
+    """A placeholder for a class, function or object of the file, which does nothing when used."""
 
     arguments: tuple[Any, ...] = ()
     state: Any = None
@@ -55,7 +55,7 @@ class Inert:
     add = append
 
 
-# All stand-ins are classes with __setstate__: a pickle has no means to alter those.  Arrays stay
+# All stand-ins are classes with __setstate__, which a pickle cannot alter.  Arrays stay
 # stand-ins until the file is read: numpy's own objects trust the state that a pickle gives them.
 
 
@@ -63,7 +63,7 @@ class Dtype(Inert):
     """``numpy.dtype``."""
 
     def real(self) -> np.dtype:
-        """The type; ``UserError`` unless it is one of numbers or truth values."""
+        """The type; ``UserError`` unless it is numeric or boolean."""
         name = self.arguments[0] if self.arguments else ""
         if not isinstance(name, str) or not re.fullmatch("[fiu][1248]|b1", name):
             raise UserError(f"it holds an array of type {name!r}, not of numbers")
@@ -81,7 +81,7 @@ class Array(Inert):
 
 
 class FromBuffer(Array):
-    """``numpy.core.numeric._frombuffer``: an array as protocol 5 writes it."""
+    """``numpy.core.numeric._frombuffer``: an array in the form of protocol 5."""
 
     def real(self) -> np.ndarray:
         content, dtype, shape, order = self.arguments
@@ -99,11 +99,11 @@ class DeviceArray(Array):
 
 
 class Encoded(Inert):
-    """``_codecs.encode``: how the protocols before 3 write bytes."""
+    """``_codecs.encode``: bytes in the form of protocols before 3."""
 
     def __new__(cls, text: Any, codec: Any = "") -> Any:
         if codec != "latin1" or not isinstance(text, str):
-            raise UserError("it asks for a codec, which no M3AE checkpoint needs")
+            raise UserError("it refers to a codec, which no M3AE checkpoint needs")
         return text.encode(codec)
 
 
@@ -116,20 +116,20 @@ MEANT = {
     "_reconstruct_array": DeviceArray,
     "OrderedDict": dict,
 }
-"""The names that mean something here, in the packages that have them."""
+"""The names that are replaced by code of this module, with their packages."""
 
 HOMES = ("numpy", "jax", "jaxlib", "collections", "_codecs")
 
 
 class Unpickler(pickle.Unpickler):
-    """Builds numbers, strings and containers, and placeholders for all the rest."""
+    """Builds numbers, strings and containers, and placeholders for everything else."""
 
     def find_class(self, module: str, name: str) -> Any:
         package = module.partition(".")[0]
         executes = module in ("builtins", "__builtin__") and name in FOREIGN_BUILTINS
         if package in FOREIGN or executes:
             raise UserError(
-                f"it asks for {module}.{name}, which no M3AE checkpoint needs: do not trust it"
+                f"it refers to {module}.{name}, which no M3AE checkpoint needs: do not trust it"
             )
         if package in HOMES and name in MEANT:
             return MEANT[name]
@@ -140,16 +140,16 @@ def read_m3ae(path: pathlib.Path) -> Tensors:
     """The weights in one of M3AE's own checkpoints, as ``{"encoder/Block_0/...": array}``.
 
     Raises:
-      UserError: the file is no such pickle, or names anything foreign to one.
+      UserError: the file is not such a pickle, or uses names that do not belong in one.
     """
     return weights(load(path.read_bytes(), str(path)), str(path))
 
 
 def load(content: bytes, source: str) -> Any:
-    """What a pickle holds, with placeholders for all but plain data.
+    """The content of a pickle, with placeholders for everything but plain data.
 
     Raises:
-      UserError: it cannot be read, or names what it should not.
+      UserError: it cannot be read, or uses a forbidden name.
     """
     try:
         return Unpickler(io.BytesIO(content)).load()
@@ -163,15 +163,15 @@ def weights(content: Any, source: str) -> Tensors:
     """The flat parameters of a loaded checkpoint: those under ``state.params["params"]``.
 
     Raises:
-      UserError: there are none, or some are no arrays of numbers.
+      UserError: there are none, or some are not arrays of numbers.
     """
     tree = content
     for step in ("state", "params", "params"):
         tree = _inside(tree).get(step)
     try:
         found = dict(_flat(tree, ""))
-    except RecursionError as error:  # a dictionary in itself
-        raise UserError(f"{source} is not a checkpoint of M3AE: it has no end") from error
+    except RecursionError as error:  # a dictionary that contains itself
+        raise UserError(f"{source} is not a checkpoint of M3AE: it contains itself") from error
     if not found:
         raise UserError(
             f"{source} is not a checkpoint of M3AE: it has no parameters under state.params"

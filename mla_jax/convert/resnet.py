@@ -1,4 +1,4 @@
-"""The name map of ResNet-18: torchvision's names, which the MLA reference shares, and ours."""
+"""The name map of ResNet-18: torchvision's names, which the MLA reference also uses, and ours."""
 
 from collections.abc import Mapping
 
@@ -8,7 +8,7 @@ from mla_jax.convert.names import Row
 
 
 def rows(width: int = 512, channels: int = 3) -> list[Row]:
-    """Every tensor of a ResNet-18 without classifier whose last stage has ``width`` channels."""
+    """Every tensor of a ResNet-18 without classifier, whose last stage has ``width`` channels."""
     found = _convolution("conv1", "conv1", (width // 8, channels, 7, 7))
     found += _norm("bn1", "bn1", width // 8)
     before = width // 8
@@ -28,7 +28,7 @@ def rows(width: int = 512, channels: int = 3) -> list[Row]:
 
 
 def rows_for(tensors: Mapping[str, np.ndarray], prefix: str = "") -> list[Row]:
-    """The rows that ``tensors`` should fill: width and channels are read off them."""
+    """The rows that ``tensors`` should fill; they give the width and the channels."""
     width, channels = 512, 3
     if (last := tensors.get(prefix + "layer4.1.bn2.weight")) is not None and last.ndim == 1:
         width = len(last)

@@ -1,6 +1,6 @@
-"""The name maps of M3AE and CAV-MAE: PyTorch's names, those of M3AE's own JAX code, and ours.
+"""The name maps of M3AE and CAV-MAE: PyTorch's names, those of M3AE's JAX code, and ours.
 
-Shapes are read off the tensors, but for the depth, which follows from the width: a checkpoint
+Shapes come from the tensors, except the depth, which follows from the width: a checkpoint
 that lacks its last block is incomplete, not shallow.
 """
 
@@ -41,10 +41,10 @@ ORIGINAL = {
 }
 
 M3AE_UNUSED = ("decoder*", "image_mask_embedding", "text_mask_embedding")
-"""What M3AE's decoder leaves in a checkpoint; each encoder also leaves the other's embedding."""
+"""The tensors of M3AE's decoder; each encoder also leaves out the other's embedding."""
 
 CAVMAE_UNUSED = ("norm.*", "mlp_head.*", "mask_token", "decoder*", "blocks_u.*.norm[12].*")
-"""Classifier, decoder and the norms of both modalities together."""
+"""The classifier, the decoder, and the norms for both modalities together."""
 
 
 def m3ae_unused(part: str) -> tuple[str, ...]:
@@ -114,7 +114,7 @@ def m3ae_original(row: Row) -> Row:
 def cavmae_rows(letter: str, width: int, tokens: int) -> list[Row]:
     """Every tensor of the audio (``a``) or visual (``v``) tower, in PyTorch's names.
 
-    The last block is the one both modalities share, with the norms of this one.
+    The last block is the one that both modalities share, with this modality's norms.
     """
     channels = {"a": 1, "v": 3}[letter]
     kernel = (width, channels, PATCH, PATCH)

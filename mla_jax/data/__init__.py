@@ -1,1 +1,1 @@
-"""From a split to batches on the devices."""
+"""Turns a split into batches on the devices."""

@@ -1,7 +1,7 @@
-"""Audio front ends: a waveform in, a spectrogram out, in numpy and scipy alone.
+"""Audio front ends: waveforms to spectrograms, with only numpy and scipy.
 
 Papers that share a data set rarely share its spectrograms, so each is a named ``Recipe`` and the
-name goes into the data's fingerprint.  All of them return ``float32[time, frequency]``.
+name is part of the data's fingerprint.  All of them return ``float32[time, frequency]``.
 """
 
 import functools
@@ -13,7 +13,7 @@ import numpy as np
 from mla_jax.errors import check_choice
 
 LOG_FLOOR = float(np.finfo(np.float32).eps)
-"""Kaldi's: an empty filter gives log(1.19e-7) = -15.94."""
+"""Kaldi's lower bound: an empty filter gives log(1.19e-7) = -15.94."""
 MAGNITUDE_FLOOR = 1e-7
 
 
@@ -49,12 +49,13 @@ def compute(name: str, waveform: np.ndarray) -> np.ndarray:
 def kaldi_fbank(waveform: np.ndarray, rate: int = 16_000, bins: int = 128) -> np.ndarray:
     """Log mel energies of 25 ms frames every 10 ms, ``float64[1 + (N - 400) // 160, bins]``.
 
-    What ``torchaudio.compliance.kaldi.fbank`` computes with the settings of MLA's
-    ``data/extract_fbank.py``: mean over all channels removed, first channel taken, no dither, no
-    energy, a symmetric Hann window.  It is not scaled to 16-bit integers first.
+    The result of ``torchaudio.compliance.kaldi.fbank`` with the settings of MLA's
+    ``data/extract_fbank.py``: the mean over all channels is subtracted, then the first channel is
+    used, with a symmetric Hann window, without dither or energy.  The signal is not scaled to
+    16-bit integers first.
 
     Raises:
-      ValueError: fewer samples than one frame has.
+      ValueError: there are fewer samples than in one frame.
     """
     length, hop = rate * 25 // 1000, rate * 10 // 1000
     signal = (waveform - waveform.mean())[0]
@@ -83,13 +84,14 @@ def _mel_filters(rate: int, size: int, bins: int, low: float = 20.0) -> np.ndarr
 
 
 def _fbank_1024(waveform: np.ndarray) -> np.ndarray:
-    """MLA: cut or padded with zeros to 1024 frames.  A zero is far above silence (quirk Q18)."""
+    """MLA: cut or padded with zeros to 1024 frames.  Zero is far above silence (quirk Q18)."""
     rows = kaldi_fbank(waveform)[:1024]
     return np.pad(rows, ((0, 1024 - len(rows)), (0, 0)))
 
 
 def _fbank_1024_normalized(waveform: np.ndarray) -> np.ndarray:
-    """OGM-GE for Kinetics-Sounds: the same, then with AudioSet's mean and twice its deviation."""
+    """OGM-GE for Kinetics-Sounds: the same, normalised by AudioSet's mean and twice its
+    deviation."""
     return (_fbank_1024(waveform) + 4.503877) / (2 * 5.141276)
 
 
@@ -106,7 +108,8 @@ def tile(waveform: np.ndarray, samples: int) -> np.ndarray:
 def log_stft(signal: np.ndarray, size: int = 512, hop: int = 353) -> np.ndarray:
     """``log(|STFT| + 1e-7)``, ``float64[1 + N // hop, size / 2 + 1]``.
 
-    A periodic Hann window, centred frames over zeros at the ends: ``librosa.stft`` since 0.10.
+    A periodic Hann window, and centred frames with zeros beyond the ends, as in ``librosa.stft``
+    since 0.10.
     """
     padded = np.pad(signal, size // 2)
     window = np.hanning(size + 1)[:-1]
@@ -117,8 +120,8 @@ def log_stft(signal: np.ndarray, size: int = 512, hop: int = 353) -> np.ndarray:
 def log_spectrogram(signal: np.ndarray, rate: int, overlap: int = 353) -> np.ndarray:
     """``log(S + 1e-7)`` of scipy's power density, windows of 512: ``float64[time, 257]``.
 
-    Scipy's defaults as DI-MML uses them (``data/CREMAD/*_preprocessing.py``): a Tukey window, the
-    mean of each window removed.  353 is the *overlap* here; OGM-GE has it as the hop.
+    Scipy's defaults, as in DI-MML (``data/CREMAD/*_preprocessing.py``): a Tukey window, with the
+    mean of each window removed.  353 is the *overlap* here; in OGM-GE it is the hop.
     """
     import scipy.signal
 
@@ -133,7 +136,7 @@ def _stft(seconds: int) -> Recipe:
 
 
 def _standardized(rate: int) -> Recipe:
-    """DI-MML: 160,000 samples, brought to the recording's own mean 0 and deviation 1."""
+    """DI-MML: 160,000 samples, each recording standardised to mean 0 and deviation 1."""
 
     def apply(waveform: np.ndarray) -> np.ndarray:
         found = log_spectrogram(tile(waveform, 160_000), rate)
@@ -147,7 +150,7 @@ RECIPES: dict[str, Recipe] = {
     "kaldi_fbank_normalized": Recipe(16_000, (1024, 128), _fbank_1024_normalized),
     "stft_3s": _stft(3),
     "stft_20s": _stft(20),
-    # 160,000 samples are 7.3 s at the rate that CREMA-D is decoded at, and 10 s at that of AVE.
+    # 160,000 samples are 7.3 s at the rate for CREMA-D, and 10 s at the rate for AVE.
     "stft_10s": _standardized(22_050),
     "stft_10s_16khz": _standardized(16_000),
     "spectrogram_3s": Recipe(
@@ -155,10 +158,10 @@ RECIPES: dict[str, Recipe] = {
     ),
 }
 """MLA: ``kaldi_fbank``; OGM-GE: ``kaldi_fbank_normalized``, ``stft_3s``; AUG: ``stft_20s``;
-DI-MML: ``stft_10s`` (CREMA-D), ``stft_10s_16khz`` (AVE), ``spectrogram_3s`` (what its shipped
-CREMA-D script writes)."""
+DI-MML: ``stft_10s`` (CREMA-D), ``stft_10s_16khz`` (AVE), ``spectrogram_3s`` (written by its
+CREMA-D script)."""
 
 
 def names(default: str) -> tuple[str, ...]:
-    """All recipes, ``default`` first."""
+    """All recipes, with ``default`` first."""
     return (default, *(name for name in RECIPES if name != default))

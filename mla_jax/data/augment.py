@@ -1,10 +1,10 @@
-"""What happens to an image or a spectrogram on the device: pure functions of one example.
+"""Augmentation of an image or a spectrogram on the device: pure functions of one example.
 
-The rules are those of torchvision 0.9 on Pillow images, which the references use, down to the
-rounding: images are grey levels in [0, 255] held as float32 until ``normalize``.  ``transform.py``
-puts them together and maps them over a batch.  Chance comes in as ``draws``, numbers uniform in
-[0, 1), rather than as keys: one call of the generator serves a whole picture, and every call costs
-XLA half a second to compile on CPU.
+The rules are those of torchvision 0.9 on Pillow images, which the references use, including the
+rounding: images are grey levels in [0, 255], stored as float32 until ``normalize``.
+``transform.py`` combines them and maps them over a batch.  Randomness is passed as ``draws``,
+uniform numbers in [0, 1), rather than as keys: one call of the generator serves a whole image, and
+every call costs XLA half a second to compile on CPU.
 """
 
 from collections.abc import Sequence
@@ -13,22 +13,22 @@ import jax
 import jax.numpy as jnp
 
 JITTER_DRAWS = 6
-"""Three factors, and three numbers whose order is that of the three adjustments."""
+"""Draws for three factors and for the order of the three adjustments."""
 
 FIXED_NOISE = 999
-"""Seed of the pattern of ``fixed_noise``; the reference seeds NumPy so in every item it fetches."""
+"""The seed of ``fixed_noise``; the reference seeds NumPy with it for every item that it loads."""
 
 
 def flip(draw: jax.Array, image: jax.Array) -> jax.Array:
-    """``image: [..., W, F]`` mirrored left to right, or not, with equal chances."""
+    """``image: [..., W, F]``, mirrored left to right with probability 1/2."""
     return jnp.where(draw < 0.5, image[..., ::-1, :], image)
 
 
 def flip_flow(draw: jax.Array, flow: jax.Array, released: bool = False) -> jax.Array:
     """Optical flow ``[..., W, 2]`` (u, v; grey levels, 127.5 is no motion), mirrored likewise.
 
-    What is seen in a mirror moves the other way: both components are mirrored and u is negated.
-    ``released`` mirrors u alone and negates nothing (DI-MML quirk 14).
+    In a mirror motion goes the other way: both components are mirrored and u is negated.
+    ``released`` mirrors only u and negates nothing (DI-MML quirk 14).
     """
     u, v = flow[..., 0], flow[..., 1]
     mirrored = (u[..., ::-1], v) if released else (255 - u[..., ::-1], v[..., ::-1])
@@ -49,8 +49,8 @@ def colour_jitter(draws: jax.Array, image: jax.Array, strength: float) -> jax.Ar
 def adjust_colours(image: jax.Array, factors: jax.Array, order: jax.Array) -> jax.Array:
     """Pillow's ``ImageEnhance`` Brightness (0), Contrast (1) and Color (2), in the given order.
 
-    All three move the image from a dull one by a factor: ``dull + factor (image - dull)``, cut to
-    whole levels; dull is black, the mean grey, or each pixel's grey.
+    All three scale the difference from a dull image: ``dull + factor (image - dull)``, rounded down
+    to whole levels; dull is black, the mean grey, or each pixel's grey.
     """
     for place in range(3):
         kind = order[place]
@@ -61,7 +61,8 @@ def adjust_colours(image: jax.Array, factors: jax.Array, order: jax.Array) -> ja
 
 
 def _grey(image: jax.Array) -> jax.Array:
-    """ITU-R 601 luma of whole levels as Pillow's ``convert("L")``: ``[H, W, 1]``, whole levels."""
+    """ITU-R 601 luma of integer levels, as Pillow's ``convert("L")``: ``[H, W, 1]``, integer
+    levels."""
     red, green, blue = (image[..., i : i + 1] for i in range(3))
     # Below 2^24, so exact in float32.
     return jnp.floor((red * 19595 + green * 38470 + blue * 7471 + 32768) / 65536)
@@ -78,7 +79,7 @@ def mask_spans(draws: jax.Array, spectrogram: jax.Array, axis: int, longest: int
     """Random spans along ``axis`` set to 0, the mean of a normalised spectrogram.
 
     Length and place are drawn as torchaudio's ``TimeMasking`` and ``FrequencyMasking`` do:
-    the length a whole number below ``longest``, the start uniform where it fits (SpecAugment,
+    the length is an integer below ``longest``, the start uniform where it fits (SpecAugment,
     Park et al. 2019, section 2).  ``draws: float[2, spans]``.
     """
     size = spectrogram.shape[axis]
@@ -92,7 +93,7 @@ def mask_spans(draws: jax.Array, spectrogram: jax.Array, axis: int, longest: int
 
 
 def normalize(x: jax.Array, mean: Sequence[float], std: Sequence[float]) -> jax.Array:
-    """``(x - mean) / std`` along the last axis, or for one number everywhere; (): x as it is."""
+    """``(x - mean) / std`` along the last axis, or with one number for all; (): x unchanged."""
     if not mean:
         return x
     return (x - jnp.asarray(mean, x.dtype)) / jnp.asarray(std, x.dtype)

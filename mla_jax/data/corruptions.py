@@ -1,26 +1,26 @@
-"""Corruptions of one modality at test time, on the host, before anything else is done to it.
+"""Corruptions of one modality at test time, on the host, before any other processing.
 
-What a modality can suffer is decided by what its examples are (``nature_of``), not by its name:
+The kinds of corruption depend on the type of the examples (``nature_of``), not on the name:
 
-* ``noise``: Gaussian noise, of pictures and vectors.  Its standard deviation is in units of the
-  modality's own, or of the 0..1 range for uint8 pictures, which are clipped and rounded.
-* ``blur``: a Gaussian blur of every picture; its deviation is a share of the shorter side.
-* ``frames``: a share of the frames, of pictures or of sound, becomes the training mean, or zeros
-  (``_blank``).  Each is dropped by itself, so the share is that of the expectation.
+* ``noise``: Gaussian noise on images and vectors.  Its standard deviation is in units of the
+  modality's own, or of the 0..1 range for uint8 images, which are clipped and rounded.
+* ``blur``: a Gaussian blur of every image; its deviation is a share of the shorter side.
+* ``frames``: a share of the frames, of images or of sound, becomes the training mean, or zeros
+  (``_blank``).  Each frame is dropped independently, so the share is the expected one.
 * ``snr``: Gaussian noise on frames of sound, at a signal-to-noise ratio in dB.  It is defined on
-  the features that the loader yields, not on the waveform: the noise has the power of the
+  the features from the loader, not on the waveform: the noise has the power of the
   example's own features around the training mean, over all its frames, divided by 10^(dB / 10).
 * ``dropout``: a share of the tokens becomes 0, padding, which every text encoder here leaves out of
-  attention and means.  No encoder has an id of its own for a masked token.
+  attention and means.  No encoder has a separate id for a masked token.
 
-All draws follow from the seed, the modality, the kind and the number of the example: not from its
-batch, the method or the seed of the run.  They are the same at every severity, so what a mild level
-drops a severe one drops too.
+All draws depend on the seed, the modality, the kind and the number of the example, not on its
+batch, the method or the seed of the run.  They are the same at every severity, so a severe level
+also drops whatever a mild one drops.
 
 MultiBench (Liang et al., 2021) adds noise and drops time steps and words at levels from 0 to 1; QMF
-(Zhang et al., 2023) adds noise of 50 and 100 grey levels (0.2 and 0.4 here) to half of the pictures
+(Zhang et al., 2023) adds noise of 50 and 100 grey levels (0.2 and 0.4 here) to half of the images
 and masks words with probability 0.5 and 1 in half of the texts.  Here every example is corrupted.
-Blur, the ratios in dB and the levels of vectors are ours.
+Blur, the ratios in dB and the levels for vectors are ours.
 """
 
 import math
@@ -38,29 +38,30 @@ if TYPE_CHECKING:
     from mla_jax.state import Batch
 
 SALT = 0x6E6F6973
-"""Keeps the draws apart from what others draw from a seed of the same number."""
+"""Separates these draws from others with the same seed."""
 CLEAN_DB = 25
-"""Where ``inf`` dB stands on the axis of ``snr``: one step of 5 dB before the first noisy level."""
+"""The position of ``inf`` dB on the axis of ``snr``: one step of 5 dB before the first noise."""
 MEASURED = 1000
-"""Examples from which a modality's deviation is estimated, where the data set does not state it."""
+"""How many examples are used to estimate a modality's deviation if the data set does not state
+it."""
 CHANNELS = 4
-"""The most that a picture has, where no stream declares it one."""
+"""The most channels of an array that counts as an image without a declared stream."""
 
 
 class Kind(NamedTuple):
-    """One way to corrupt."""
+    """One kind of corruption."""
 
     unit: str
-    """Of its severity, in words."""
+    """The unit of the severity, in words."""
     levels: tuple[float, ...]
-    """Severities of a curve, the clean one first; their order is that of the damage."""
+    """The severities of a curve, from clean to the most severe."""
     least: float = 0.0
     most: float = math.inf
-    """The bounds of a severity."""
+    """The bounds of the severity."""
 
     @property
     def clean(self) -> float:
-        """The severity at which nothing is changed."""
+        """The severity that changes nothing."""
         return self.levels[0]
 
 
@@ -73,7 +74,7 @@ KINDS: Mapping[str, Kind] = {
     "dropout": Kind("share of tokens dropped", SHARES, most=1.0),
 }
 PIXEL_NOISE = Kind("of the 0..1 range", (0.0, 0.1, 0.2, 0.3, 0.4, 0.5))
-"""``noise`` of uint8 pictures."""
+"""``noise`` for uint8 images."""
 SUFFERS: Mapping[str, tuple[str, ...]] = {
     "image": ("noise", "blur"),
     "clip": ("noise", "blur", "frames"),
@@ -84,18 +85,18 @@ SUFFERS: Mapping[str, tuple[str, ...]] = {
     "tokens": ("dropout",),
     "other": (),
 }
-"""The kinds by the nature of the modality: those of ``data/streams.py``, ``sequence`` (frames of
-numbers) and ``other``."""
+"""Kinds of corruption by the type of modality: those of ``data/streams.py``, ``sequence`` (frames
+of numbers) and ``other``."""
 
 Change = Callable[[np.ndarray, np.random.Generator], np.ndarray]
 """``(one example, its draws) -> the example, corrupted``; any float type comes back."""
 
 
 def nature_of(spec: DataSpec, modality: str) -> str:
-    """What the examples of a modality are: a key of ``SUFFERS``.
+    """The type of a modality's examples: a key of ``SUFFERS``.
 
-    Its stream says so.  Without one, or where that says ``vector`` of an array of several axes, the
-    shape and the type do: integers ``[L]`` are tokens; floats ``[F]`` a vector, ``[T, F]`` a
+    The stream gives it.  Without a stream, or if the stream is a ``vector`` of several axes, the
+    shape and the dtype decide: integers ``[L]`` are tokens; floats ``[F]`` a vector, ``[T, F]`` a
     sequence; ``[H, W, C]``, floats or uint8, with at most four channels is an image, and
     ``[T, H, W, C]`` a clip.  Other floats are a vector.
     """
@@ -115,16 +116,16 @@ def nature_of(spec: DataSpec, modality: str) -> str:
 
 
 def kinds_of(spec: DataSpec, modality: str) -> dict[str, Kind]:
-    """What a modality can suffer, by name, with the levels that suit it."""
+    """``{name: kind}`` of the corruptions for a modality, with levels that suit it."""
     pixels = np.dtype(spec.dtypes[modality]).kind in "iu"
     found = {name: KINDS[name] for name in SUFFERS[nature_of(spec, modality)]}
     return found | {"noise": PIXEL_NOISE} if pixels and "noise" in found else found
 
 
 def position(name: str, severity: float) -> float:
-    """Where a severity stands on the axis of its kind, which grows with the damage.
+    """The position of a severity on the axis of its kind, which grows with the corruption.
 
-    The severity itself; for ``snr`` minus the dB, where ``inf`` counts as ``CLEAN_DB``.
+    It is the severity itself; for ``snr`` minus the dB, with ``CLEAN_DB`` for ``inf``.
     """
     return -min(severity, CLEAN_DB) if name == "snr" else severity
 
@@ -133,7 +134,7 @@ def parse(text: str) -> tuple[str, str, float]:
     """``audio:snr=0`` -> ``("audio", "snr", 0.0)``.
 
     Raises:
-      UserError: it has another form.
+      UserError: the text has another form.
     """
     modality, colon, setting = text.rpartition(":")
     name, equals, severity = setting.partition("=")
@@ -142,21 +143,21 @@ def parse(text: str) -> tuple[str, str, float]:
             return modality, name, float(severity)
     except ValueError:
         pass
-    raise UserError(f"'{text}' is no corruption: write MODALITY:KIND=NUMBER, as in audio:snr=0")
+    raise UserError(f"'{text}' is not a corruption: write MODALITY:KIND=NUMBER, as in audio:snr=0")
 
 
 def check(spec: DataSpec, modality: str, name: str, severity: float) -> None:
-    """Raises ``UserError`` unless a modality can suffer this kind with this severity."""
+    """Raises ``UserError`` unless this kind and severity can be applied to a modality."""
     what = f"modality of this run ({'+'.join(spec.modalities)})"
     check_choice(what, modality, spec.modalities)
     check_choice("kind of corruption", name, KINDS)
     possible = kinds_of(spec, modality)
     if name not in possible:
         shape = ", ".join(map(str, spec.shapes[modality]))
-        nature = f"'{modality}' is of the kind {nature_of(spec, modality)}"
+        nature = f"'{modality}' of the kind {nature_of(spec, modality)}"
         remedy = f"take {' or '.join(possible)}" if possible else "corrupt another modality"
         raise UserError(
-            f"{nature}, {spec.dtypes[modality]}[{shape}], and cannot suffer '{name}': {remedy}"
+            f"'{name}' does not apply to {nature}, {spec.dtypes[modality]}[{shape}]: {remedy}"
         )
     kind = possible[name]
     finite = math.isfinite(severity) or severity == kind.clean
@@ -171,18 +172,19 @@ def check(spec: DataSpec, modality: str, name: str, severity: float) -> None:
 def corrupted(
     split: Split, spec: DataSpec, modality: str, name: str, severity: float, seed: int = 0
 ) -> Split:
-    """A split of which one modality is corrupted, wherever an example has it.
+    """A split with one modality corrupted in every example that has it.
 
     Args:
-      split: of the data set.
-      spec: what a run records of it (``run.data``).
+      split: a split of the data set.
+      spec: the run's record of the data set (``run.data``).
       modality: one of its modalities.
-      name: the kind, of those that the modality can suffer (``kinds_of``).
-      severity: in the kind's unit; the clean one gives the split itself.
-      seed: of the draws.
+      name: one of the modality's kinds of corruption (``kinds_of``).
+      severity: in the kind's unit; the clean one returns the split itself.
+      seed: the seed of the draws.
 
     Raises:
-      UserError: a modality, kind or severity that cannot be, or a modality that no example has.
+      UserError: an unknown modality, a kind or severity that does not apply, or no example has
+        the modality.
 
     >>> split = run.dataset().splits["test"]                                # doctest: +SKIP
     >>> run.evaluate(corrupted(split, run.data, "audio", "snr", 0))         # doctest: +SKIP
@@ -199,12 +201,12 @@ def corrupted(
 
 
 class CorruptedSplit:
-    """A split of which one modality is changed, example by example."""
+    """A split with one modality changed, one example at a time."""
 
     def __init__(
         self, split: Split, modality: str, column: int, change: Change, key: tuple[int, ...]
     ):
-        """``column``: the modality's in ``present``; ``key`` and an example's number make its
+        """``column``: the modality's in ``present``; ``key`` and an example's number seed its
         draws."""
         self._split, self._modality, self._column = split, modality, column
         self._change, self._key = change, key
@@ -220,7 +222,7 @@ class CorruptedSplit:
 
     @property
     def unmasked(self) -> Split:
-        """Without the masks that hide modalities, as ``MaskedSplit.unmasked``."""
+        """The split without the masks that hide modalities, as ``MaskedSplit.unmasked``."""
         split = getattr(self._split, "unmasked", self._split)
         return CorruptedSplit(split, self._modality, self._column, self._change, self._key)
 
@@ -230,7 +232,7 @@ class CorruptedSplit:
         return self._corrupted(batch, batch["present"][:, self._column])
 
     def fetch_wanted(self, index: np.ndarray, wanted: np.ndarray) -> "Batch":
-        """The same, of which only the ``wanted: bool[B, M]`` inputs count."""
+        """The same, where only the ``wanted: bool[B, M]`` inputs are needed."""
         batch = fetch_wanted(self._split, index, wanted)
         return self._corrupted(batch, (batch["present"] & wanted)[:, self._column])
 
@@ -243,7 +245,7 @@ class CorruptedSplit:
 
 
 def _like(array: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """Values in the type of an array; integers are rounded and clipped to what the type holds."""
+    """Values in the dtype of an array; integers are rounded and clipped to its range."""
     if array.dtype.kind in "iu" and values.dtype.kind == "f":
         limits = np.iinfo(array.dtype)
         values = np.clip(np.rint(values), limits.min, limits.max)
@@ -270,11 +272,11 @@ def _change(split: Split, spec: DataSpec, modality: str, name: str, severity: fl
 
 
 def _deviation(split: Split, spec: DataSpec, modality: str) -> np.ndarray | float:
-    """The standard deviation that ``noise`` is measured in.
+    """The standard deviation that is the unit of ``noise``.
 
-    255 for uint8, whose unit is the 0..1 range.  For floats: 1 where the data set standardised
-    them; the stream's, where it has one; else that of the first ``MEASURED`` examples of the split,
-    one number: the root of the mean variance of the example's entries.
+    255 for uint8, whose unit is the 0..1 range.  For floats: 1 if the data set standardised
+    them; the stream's, if it has one; else that of the first ``MEASURED`` examples of the split,
+    as one number: the root of the mean variance of the example's entries.
     """
     if np.dtype(spec.dtypes[modality]).kind in "iu":
         return 255.0
@@ -290,10 +292,10 @@ def _deviation(split: Split, spec: DataSpec, modality: str) -> np.ndarray | floa
 
 
 def _blank(spec: DataSpec, modality: str) -> np.ndarray:
-    """What stands in the place of a dropped frame, and is the zero of a signal's power.
+    """The value of a dropped frame, and the zero of a signal's power.
 
-    The stream's training mean, by channel, where it has one: it is zeros for the encoder.  Else
-    zeros, which are the mean of features that the data set standardised; for optical flow, no
+    It is the stream's training mean by channel, if it has one, which is zero for the encoder.  Else
+    zeros, the mean of features that the data set standardised; for optical flow, no
     motion (128).
     """
     stream = spec.streams.get(modality)
@@ -305,7 +307,7 @@ def _blank(spec: DataSpec, modality: str) -> np.ndarray:
 
 
 def _blurred(x: np.ndarray, share: float) -> np.ndarray:
-    """Pictures ``[..., H, W, C]``, each channel by itself; beyond the edge it goes on as there."""
+    """Blurs images ``[..., H, W, C]``, each channel by itself; edge pixels are repeated outside."""
     sigma = share * min(x.shape[-3:-1])
     by_axis = (0,) * (x.ndim - 3) + (sigma, sigma, 0)
     return ndimage.gaussian_filter(x.astype(np.float32), by_axis, mode="nearest")

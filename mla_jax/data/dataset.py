@@ -1,4 +1,4 @@
-"""What a data set is to the rest of the program: named splits that yield batches by index."""
+"""Data sets for the rest of the program: named splits that give batches by index."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -9,20 +9,20 @@ import numpy as np
 
 from mla_jax.data.streams import Stream
 
-if TYPE_CHECKING:  # preparing starts one process per core, and none of them needs JAX
+if TYPE_CHECKING:  # preparing starts one process per core, without JAX
     from mla_jax.state import Batch
 
 RESERVED_NAMES = (
     "fused", "shared", "joint", "examples", "macro_f1", "weighted_f1", "confusion", "subsets",
 )  # fmt: skip
-"""No modality may be called so: results and heads have these names."""
+"""Names that no modality may have: results and heads use them."""
 
 Transform = Callable[["Batch", bool], Mapping[str, Any]]
 """``(batch, train) -> inputs``: augmentation and normalisation, pure, inside the jitted step."""
 
 
 class Split(Protocol):
-    """Examples by number: what the trainer needs of a split, wherever it lies."""
+    """The examples of a split by number: the interface that the trainer needs."""
 
     @property
     def label(self) -> np.ndarray:
@@ -41,20 +41,20 @@ class Split(Protocol):
     def fetch(self, index: np.ndarray) -> "Batch":
         """The batch of examples ``index: int[B]``, all valid.
 
-        A split whose loading is dear may also have ``fetch_wanted(index, wanted: bool[B, M])``,
-        which leaves out the inputs that nobody wants: see ``fetch_wanted``.
+        A split whose loading is expensive may also have ``fetch_wanted(index, wanted: bool[B,
+        M])``, which skips inputs that are not needed: see the function ``fetch_wanted``.
         """
 
 
 def fetch_wanted(split: Split, index: np.ndarray, wanted: np.ndarray) -> "Batch":
-    """The batch of examples ``index: int[B]``, of which only the ``wanted: bool[B, M]`` inputs
-    count; a split that decodes files leaves out the others, which are then zeros."""
+    """The batch of examples ``index: int[B]``, where only the ``wanted: bool[B, M]`` inputs are
+    needed; a split that decodes files skips the others, which are then zeros."""
     some = getattr(split, "fetch_wanted", None)
     return some(index, wanted) if some else split.fetch(index)
 
 
 class ArraySplit(NamedTuple):
-    """A split held in memory; row i of every array is example i."""
+    """A split in memory; row i of every array is example i."""
 
     inputs: Mapping[str, np.ndarray]
     """``{modality: [N, ...]}`` in the order of the configuration's modalities."""
@@ -69,7 +69,7 @@ class ArraySplit(NamedTuple):
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Of one example of each modality."""
+        """The shape of one example of each modality."""
         return {modality: array.shape[1:] for modality, array in self.inputs.items()}
 
     def fetch(self, index: np.ndarray) -> "Batch":
@@ -85,29 +85,29 @@ class ArraySplit(NamedTuple):
 
 
 class Dataset(NamedTuple):
-    """Splits ``train``, ``test`` and, where there is one, ``validation``."""
+    """Splits ``train``, ``test`` and, if there is one, ``validation``."""
 
     name: str
     modalities: tuple[str, ...]
     class_names: Sequence[str]
     splits: Mapping[str, Split]
     fingerprint: str
-    """Names the data and the recipe; a checkpoint of another one is not resumed."""
+    """Identifies the data and the recipe; a checkpoint with another one is not resumed."""
     select_on_validation: bool = True
     """Whether the validation split resembles the test split enough to choose an epoch on it."""
     streams: Mapping[str, Stream] = MappingProxyType({})
-    """What each modality's examples are; empty where they need no transform."""
+    """``{modality: stream}``; empty if the examples need no transform."""
     input_notes: Mapping[str, str] = MappingProxyType({})
-    """By modality, a few words on how its arrays were made, for whoever predicts on new ones."""
+    """``{modality: how its arrays were made}``, for users who predict on new ones."""
     statistics: Mapping[str, Mapping[str, Any]] = MappingProxyType({})
-    """By modality, ``{"mean": [...], "std": [...]}`` of the training split, by which the arrays
-    were standardised before they came here; a stream's own are in ``streams``."""
+    """``{modality: {"mean": [...], "std": [...]}}`` of the training split, by which the arrays
+    were standardised already; those of a stream are in ``streams``."""
     preparation: Mapping[str, Any] = MappingProxyType({})
-    """By modality, what its records were prepared with: ``prepared.preparation``."""
+    """``{modality: how its records were prepared}``: ``prepared.preparation``."""
     masks: Mapping[str, np.ndarray] = MappingProxyType({})
-    """By split, ``bool[N, M]``: what ``config.missing`` leaves, where it was drawn once."""
+    """``{split: bool[N, M]}``: what ``config.missing`` leaves, if masks are drawn once."""
     fill: Mapping[str, np.ndarray] = MappingProxyType({})
-    """By modality, what stands in the place of a missing one; zeros where there is none."""
+    """``{modality: the value that replaces a missing one}``; by default zeros."""
 
     @property
     def classes(self) -> int:
@@ -118,7 +118,7 @@ class Dataset(NamedTuple):
         return self.splits["train"].examples
 
     def spec(self) -> "DataSpec":
-        """What a run records of the data set; reads one training example."""
+        """What a run records about the data set; reads one training example."""
         sample = self.splits["train"].fetch(np.arange(1))["inputs"]
         return DataSpec(
             self.name,
@@ -137,7 +137,7 @@ class Dataset(NamedTuple):
 
 
 class DataSpec(NamedTuple):
-    """All that prediction needs of a data set beside the weights: ``data.json`` of a run."""
+    """Everything that prediction needs besides the weights: ``data.json`` of a run."""
 
     name: str
     modalities: tuple[str, ...]
@@ -146,15 +146,15 @@ class DataSpec(NamedTuple):
     """``{split: examples}``."""
     select_on_validation: bool
     shapes: Mapping[str, tuple[int, ...]]
-    """Of one example of each modality, as the encoders' transform takes it."""
+    """The shape of one example of each modality, before the transform."""
     dtypes: Mapping[str, str]
     streams: Mapping[str, Stream]
     input_notes: Mapping[str, str]
     statistics: Mapping[str, Mapping[str, Any]]
     preparation: Mapping[str, Any] = MappingProxyType({})
-    """Empty where nothing was prepared, and for runs from before it was recorded."""
+    """Empty if nothing was prepared, and for older runs, which did not record it."""
     fill: Mapping[str, Any] = MappingProxyType({})
-    """As ``Dataset.fill``, in lists; empty for runs from before there was one."""
+    """As ``Dataset.fill``, as lists; empty for older runs."""
 
     @property
     def classes(self) -> int:
@@ -183,7 +183,7 @@ class DataSpec(NamedTuple):
         for field in ("modalities", "class_names"):
             found[field] = tuple(found[field])
         found["shapes"] = {m: tuple(map(int, shape)) for m, shape in found["shapes"].items()}
-        _ = [np.dtype(name) for name in found["dtypes"].values()]  # a TypeError if there is no such
+        _ = [np.dtype(name) for name in found["dtypes"].values()]  # TypeError if a dtype is unknown
         found["streams"] = {m: _stream(stream) for m, stream in found["streams"].items()}
         return cls(**found)
 
@@ -204,10 +204,10 @@ def _stream(fields: Mapping[str, Any]) -> Stream:
 
 
 class SubsetOfModalities:
-    """A split in which all modalities but some are missing, whatever it holds of them.
+    """A split in which all modalities but the shown ones count as missing.
 
-    The arrays of a hidden modality are zeros, as they are where it is missing.  Examples that have
-    none of the others are left out.
+    The arrays of a hidden modality are zeros, as for a missing one.  Examples that have
+    none of the shown modalities are left out.
     """
 
     def __init__(self, split: Split, shown: Sequence[bool]):

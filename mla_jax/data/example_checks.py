@@ -1,4 +1,4 @@
-"""What is wrong, or worth knowing, about the examples of a data set before anything compiles."""
+"""Checks and remarks about the examples of a data set, before anything is compiled."""
 
 import numpy as np
 
@@ -6,14 +6,14 @@ from mla_jax.data.dataset import ArraySplit, Dataset
 from mla_jax.errors import UserError
 
 SHOWN = 5
-"""So many classes are named in a remark."""
+"""How many classes a remark names."""
 
 
 def check_examples(dataset: Dataset) -> None:
     """Raises ``UserError`` unless every example has a modality, and every number is finite.
 
-    What lies on disk is not read for this: evaluation looks at the numbers of its batches, and
-    training at its loss.
+    Data on disk is not read for this: evaluation checks the numbers of its batches, and
+    training checks its loss.
     """
     for part, split in dataset.splits.items():
         where = f"the {part} split of {dataset.name}"
@@ -35,7 +35,7 @@ def check_examples(dataset: Dataset) -> None:
                     raise UserError(
                         f"'{modality}' of {where} holds NaN, infinity or numbers too large for "
                         f"{array.dtype} in {len(rows)} of {split.examples} examples, the first is "
-                        f"example {rows[0]}: mend them, or mark them missing in 'present'"
+                        f"example {rows[0]}: fix them, or mark them missing in 'present'"
                     )
     trained = dataset.splits["train"].present.any(0)
     for modality, some in zip(dataset.modalities, trained, strict=True):
@@ -49,7 +49,7 @@ def check_examples(dataset: Dataset) -> None:
 def remarks(dataset: Dataset) -> list[str]:
     """A sentence for every split with classes that no training example has.
 
-    Such examples count as wrong; no split of the data is wrong for having them.
+    Such examples count as wrong predictions, but are not an error in the data.
     """
     known = np.unique(dataset.splits["train"].label)
     found = []

@@ -1,23 +1,23 @@
-"""Masks that hide modalities: the protocols of the literature on missing modalities.
+"""Masks that hide modalities, by the protocols of the literature on missing modalities.
 
-A mask hides modalities of examples that the data has.  Masks are drawn once, from the seed of
-``config.missing`` and the split, so every method, seed and process of a comparison sees the same
-ones, and at a lower rate of the same rule (but ``fraction``) no less is shown.  p is the nominal
-rate, M the number of modalities.
+A mask hides modalities that an example has.  Masks are drawn once, from the seed of
+``config.missing`` and the split, so every method, seed and process of a comparison gets the same
+masks.  At a lower rate of the same rule (except ``fraction``) nothing more is hidden.  p is the
+nominal rate, M the number of modalities.
 
 * ``rate`` (CPM-Nets, Zhang et al., NeurIPS 2019; GCNet): one modality of each example, drawn
   uniformly, is kept; each other one is kept with probability max(0, 1 - p M / (M - 1)).  A share p
   of all entries is missing, up to (M - 1) / M, where every example has exactly one modality.
-* ``bernoulli``: each modality is missing with probability p, given that one is left.  The true
-  rate is (p - p^M) / (1 - p^M).
-* ``six`` (MMIN, Zhao et al., ACL 2021): in training, each time an example is loaded, one of the
+* ``bernoulli``: each modality is missing with probability p, given that at least one is left.  The
+  true rate is (p - p^M) / (1 - p^M).
+* ``six`` (MMIN, Zhao et al., ACL 2021): in training, each load of an example draws one of the
   2^M - 2 incomplete patterns, uniformly (six for three modalities).  In evaluation, each example
-  once with every one of them.
+  occurs once with every pattern.
 * ``fraction`` (TATE, Zeng et al., SIGIR 2022): a share p of the examples loses one modality.  The
   last modality is lost twice as often as any other one, as in the released code, which draws an
   integer from 0 to M inclusive.
 
-No rule takes the last modality that an example has.
+No rule hides the last modality that an example has.
 """
 
 import hashlib
@@ -42,16 +42,16 @@ if TYPE_CHECKING:
 RULES = ("none", "rate", "bernoulli", "six", "fraction")
 FILLS = ("zero", "train_mean")
 SALT = 0x6D61736B
-"""Keeps the masks apart from what others draw from a seed of the same number."""
+"""Separates the masks from other draws with the same seed."""
 PARTS = ("train", "validation", "test")
 MASKS = "masks.npz"
-"""The file of a run that holds them."""
+"""The file in a run's folder that holds the masks."""
 MOST_PATTERNS = 6
-"""Modalities up to which all subsets are listed."""
+"""Up to this many modalities, all subsets are listed."""
 
 
 def draw(rule: str, available: np.ndarray, rate: float, seed: Sequence[int]) -> np.ndarray:
-    """``bool[N, M]``: what is left of ``available: bool[N, M]``, by a rule with a rate."""
+    """``bool[N, M]``: what a rule with a rate leaves of ``available: bool[N, M]``."""
     rng = np.random.default_rng((SALT, *seed))
     chance, order = rng.random(available.shape), rng.random(available.shape)
     if rule == "rate":
@@ -66,14 +66,14 @@ def draw(rule: str, available: np.ndarray, rate: float, seed: Sequence[int]) -> 
 
 
 def _first(available: np.ndarray, order: np.ndarray) -> np.ndarray:
-    """``bool[N, M]``: of each row, the available entry of the lowest ``order``, if it has one."""
+    """``bool[N, M]``: the available entry with the lowest ``order`` in each row, if it has one."""
     order = np.where(available, order, np.inf)
     lowest = order == order.min(1, keepdims=True)
     return available & lowest
 
 
 def _bernoulli(available: np.ndarray, rate: float, chance: np.ndarray) -> np.ndarray:
-    """Independent entries, given that each row keeps one: column by column, without redrawing."""
+    """Independent entries, given that each row keeps one; column by column, without redrawing."""
     kept = np.zeros_like(available)
     left = available.sum(1)  # available entries from this column on
     for m in range(available.shape[1]):
@@ -87,7 +87,7 @@ def _bernoulli(available: np.ndarray, rate: float, chance: np.ndarray) -> np.nda
 def _fraction(
     available: np.ndarray, rate: float, chance: np.ndarray, order: np.ndarray
 ) -> np.ndarray:
-    """Of a share ``rate`` of the rows that have several entries, one is taken away."""
+    """Removes one entry from a share ``rate`` of the rows that have several."""
     tickets = np.ones(available.shape[1])
     tickets[-1] = 2
     # The lowest -log(u) / tickets is entry m with a probability proportional to its tickets.
@@ -97,7 +97,7 @@ def _fraction(
 
 
 def patterns(modalities: int, complete: bool = True) -> np.ndarray:
-    """``bool[S, M]``: every set of modalities but the empty one, smaller sets first."""
+    """``bool[S, M]``: every non-empty set of modalities, smaller sets first."""
     sets = [
         [m in chosen for m in range(modalities)]
         for size in range(1, modalities + complete)
@@ -107,9 +107,9 @@ def patterns(modalities: int, complete: bool = True) -> np.ndarray:
 
 
 class MaskedSplit:
-    """A split of which a mask hides something.  Hidden inputs are not decoded.
+    """A split with a mask that hides modalities.  Hidden inputs are not decoded.
 
-    With ``keep_hidden`` they are loaded all the same, and batches carry ``available``.
+    With ``keep_hidden`` they are loaded anyway, and batches have ``available``.
     """
 
     def __init__(self, split: Split, mask: np.ndarray, keep_hidden: bool = False):
@@ -148,9 +148,9 @@ class PatternPerFetch(MaskedSplit):
         return self._masked(index, self._drawn(index, epoch))
 
     def _drawn(self, index: np.ndarray, epoch: int) -> np.ndarray:
-        """One of the incomplete patterns of what each example has: ``bool[B, M]``.
+        """``bool[B, M]``: one of the incomplete patterns of each example's modalities.
 
-        The bits of a number from 1 to 2^k - 2 say which of its k modalities are left.
+        The bits of a number from 1 to 2^k - 2 tell which of its k modalities are left.
         """
         available = self._available[index]
         count = available.sum(1)
@@ -185,7 +185,7 @@ class EveryPattern:
         return self._split.shapes
 
     def fetch(self, index: np.ndarray) -> "Batch":
-        """The batch of examples ``index: int[B]``, all valid; their numbers are those of here."""
+        """The batch of examples ``index: int[B]``, all valid; numbers are those of this split."""
         present = self.present[index]
         batch = fetch_wanted(self._split, self._rows[index], present)
         return {**batch, "present": present, "index": np.asarray(index, np.int32)}
@@ -195,18 +195,19 @@ def mask_dataset(dataset: Dataset, missing: Any, keep_hidden: bool = False) -> D
     """The data set under ``config.missing``.
 
     The training split has the rate ``missing.train``, the others ``missing.test``.
-    ``keep_hidden``: training batches hold what the masks hide.
+    ``keep_hidden``: training batches include what the masks hide.
 
     Raises:
-      UserError: too few modalities, or a masks file that does not suit the data.
+      UserError: too few modalities, or a masks file that does not match the data.
     """
     if missing.rule == "none" and not missing.masks:
         return _with_fill(dataset, missing.fill)
     M = len(dataset.modalities)
     if M < 2:
         raise UserError(
-            f"missing modalities need at least two, and this run has '{dataset.modalities[0]}' "
-            "only: name more in --config.modalities, or set --config.missing.rule=none"
+            f"missing modalities need at least two, and this run has only "
+            f"'{dataset.modalities[0]}': name more in --config.modalities, or set "
+            "--config.missing.rule=none"
         )
     if missing.rule == "six":
         if M > MOST_PATTERNS:
@@ -231,7 +232,7 @@ def mask_dataset(dataset: Dataset, missing: Any, keep_hidden: bool = False) -> D
 
 
 def mask_split(split: Split, part: str, missing: Any, rate: float) -> Split:
-    """One split of a data set at another ``rate`` than ``config.missing`` says, unmasked before."""
+    """One unmasked split of a data set, masked at another ``rate`` than in ``config.missing``."""
     if missing.rule == "six":
         return EveryPattern(split)
     return MaskedSplit(split, _draw(split, part, missing, rate))
@@ -257,10 +258,10 @@ def _digest(missing: Any, masks: Mapping[str, np.ndarray]) -> str:
 
 
 def _with_fill(dataset: Dataset, fill: str) -> Dataset:
-    """The data set with the mean of each modality's training examples, if ``fill`` says so.
+    """The data set with the mean of each modality's training examples as fill, if ``fill`` asks.
 
     Raises:
-      UserError: a modality that is not of real numbers, or that is normalised on the device.
+      UserError: a modality is not of real numbers, or is normalised on the device.
     """
     if fill == "zero":
         return dataset
@@ -273,7 +274,7 @@ def _with_fill(dataset: Dataset, fill: str) -> Dataset:
         if first.dtype.kind != "f" or (stream is not None and stream.kind != "vector"):
             raise UserError(
                 f"missing.fill=train_mean needs vectors of real numbers, and '{modality}' is not: "
-                "set --config.missing.fill=zero (pictures and spectrograms are normalised, so 0 is "
+                "set --config.missing.fill=zero (images and spectrograms are normalised, so 0 is "
                 "about their mean)"
             )
         total = np.zeros(first.shape[1:])
@@ -287,7 +288,7 @@ def _read(path: str, dataset: Dataset) -> dict[str, np.ndarray]:
     """The masks of an ``.npz`` file: ``train``, ``test`` and so on, and ``modalities``.
 
     Raises:
-      UserError: it is missing or damaged, or does not suit the data.
+      UserError: the file is missing or damaged, or does not match the data.
     """
     try:
         with storage.place(path).open("rb") as file, np.load(file, allow_pickle=False) as archive:
@@ -327,12 +328,12 @@ def _read(path: str, dataset: Dataset) -> dict[str, np.ndarray]:
 
 
 def save(path: pathlib.Path, dataset: Dataset) -> None:
-    """Writes the masks of a data set, as ``config.missing.masks`` takes them."""
+    """Writes the masks of a data set, in the form of ``config.missing.masks``."""
     content = io.BytesIO()
     np.savez_compressed(content, modalities=np.array(dataset.modalities), **dataset.masks)
     storage.put(path, content.getvalue())
 
 
 def missing_share(split: Split) -> float:
-    """The share of all modalities of all examples that a split lacks."""
+    """The missing share of all modalities of all examples of a split."""
     return float(1 - split.present.mean())

@@ -1,22 +1,22 @@
-"""Crops and resampling as Pillow and torchvision do them, as two matrix products an image.
+"""Crops and resampling as in Pillow and torchvision, by two matrix products per image.
 
 Resampling is linear and separable: ``out = rows @ image @ columns.T``, where each row of ``rows``
-and of ``columns`` holds the weights with which one output pixel sees the input pixels.  The
-matrices come from the coordinates of a box, so that a batch of different boxes is one batched
-matrix product: no gather, no shape that depends on the data.  That is for GPU and TPU.  On CPU, for
-which the zeros are not free, the few pixels that count are gathered instead: a third of the time.
+and of ``columns`` holds the weights of the input pixels for one output pixel.  The matrices are
+computed from the coordinates of a box, so a batch of different boxes is one batched matrix product,
+without a gather or shapes that depend on the data.  This is for GPU and TPU.  On a CPU, zeros take
+time, so the few pixels with a weight are gathered instead, in a third of the time.
 
 The weights follow Pillow's ``Image.resize``: with ``scale = box / outputs``, output pixel i
-is centred on ``start + (i + 1/2) scale`` and weighs input pixel j by
+is centred on ``start + (i + 1/2) scale`` and weights input pixel j by
 ``kernel((j + 1/2 - centre) / max(scale, 1))``, normalised over the pixels inside the limits.  The
-kernel is thus widened when shrinking ("antialias").  Torchvision's random crops cut first and
-resample then, so that their limits are the box; ``Image.resize(box=...)`` also sees the pixels
-around the box, so that its limits are the image.
+kernel is widened when shrinking ("antialias").  Torchvision's random crops cut first and
+then resample, so their limits are the box; ``Image.resize(box=...)`` also uses the pixels
+around the box, so its limits are the image.
 
-The answer is rounded to whole grey levels as Pillow's is, but not between the two passes: it is
-then within one level of Pillow's whatever that does in between.  It is clipped there, since
-cubics overshoot: columns first, as Pillow did when the references were published (newer ones
-change the order with the shape).
+The result is rounded to integer grey levels as in Pillow, but not between the two passes.  It is
+within one level of Pillow's result.  Between the passes it is clipped, since cubics overshoot.
+Columns come first, as in Pillow when the references were published (newer versions choose the order
+by the shape).
 """
 
 import functools
@@ -27,14 +27,14 @@ import jax
 import jax.numpy as jnp
 
 TRIES = 10
-"""Of torchvision's ``RandomResizedCrop.get_params`` before it falls back to the centre."""
+"""The tries of torchvision's ``RandomResizedCrop.get_params`` before it uses the centre."""
 
 BOX_DRAWS = 2 * TRIES + 2
-"""A share and a ratio a try, and two coordinates."""
+"""A share and a ratio per try, and two coordinates."""
 
 
 class Box(NamedTuple):
-    """A rectangle of an image, in pixels; scalars, traced or not, whole or not."""
+    """A rectangle of an image, in pixels: integer or float scalars, traced or not."""
 
     top: Any
     left: Any
@@ -71,9 +71,9 @@ def random_resized_box(
 ) -> Box:
     """The box of torchvision's ``RandomResizedCrop``: ``int32`` scalars.
 
-    Ten tries of a share of the area, uniform in ``area``, and of a ratio width / height, uniform in
-    its logarithm in ``aspect``; the first that fits is placed uniformly.  If none fits: the largest
-    centred box whose ratio is that of the image, brought into ``aspect``.  ``draws``:
+    There are ten tries of a share of the area, uniform in ``area``, and of a ratio width / height,
+    log-uniform in ``aspect``; the first that fits is placed uniformly.  If none fits: the largest
+    centred box whose ratio is that of the image, clipped to ``aspect``.  ``draws``:
     ``BOX_DRAWS`` numbers, uniform in [0, 1).
     """
     share = area[0] + (area[1] - area[0]) * draws[:TRIES]
@@ -106,14 +106,14 @@ def random_box(draws: jax.Array, height: int, width: int, size: int) -> Box:
 
 
 def _place(draw: jax.Array, room: Any) -> jax.Array:
-    """A whole number from 0 to ``room``, from a draw in [0, 1)."""
+    """An integer from 0 to ``room``, from a draw in [0, 1)."""
     return jnp.floor(draw * (room + 1)).astype(jnp.int32)
 
 
 def centre_box(height: Any, width: Any, size: int) -> Box:
-    """The square that ``Resize(size)`` of the shorter side and ``CenterCrop(size)`` leave.
+    """The square that is left by ``Resize(size)`` of the shorter side and ``CenterCrop(size)``.
 
-    In coordinates of the image before, so that the numbers may be fractions.
+    In coordinates of the original image, so the numbers may be fractions.
     """
     short = jnp.minimum(height, width)
     new_height, new_width = size * height // short, size * width // short
@@ -130,10 +130,10 @@ def resampling_matrix(
     interpolation: str = "bilinear",
     inside: bool = True,
 ) -> jax.Array:
-    """``float32[outputs, size]``: what each output pixel takes of a line of ``size`` pixels.
+    """``float32[outputs, size]``: each output pixel's weights of a line of ``size`` pixels.
 
-    The outputs cover ``[start, start + length)``.  ``inside``: see no pixel outside of it, as if
-    it had been cut out first; otherwise see all of the line.
+    The outputs cover ``[start, start + length)``.  ``inside``: use no pixel outside of it, as if
+    it had been cut out first; otherwise use the whole line.
     """
     centre, narrow = _grid(start, length, outputs)
     pixel = jnp.arange(size)
@@ -154,7 +154,7 @@ def resampling_taps(
 ) -> tuple[jax.Array, jax.Array]:
     """The same weights without the zeros: ``(pixel: int32[outputs, K], float32[outputs, K])``.
 
-    K is what a box as long as the line needs; ``length`` must not be more than that.
+    K is enough for a box as long as the line; ``length`` must not be larger.
     """
     centre, narrow = _grid(start, length, outputs)
     reach = RADIUS[interpolation]
@@ -170,13 +170,13 @@ def resampling_taps(
 
 
 def _grid(start: Any, length: Any, outputs: int) -> tuple[jax.Array, jax.Array]:
-    """Where the output pixels are centred, and the factor from input pixels to kernel widths."""
+    """The centres of the output pixels, and the factor from input pixels to kernel widths."""
     scale = jnp.asarray(length, jnp.float32) / outputs
     return start + (jnp.arange(outputs) + 0.5) * scale, 1 / jnp.maximum(scale, 1)
 
 
 def _within(pixel: jax.Array, start: Any, length: Any) -> jax.Array:
-    """Whether any part of a pixel lies in ``[start, start + length)``."""
+    """Whether any part of a pixel is in ``[start, start + length)``."""
     return (pixel + 1 > start) & (pixel < start + length)
 
 
@@ -187,7 +187,7 @@ def resample(
     interpolation: str = "bilinear",
     inside: bool = True,
 ) -> jax.Array:
-    """The box of ``image: [H, W, F]`` as ``float32[size, size, F]``, whole levels in [0, 255].
+    """The box of ``image: [H, W, F]`` as ``float32[size, size, F]``, integer levels in [0, 255].
 
     ``inside``: as in ``resampling_matrix``.
     """
@@ -208,9 +208,9 @@ def resample_by_products(
     height, width, _ = image.shape
     rows = resampling_matrix(box.top, box.height, height, size, interpolation, inside)
     columns = resampling_matrix(box.left, box.width, width, size, interpolation, inside)
-    # HIGH: float32 on CPU, TF32 on GPU, three bfloat16 pieces on TPU: a tenth of a level at worst.
+    # HIGH: float32 on CPU, TF32 on GPU, three bfloat16 passes on TPU; error at most 0.1 level.
     precision = jax.lax.Precision.HIGH
-    # Channels between height and width: both products are then plain ones, without a transpose.
+    # With channels between height and width, both products need no transpose.
     lines = image.astype(jnp.float32).transpose(0, 2, 1)
     lines = jnp.clip(jnp.einsum("hfw,sw->hfs", lines, columns, precision=precision), 0, 255)
     lines = jnp.clip(jnp.einsum("rh,hfs->rfs", rows, lines, precision=precision), 0, 255)
@@ -233,7 +233,7 @@ def resample_by_taps(
     def add(k: jax.Array, total: jax.Array) -> jax.Array:
         return total + jnp.take(lines, row[:, k], axis=0) * rows[:, k, None, None]
 
-    # A loop, because XLA fuses a sum of gathers into each of its uses and gathers anew in each:
-    # with a flip and a jitter behind it that took seven times as long.
+    # A loop, because XLA fuses a sum of gathers into each of its uses and repeats the gathers:
+    # followed by a flip and a jitter, that took seven times as long.
     lines = jax.lax.fori_loop(0, row.shape[1], add, jnp.zeros((size, size, channels)))
     return jnp.floor(jnp.clip(lines, 0, 255) + 0.5)

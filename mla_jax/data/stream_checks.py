@@ -1,4 +1,4 @@
-"""Whether a declared stream is possible, and whether a batch is what it declares."""
+"""Checks that a declared stream is possible, and that a batch matches it."""
 
 from collections.abc import Sequence
 
@@ -7,7 +7,7 @@ from mla_jax.errors import UserError, check_choice
 
 PICTURES = ("image", "clip", "flow")
 RANKS = {"image": 3, "clip": 4, "flow": 4, "spectrogram": 3}
-"""Axes of an example; the other kinds may have any number."""
+"""The number of axes of an example; other kinds may have any number."""
 
 CHOICES = {
     "train_crop": ("random_resized", "random"),
@@ -28,18 +28,18 @@ CONCERNED = {
     "tokens": set(),
     "vector": NUMERIC,
 }
-"""The fields that concern a kind, beside ``shape`` and ``dtype``; others keep their defaults."""
+"""The fields that apply to a kind, besides ``shape`` and ``dtype``; others keep their defaults."""
 
 
 def check_stream(modality: str, stream: Stream) -> None:
-    """Raises ``UserError`` unless every field is possible and concerns the stream's kind."""
+    """Raises ``UserError`` unless every field is possible and applies to the stream's kind."""
     where = f"stream '{modality}'"
     check_choice(f"kind of {where}", stream.kind, KINDS)
     for field, value in stream._asdict().items():
         known = {"kind", "shape", "dtype", *CONCERNED[stream.kind]}
         if field not in known and value != Stream._field_defaults[field]:
             raise UserError(
-                f"{where}: '{field}' does not concern kind '{stream.kind}': leave it out"
+                f"{where}: '{field}' does not apply to kind '{stream.kind}': leave it out"
             )
     for field, choices in CHOICES.items():
         if field == "flip" and stream.kind == "flow":
@@ -52,13 +52,13 @@ def check_stream(modality: str, stream: Stream) -> None:
         raise UserError(f"{where}: masks must be at least 1, not {stream.masks}")
     for mean, std in (("mean", "std"), ("test_mean", "test_std")):
         if len(getattr(stream, mean)) != len(getattr(stream, std)):
-            raise UserError(f"{where}: {mean} and {std} go together, one number a channel each")
+            raise UserError(f"{where}: {mean} and {std} go together, with one number per channel")
     if not all(number > 0 for number in (*stream.std, *stream.test_std)):
         raise UserError(f"{where}: std and test_std must be positive")
 
 
 def check_shape(modality: str, stream: Stream, shape: Sequence[int]) -> None:
-    """Raises ``UserError`` unless a batch of this ``shape`` can be treated as the stream says."""
+    """Raises ``UserError`` unless a batch of this ``shape`` matches the stream."""
     where, shape = f"stream '{modality}'", tuple(shape)
     rank = RANKS.get(stream.kind, len(shape) - 1)
     if len(shape) != rank + 1 or (stream.kind == "flow" and shape[-1] != 2):
@@ -73,7 +73,7 @@ def check_shape(modality: str, stream: Stream, shape: Sequence[int]) -> None:
     window = stream.train_crop == "random" or stream.test_crop == "window"
     if window and min(shape[-3:-1]) < stream.crop:
         raise UserError(
-            f"{where}: pictures of {shape[-3]} x {shape[-2]} pixels have no window of "
+            f"{where}: images of {shape[-3]} x {shape[-2]} pixels have no window of "
             f"crop={stream.crop}: store them larger, or use train_crop=random_resized and "
             "test_crop=center"
         )

@@ -38,7 +38,7 @@ __all__ = [
 
 ON_DISK = (ave, cremad, folder, food101, iemocap, kinetics_sounds, modelnet40, mvsa, ucf101)
 DESCRIPTIONS: dict[str, Description] = {m.DESCRIPTION.name: m.DESCRIPTION for m in ON_DISK}
-"""Those that lie on disk: what ``python -m mla_jax.prepare`` takes."""
+"""The data sets on disk, which ``python -m mla_jax.prepare`` prepares."""
 
 REGISTRY: dict[str, Callable[[Any, tuple[str, ...]], Dataset]] = {
     "digits": digits.load,
@@ -52,7 +52,7 @@ def load_dataset(config: Any, modalities: tuple[str, ...]) -> Dataset:
     """Loads ``config.dataset`` with the given modalities, in the given order.
 
     Raises:
-      UserError: an unknown data set, a field that it does not have, whatever its loader says, or
+      UserError: an unknown data set, a field that it does not have, an error of its loader, or
         examples that cannot be used (``check_examples``).
     """
     check_choice("dataset.name", config.name, REGISTRY)
@@ -72,10 +72,10 @@ def load_dataset(config: Any, modalities: tuple[str, ...]) -> Dataset:
 
 
 def cropped(stream: Stream, side: int) -> Stream:
-    """The stream, if of pictures, cut to squares of ``side`` pixels; 0: as it is.
+    """The stream, cropped to squares of ``side`` pixels if it has images; 0: unchanged.
 
     Raises:
-      UserError: that is more than twice what is stored.
+      UserError: ``side`` is more than twice the stored size.
     """
     if not side or stream.kind not in PICTURES:
         return stream
@@ -86,13 +86,13 @@ def cropped(stream: Stream, side: int) -> Stream:
 
 
 def noisy(stream: Stream, deviation: float) -> Stream:
-    """The stream, if of pictures, with one pattern of noise added to every example, in training and
-    in evaluation, as DI-MML does on CREMA-D (quirk 10); 0: as it is."""
+    """The stream, if it has images, with one noise pattern added to every example, in training and
+    in evaluation, as DI-MML does on CREMA-D (quirk 10); 0: unchanged."""
     if not deviation or stream.kind not in PICTURES:
         return stream
     return stream._replace(noise=deviation, noise_kind="fixed")
 
 
 def default_split(name: str, protocol: str) -> str:
-    """The split that ``dataset.split=auto`` stands for; ``auto`` where a data set has one only."""
+    """The split that ``dataset.split=auto`` selects; ``auto`` if a data set has only one."""
     return DESCRIPTIONS[name].default_split[protocol] if name in DESCRIPTIONS else "auto"

@@ -1,10 +1,10 @@
-"""arrays: features that somebody computed, such as CLIP's, held in memory and not prepared.
+"""arrays: precomputed features, such as CLIP's, which are held in memory and not prepared.
 
-``dataset.path`` names a folder with ``train.npz``, ``test.npz`` and perhaps ``validation.npz``.
-Each has ``label`` (integers) and one array a modality with as many rows; ``present`` (booleans, a
-column per modality in the order of ``modalities``) may say what is missing.  ``train_label.npy``,
-``train_image.npy`` and so on will do as well.  ``classes.txt`` may name the classes; without it
-every label is below 1000 or below the number of training examples.
+``dataset.path`` is a folder with ``train.npz``, ``test.npz`` and optionally ``validation.npz``.
+Each has ``label`` (integers) and one array per modality with as many rows; ``present`` (booleans,
+one column per modality in the order of ``modalities``) may say what is missing.
+``train_label.npy``, ``train_image.npy`` and so on also work.  ``classes.txt`` may name the classes;
+without it every label is below 1000 or below the number of training examples.
 """
 
 import hashlib
@@ -21,7 +21,7 @@ from mla_jax.datasets.splits import PARTS
 from mla_jax.errors import UserError
 
 UNNAMED_CLASSES = 1000
-"""So many classes need no names, however few the examples are: a sample of ImageNet's will do."""
+"""Labels below this need no names, however few the examples: a sample of ImageNet is allowed."""
 DAMAGED = (ValueError, OSError, EOFError, KeyError, MemoryError, zipfile.BadZipFile)
 
 
@@ -34,7 +34,7 @@ def load(config: Any, modalities: tuple[str, ...]) -> Dataset:
     folder = pathlib.Path(config.path)
     if not config.path or not folder.is_dir():
         raise UserError(
-            f"dataset.path='{config.path}' is no folder: name the one that holds train.npz and "
+            f"dataset.path='{config.path}' is not a folder: name the one that holds train.npz and "
             "test.npz (docs/datasets.md)"
         )
     digest = hashlib.sha256()
@@ -82,7 +82,7 @@ def _class_names(folder: pathlib.Path, largest: dict[str, int], examples: int) -
 
 
 def _read(folder: pathlib.Path, part: str, digest: Any) -> dict[str, np.ndarray]:
-    """``{name: array}`` of one split; empty where it has no file."""
+    """``{name: array}`` of one split; empty if it has no file."""
     together = folder / f"{part}.npz"
     files = [together] if together.is_file() else sorted(folder.glob(f"{part}_*.npy"))
     arrays = {}
@@ -93,10 +93,10 @@ def _read(folder: pathlib.Path, part: str, digest: Any) -> dict[str, np.ndarray]
 
 
 def read_arrays(path: pathlib.Path, digest: Any = None) -> dict[str, np.ndarray]:
-    """``{name: array}`` of an ``.npz`` file, or of an ``.npy`` file under its own name.
+    """``{name: array}`` of an ``.npz`` file, or of an ``.npy`` file, with its file name.
 
     Raises:
-      UserError: it is damaged, or no such file.
+      UserError: the file is damaged, or is not of these types.
     """
     try:
         if digest:
@@ -110,7 +110,8 @@ def read_arrays(path: pathlib.Path, digest: Any = None) -> dict[str, np.ndarray]
     except DAMAGED as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(
-            f"{path} is damaged, no array file, or larger than the memory ({reason}): save it again"
+            f"{path} is damaged, not an array file, or larger than the memory ({reason}): "
+            "save it again"
         ) from error
 
 
@@ -166,9 +167,9 @@ def _split(
 
 
 def _narrow(array: np.ndarray, name: str) -> np.ndarray:
-    """Numbers of more than 32 bits as the 32-bit ones that JAX computes with.
+    """Converts numbers of more than 32 bits to the 32-bit types of JAX.
 
-    Floats that are too large become infinite, which ``check_examples`` refuses.
+    Floats that are too large become infinite, and ``check_examples`` refuses them.
 
     Raises:
       UserError: an integer is too large.

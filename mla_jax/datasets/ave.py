@@ -1,8 +1,8 @@
-"""AVE: audio-visual events in YouTube videos (Tian et al., 2018), each with its segment.
+"""AVE: audio-visual events in YouTube videos (Tian et al., 2018), each with its time segment.
 
 ``AVE/*.mp4`` and ``trainSet.txt``, ``valSet.txt``, ``testSet.txt`` with lines
 ``class&video&quality&start&end``.  As shipped, 27 videos occur in the training list with two
-classes, and 18 occur in another list too (DI-MML's quirk 19); ``deduplicated`` leaves out both.
+classes, and 18 also occur in another list (DI-MML's quirk 19); ``deduplicated`` removes both.
 """
 
 import argparse
@@ -39,10 +39,10 @@ class Segment(NamedTuple):
 
 
 def enumerate_segments(options: argparse.Namespace) -> Raw:
-    """Every annotated segment once, whatever lists it is in.
+    """Every annotated segment once, even if it is in several lists.
 
     Raises:
-      UserError: a list is missing, or a line has another form.
+      UserError: a list is missing, or a line has the wrong form.
     """
     root = lists.require_folder(options.raw, "--raw", LAYOUT)
     paths = lists.find_lists(lists.list_folders(root, options.lists), FILES)
@@ -91,7 +91,7 @@ def _parse(line: str, where: str) -> Segment:
 
 
 def _first_of_each(segments: list[Segment]) -> list[Segment]:
-    """The first line of each video: the reference's reader drops the others."""
+    """The first line of each video, since the reference's reader drops the others."""
     first: dict[str, Segment] = {}
     for segment in segments:
         first.setdefault(segment.video, segment)
@@ -99,10 +99,10 @@ def _first_of_each(segments: list[Segment]) -> list[Segment]:
 
 
 def _deduplicated(parts: dict[str, list[Segment]]) -> dict[str, list[str]]:
-    """Without videos that one list gives two classes, and none in two parts.
+    """The parts without videos that have two classes in one list, and with no video in two parts.
 
-    Test goes before validation and validation before training, so the test set is the published
-    one.
+    Test has priority over validation, and validation over training, so the test set is the
+    published one.
     """
     taken: set[str] = set()
     kept = {}

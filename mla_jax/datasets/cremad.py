@@ -1,6 +1,6 @@
-"""CREMA-D: acted emotions, a voice and a face (Cao et al., 2014; 7,442 clips of 91 speakers).
+"""CREMA-D: acted emotions, with voice and face (Cao et al., 2014; 7,442 clips of 91 speakers).
 
-``AudioWAV/*.wav`` and ``VideoFlash/*.flv`` as published.  A file's name says all:
+``AudioWAV/*.wav`` and ``VideoFlash/*.flv`` as published.  The file names give the labels:
 ``<speaker>_<sentence>_<EMOTION>_<level>``.  The splits in use differ: MLA's and OGM-GE's share
 only 71 test clips and have every speaker on both sides (quirk Q26).
 """
@@ -31,7 +31,7 @@ EMOTIONS = {
     "SAD": "Sad",
 }
 FRAMES = {"mla": "stride", "dimml": "seed999"}
-"""Which three of a clip's frames: by default the stride of MLA, else DI-MML's fixed draw."""
+"""How three of a clip's frames are chosen: by MLA's stride (the default) or DI-MML's fixed draw."""
 LAYOUT = "AudioWAV/*.wav and VideoFlash/*.flv"
 LISTS = {
     "mla": {"train": "my_train_cre.txt", "test": "my_test_cre.txt"},
@@ -40,7 +40,7 @@ LISTS = {
 
 
 def enumerate_clips(options: argparse.Namespace) -> Raw:
-    """Every clip of either folder; a name without one of the six emotions is refused."""
+    """Every clip of both folders; names without one of the six emotions become problems."""
     root = lists.require_folder(options.raw, "--raw", LAYOUT)
     if not any((root / name).is_dir() for name in ("AudioWAV", "VideoFlash")):
         raise UserError(f"--raw={root} has neither AudioWAV nor VideoFlash: it must hold {LAYOUT}")

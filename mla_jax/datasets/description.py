@@ -1,6 +1,6 @@
-"""A data set on disk, declared: its modalities, the enumeration of its raw files, its splits.
+"""The declaration of a data set on disk: its modalities, raw files and splits.
 
-One such description a data set is all that ``mla_jax.prepare`` (raw files to records), the loader
+One such description per data set is all that ``mla_jax.prepare`` (raw files to records), the loader
 (records to batches) and the synthetic data need.
 """
 
@@ -17,22 +17,22 @@ from mla_jax.errors import UserError, check_choice
 
 CLASSES = pathlib.Path(__file__).with_name("classes")
 FOLDER_NAME = re.compile(r"\w[\w.+-]{0,99}")
-"""What a variant of a user's own may be called: its records lie in a folder of that name."""
+"""The allowed names of a user's own variant: its records are in a folder of that name."""
 
 
 class Source(NamedTuple):
-    """Where one modality of one example lies in the raw tree."""
+    """Where one modality of one example is in the raw folder."""
 
     path: str = ""
     """Relative to the raw folder: a file, or a folder of frames."""
     second: str = ""
-    """Flow: the folder of the vertical component."""
+    """For flow: the folder of the vertical component."""
     text: str = ""
     start: float = 0.0
-    """Seconds; with ``end`` the segment of the recording that belongs to the example."""
+    """In seconds; with ``end``, the segment of the recording that belongs to the example."""
     end: float = 0.0
     frames: str = ""
-    """A rule of ``media.pick_frames`` in the place of the modality's own."""
+    """A rule of ``media.pick_frames`` that replaces the modality's own."""
 
 
 class Example(NamedTuple):
@@ -40,15 +40,15 @@ class Example(NamedTuple):
 
     id: str
     label: str
-    """The class's name."""
+    """The class name."""
     sources: Mapping[str, Source | None]
-    """None: the example lacks this modality, and is meant to."""
+    """None: the example intentionally lacks this modality."""
     groups: Mapping[str, str] = {}
-    """What must not be split, as ``{"speaker": "1001"}``."""
+    """Groups that must not be split, as ``{"speaker": "1001"}``."""
 
 
 class Problem(NamedTuple):
-    """Something in the raw tree that could not be used."""
+    """A file or entry of the raw folder that could not be used."""
 
     id: str
     modality: str
@@ -57,21 +57,21 @@ class Problem(NamedTuple):
 
 
 class Raw(NamedTuple):
-    """What enumeration finds."""
+    """The result of enumeration."""
 
     examples: Sequence[Example]
     classes: Sequence[str]
     lists: Mapping[str, Mapping[str, Sequence[str]]] = {}
-    """``{list's name: {split: ids in order}}``."""
+    """``{name of a list: {split: ids in order}}``."""
     problems: Sequence[Problem] = ()
     left_out: Mapping[str, int] = {}
-    """What is not part of the data set by its own definition, counted by reason."""
+    """``{reason: count}`` of files that by definition are not part of the data set."""
     modalities: Mapping[str, "Modality"] = {}
-    """Only where the raw tree says it (data set ``folder``)."""
+    """Only if the raw folder defines them (data set ``folder``)."""
 
 
 class Modality(NamedTuple):
-    """How one modality is stored: the stream, and which frames of a video make it up."""
+    """How one modality is stored: the stream, and which frames of a video are used."""
 
     stream: Stream
     frames: str = "stride"
@@ -79,38 +79,38 @@ class Modality(NamedTuple):
 
 
 class Description(NamedTuple):
-    """A data set."""
+    """The description of a data set."""
 
     name: str
     modalities: Mapping[str, Modality]
     enumerate: Callable[[argparse.Namespace], Raw]
-    """Lists what the flags of ``mla_jax.prepare`` name; opens lists, no media."""
+    """Lists the examples for the flags of ``mla_jax.prepare``; opens lists, but no media."""
     layout: str
-    """How the raw folder must look; part of the sentences about missing things."""
+    """The layout of the raw folder, for error messages about missing files."""
     splits: Mapping[str, SplitRule]
     default_split: Mapping[str, str]
-    """By protocol: ``{"strict": ..., "paper": ...}``."""
+    """``{"strict": ..., "paper": ...}``: the default split of each protocol."""
     class_list: str = ""
-    """File of ``datasets/classes``; empty where the raw tree says it."""
+    """A file of ``datasets/classes``; empty if the raw folder defines the classes."""
     variants: Sequence[str] = ("",)
-    """The first is the default."""
+    """The variants; the first is the default."""
     variant_is_prepared: bool = False
-    """Whether a variant has records of its own."""
+    """Whether each variant has its own records."""
     recipes: Sequence[str] = ("",)
-    """Audio recipes, the default first."""
+    """Audio recipes, with the default first."""
     flags: Sequence[str] = ()
-    """Of those that only some data sets take: ``csv``, ``classes``, ``frames``."""
+    """The flags, of those for only some data sets: ``csv``, ``classes``, ``frames``."""
     adapt: Callable[[str, Stream, str], Stream] | None = None
     """``(modality, stream, variant) -> stream``: what a variant changes after preparation."""
 
     def check_variant(self, variant: str) -> None:
         """Raises ``UserError`` if there is no such variant, or it cannot be a folder's name."""
         what = f"variant of dataset '{self.name}'"
-        if "classes" not in self.flags:  # else users name their own
+        if "classes" not in self.flags:  # otherwise users name their own
             check_choice(what, variant, self.variants)
         elif not FOLDER_NAME.fullmatch(variant):
             raise UserError(
-                f"unknown {what} '{variant}': call one of your own with at most 100 letters, "
+                f"unknown {what} '{variant}': name your own with at most 100 letters, "
                 "digits, '_', '.', '+' and '-', the first a letter, a digit or '_'"
             )
 

@@ -1,12 +1,12 @@
-"""folder: anybody's own data, described by one csv file and no code.
+"""folder: a user's own data, described by one csv file, without code.
 
     id,label,split,image,audio,caption:tokens
     a1,cat,train,pictures/a1.jpg,sounds/a1.wav,"a cat on a wall"
     a2,dog,test,pictures/a2.jpg,,"a dog"
 
 ``split`` is train, validation or test.  Every other column is a modality of that name: a path
-below the raw folder, or nothing where the example lacks it.  The first path's extension says the
-kind (a video is a clip); ``name:kind`` says it outright, so ``sound:spectrogram`` takes the sound
+below the raw folder, or empty if the example lacks it.  The first path's extension gives the
+kind (a video is a clip); ``name:kind`` sets it, so ``sound:spectrogram`` takes the sound
 of a video and ``caption:tokens`` takes the words themselves.
 """
 
@@ -60,7 +60,7 @@ def enumerate_csv(options: argparse.Namespace) -> Raw:
             continue
         if not row["id"] or row["id"] in seen:
             wrong = f"repeats '{row['id']}'" if row["id"] else "has no id"
-            raise UserError(f"line {number} of {path} {wrong}: give each line an id of its own")
+            raise UserError(f"line {number} of {path} {wrong}: give each line its own id")
         seen.add(row["id"])
         check_choice(f"split in line {number} of {path}", row["split"], PARTS)
         reason = ""
@@ -83,10 +83,10 @@ def enumerate_csv(options: argparse.Namespace) -> Raw:
 
 
 def modality_columns(path: pathlib.Path, rows: list[dict[str, str]]) -> dict[str, str]:
-    """``{column: modality}`` of a table, whose header may say ``name:kind``.
+    """``{column: modality}`` of a table, whose header may have ``name:kind``.
 
     Raises:
-      UserError: there is none, or two columns are of the same modality.
+      UserError: there are none, or two columns have the same modality.
     """
     columns = [c for c in (rows[0] if rows else ()) if c not in ("id", "label", "split")]
     if not columns:
@@ -118,14 +118,14 @@ def _modality(
     cells = [row[column] for row in rows if row[column]]
     if not name or name in RESERVED or not cells:
         raise UserError(
-            f"column '{column}' of {path} cannot be a modality: it is empty, or called one of "
-            + ", ".join(RESERVED)
+            f"column '{column}' of {path} cannot be a modality: it is empty, or has one of "
+            "the reserved names " + ", ".join(RESERVED)
         )
     if not kind:
         extension = pathlib.PurePath(cells[0]).suffix.lower()
         if extension not in EXTENSIONS:
             raise UserError(
-                f"column '{column}' of {path}: what is '{cells[0][:60]}'? call the column "
+                f"column '{column}' of {path} has '{cells[0][:60]}', of unknown kind: name it "
                 f"{column}:KIND with one of {', '.join(KINDS)}"
             )
         kind = EXTENSIONS[extension]
@@ -151,9 +151,9 @@ def _shape_of_first(root: pathlib.Path, paths: list[str]) -> tuple[int, ...]:
     for path in paths:
         try:
             return np.lib.format.open_memmap(root / path, mode="r").shape
-        except (OSError, ValueError):  # counted when its turn comes
+        except (OSError, ValueError):  # reported when it is prepared
             continue
-    raise UserError(f"{root / paths[0]} and all after it are no .npy files: check the paths")
+    raise UserError(f"{root / paths[0]} and all after it are not .npy files: check the paths")
 
 
 DESCRIPTION = Description(

@@ -1,7 +1,7 @@
-"""UPMC Food-101: a photograph and the title of its web page (Wang et al., 2015), 101 dishes.
+"""UPMC Food-101: photographs with the titles of their web pages (Wang et al., 2015), 101 dishes.
 
-Not the Food-101 of ETH Zurich that TFDS has.  ``images/{train,test}/<class>/<class>_<n>.jpg`` and
-the jsonl files of MMBT and QMF: 62,971 / 5,000 / 22,715 lines.
+It is not ETH Zurich's Food-101, which TFDS has.  ``images/{train,test}/<class>/<class>_<n>.jpg``
+and the jsonl files of MMBT and QMF: 62,971 / 5,000 / 22,715 lines.
 """
 
 import argparse

@@ -1,9 +1,9 @@
-"""IEMOCAP: acted and improvised dialogues (Busso et al., 2008): a voice, a face, words.
+"""IEMOCAP: acted and improvised dialogues (Busso et al., 2008), with voice, face and words.
 
-5,531 utterances of four emotions, "excited" counted as happy.  The corpus is licensed and not cut
-into utterances as it comes: ``subaudio/<utterance>.wav``, ``faces/<utterance>/*.jpg`` or
+5,531 utterances of four emotions, "excited" counted as happy.  The corpus is licensed and is not
+cut into utterances, so make ``subaudio/<utterance>.wav``, ``faces/<utterance>/*.jpg`` or
 ``subvideo/<utterance>.mp4``, and ``Session1.txt`` to ``Session5.txt`` with lines
-``<path> [split|sign] <words> [split|sign] <label>``, as MLA's scripts take them.
+``<path> [split|sign] <words> [split|sign] <label>``, as for MLA's scripts.
 """
 
 import argparse
@@ -39,15 +39,15 @@ OTHER = {
     "fru", "frustrated", "frustration", "fea", "fear", "fearful", "sur", "surprise", "surprised",
     "dis", "disgust", "disgusted", "oth", "other", "xxx",
 }  # fmt: skip
-"""Emotions of the corpus that are not among the four."""
+"""Emotions of the corpus other than the four."""
 MLA = {"train": "my_train_iemo.txt", "test": "my_test_iemo.txt"}
 
 
 def enumerate_utterances(options: argparse.Namespace) -> Raw:
-    """Every line of the session files, or of MLA's lists where those are missing.
+    """Every line of the session files, or of MLA's lists if those are missing.
 
     Raises:
-      UserError: neither is there, or a line has another form.
+      UserError: both are missing, or a line has the wrong form.
     """
     root = lists.require_folder(options.raw, "--raw", LAYOUT)
     folders = lists.list_folders(root, options.lists)
@@ -97,13 +97,13 @@ def _lines(path: pathlib.Path) -> Iterator[tuple[str, str, str]]:
         parts = [part.strip() for part in line.split(MARK)]
         if len(parts) != 3:
             raise UserError(
-                f"line {number} of {path} is not <path> {MARK} <words> {MARK} <label>: repair it"
+                f"line {number} of {path} is not <path> {MARK} <words> {MARK} <label>: fix it"
             )
         yield pathlib.PurePosixPath(parts[0]).stem, parts[1], parts[2]
 
 
 def _fold(k: int) -> tuple[str, str]:
-    """Tests on session k, validates on the one before it: other speakers than any in training."""
+    """Tests on session k, validates on the one before it; their speakers are not in training."""
     return f"Ses{k:02d}", f"Ses{(k - 2) % SESSIONS + 1:02d}"
 
 

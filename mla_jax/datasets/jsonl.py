@@ -1,4 +1,4 @@
-"""Pictures with words, listed in jsonl files of {id, label, text, img}: Food-101 and MVSA."""
+"""Images with text, listed in jsonl files of {id, label, text, img}: Food-101 and MVSA."""
 
 import argparse
 import pathlib
@@ -20,13 +20,13 @@ MODALITIES = {
             crop=256,
             test_crop="center",
             interpolation="bicubic",
-            jitter=1.0,  # timm's reading of color_jitter=True (quirk Q25)
+            jitter=1.0,  # how timm reads color_jitter=True (quirk Q25)
             mean=IMAGENET_MEAN,
             std=IMAGENET_STD,
         )
     ),
 }
-"""As the M3AE towers of MLA take them: 256 ids, crops of 256 pixels."""
+"""The inputs of MLA's M3AE towers: 256 ids, crops of 256 pixels."""
 
 
 def enumerate_jsonl(
@@ -35,12 +35,12 @@ def enumerate_jsonl(
     classes: tuple[str, ...],
     mla: dict[str, str],
 ) -> Raw:
-    """Every line of the jsonl files; an example's id is the name of its picture.
+    """Every line of the jsonl files; an example's id is the name of its image.
 
-    ``mla`` names MLA's lists, ``<picture> <class>`` a line.
+    ``mla`` names MLA's lists, with ``<image> <class>`` per line.
 
     Raises:
-      UserError: a jsonl file is missing, or has lines of another form.
+      UserError: a jsonl file is missing, or has lines of the wrong form.
     """
     root = lists.require_folder(options.raw, "--raw", layout)
     folders = lists.list_folders(root, options.lists)

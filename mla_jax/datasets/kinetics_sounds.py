@@ -1,9 +1,9 @@
-"""Kinetics-Sounds: the clips of Kinetics that can be told by ear and by eye.
+"""Kinetics-Sounds: the clips of Kinetics whose class can be both heard and seen.
 
-At least five different data sets go by this name, so the list of classes is a named variant
-(``ks31`` here, any other with ``--classes=FILE --variant=NAME``) and the split another name.
-Videos may lie anywhere below the raw folder; a wav of the same name goes before the video's own
-sound.  What a video shows is looked up in the Kinetics csv files, then in lists of MLA's or
+At least five different data sets have this name, so the list of classes is a named variant
+(``ks31`` here, any other with ``--classes=FILE --variant=NAME``), and the split has its own name.
+Videos may be anywhere below the raw folder; a wav of the same name is used instead of the video's
+own sound.  The class of a video is looked up in the Kinetics csv files, then in lists in MLA's or
 OGM-GE's form, then in the name of its folder.
 """
 
@@ -51,14 +51,14 @@ class Line(NamedTuple):
     id: str
     label: str
     path: str
-    """Of the list file."""
+    """The path of the list file."""
 
 
 def enumerate_videos(options: argparse.Namespace) -> Raw:
-    """Every video that a list, or its folder, gives one of the classes.
+    """Every video to which a list, or its folder, assigns one of the classes.
 
     Raises:
-      UserError: a class file without a variant's name or the other way round, or an odd line.
+      UserError: a class file without a variant's name or vice versa, or a line of the wrong form.
     """
     root = lists.require_folder(options.raw, "--raw", LAYOUT)
     classes = _classes(options)
@@ -95,7 +95,7 @@ def enumerate_videos(options: argparse.Namespace) -> Raw:
     unknown = files.keys() - labels.keys() - problems.keys()
     left_out["videos without a label"] = max(0, len(unknown) - left_out["of other classes"])
     parts = found.get("kinetics", {})
-    if "validation" in parts and "test" not in parts:  # few have the videos of the test split
+    if "validation" in parts and "test" not in parts:  # the test videos are hard to get
         parts["test"] = parts.pop("validation")
     examples = [
         Example(
@@ -114,8 +114,8 @@ def _classes(options: argparse.Namespace) -> tuple[str, ...]:
     own = options.variant not in ("", "ks31")
     if own != bool(options.classes):
         raise UserError(
-            "--classes=FILE and --variant=NAME go together: a list of classes of your own has a "
-            "name of its own (built in: ks31)"
+            "--classes=FILE and --variant=NAME go together: your own list of classes needs its "
+            "own name (built in: ks31)"
         )
     if not own:
         return class_names("kinetics_sounds_ks31")
@@ -123,7 +123,7 @@ def _classes(options: argparse.Namespace) -> tuple[str, ...]:
 
 
 def _file_of(id: str, files: Mapping[str, str], by_id: Mapping[str, list[str]]) -> str | None:
-    """The stem that a list means: itself, or the only file of that YouTube id."""
+    """The file stem for a name in a list: itself, or the only file of that YouTube id."""
     if id in files:
         return id
     same = by_id.get(id[:YOUTUBE_ID], [])

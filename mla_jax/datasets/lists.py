@@ -1,4 +1,4 @@
-"""List files as people have them: lines, csv, jsonl; each mistake told in one sentence."""
+"""Reads list files (lines, csv, jsonl); each mistake is reported in one sentence."""
 
 import csv
 import io
@@ -16,10 +16,10 @@ IMAGE = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 
 
 def require_folder(path: str, flag: str, layout: str) -> pathlib.Path:
-    """The folder that a flag names.
+    """The folder given by a flag.
 
     Raises:
-      UserError: it is not there.
+      UserError: it does not exist or is a file.
     """
     folder = pathlib.Path(path)
     if not folder.is_dir():
@@ -29,7 +29,7 @@ def require_folder(path: str, flag: str, layout: str) -> pathlib.Path:
 
 
 def require_below(path: str, modality: str, example: str, raw: str) -> str:
-    """The path of a media file, as a list gives it; ``raw`` is the value of ``--raw``.
+    """The path of a media file from a list; ``raw`` is the value of ``--raw``.
 
     Raises:
       UserError: it is absolute, or leads out of the raw folder.
@@ -48,7 +48,8 @@ def read_lines(path: pathlib.Path) -> list[str]:
     Raises:
       UserError: the file cannot be read, or is not text.
     """
-    lines = read_text(path).replace("\r\n", "\n").split("\n")  # not at what tweets may hold
+    # Not splitlines, since tweets contain other line separators.
+    lines = read_text(path).replace("\r\n", "\n").split("\n")
     return [line.strip() for line in lines if line.strip()]
 
 
@@ -56,21 +57,21 @@ def read_class_names(path: pathlib.Path) -> list[str]:
     """The class names of a file, one per line.
 
     Raises:
-      UserError: there is none, one occurs twice, or as ``read_lines``.
+      UserError: there are none, one occurs twice, or as ``read_lines``.
     """
     names = read_lines(path)
     if not names:
-        raise UserError(f"{path} names no class: write one name per line")
+        raise UserError(f"{path} has no class names: write one name per line")
     for name in names:
         if names.count(name) > 1:
             raise UserError(
-                f"{path} names the class '{name}' twice: every class has a name of its own"
+                f"{path} names the class '{name}' twice: every class needs its own name"
             )
     return names
 
 
 def read_text(path: pathlib.Path) -> str:
-    """The whole file, without a byte-order mark; line ends as they are.
+    """The whole file, without a byte-order mark and with its original line ends.
 
     Raises:
       UserError: the file cannot be read, or is not text.
@@ -85,14 +86,14 @@ def read_text(path: pathlib.Path) -> str:
 
 
 def read_csv(path: pathlib.Path, columns: Sequence[str]) -> list[dict[str, str]]:
-    """The rows of a csv file, as ``numbered_rows``, less those whose cells are all empty."""
+    """The rows of a csv file, as ``numbered_rows``, without those whose cells are all empty."""
     return [row for _, row in numbered_rows(path, columns) if any(row.values())]
 
 
 def numbered_rows(
     path: pathlib.Path, columns: Sequence[str]
 ) -> Iterator[tuple[int, dict[str, str]]]:
-    """The rows of a csv file with a header that has at least ``columns``, and their lines.
+    """The rows of a csv file and their line numbers; the header must have ``columns``.
 
     Blank lines are left out.
 
@@ -125,7 +126,7 @@ def numbered_rows(
 
 
 def _rows(reader: Any, path: pathlib.Path) -> Iterator[list[str]]:
-    """The rows of a csv reader; ``UserError`` where they are none."""
+    """The rows of a csv reader; ``UserError`` if a line is not csv."""
     try:
         yield from reader
     except csv.Error as error:
@@ -135,25 +136,25 @@ def _rows(reader: Any, path: pathlib.Path) -> Iterator[list[str]]:
 
 
 def read_jsonl(path: pathlib.Path, fields: Sequence[str]) -> list[dict[str, str]]:
-    """One JSON object a line, each with at least ``fields``, which hold text.
+    """One JSON object per line, each with at least ``fields``, which must be text.
 
     Raises:
-      UserError: a line is no object, lacks a field, or has something else in it.
+      UserError: a line is not an object, lacks a field, or has a field that is not text.
     """
     found = []
     for number, line in enumerate(read_lines(path), 1):
         try:
             record = json.loads(line)
         except ValueError as error:
-            raise UserError(f"line {number} of {path} is not JSON ({error}): repair it") from error
+            raise UserError(f"line {number} of {path} is not JSON ({error}): fix it") from error
         missing = [f for f in fields if not isinstance(record, dict) or f not in record]
         if missing:
-            raise UserError(f"line {number} of {path} has no field '{missing[0]}': repair it")
+            raise UserError(f"line {number} of {path} has no field '{missing[0]}': fix it")
         if others := [f for f in fields if not isinstance(record[f], str)]:
             value = json.dumps(record[others[0]])
             raise UserError(
                 f"line {number} of {path} has {value[:60]} in its field '{others[0]}', which must "
-                "be text: repair it"
+                "be text: fix it"
             )
         found.append(record)
     return found
@@ -169,7 +170,7 @@ def find_lists(folders: Iterable[pathlib.Path], names: Mapping[str, str]) -> dic
 
 
 def list_folders(raw: pathlib.Path, lists: str) -> list[pathlib.Path]:
-    """Where list files are looked for: the folder of ``--lists``, else the raw one."""
+    """Where list files are searched: the folder of ``--lists``, else the raw folder."""
     if lists:
         return [require_folder(lists, "--lists", "the list files")]
     return [raw, raw / "lists"]

@@ -26,7 +26,7 @@ FRONT, REAR = "v001", "v007"
 
 
 def enumerate_objects(options: argparse.Namespace) -> Raw:
-    """Every object that has a front view; folders say its class and its part.
+    """Every object that has a front view; its folders give the class and the part.
 
     Raises:
       UserError: no folder below the raw one holds front views.
@@ -49,7 +49,7 @@ def enumerate_objects(options: argparse.Namespace) -> Raw:
         examples.append(Example(id, label, {"front": Source(path), "rear": Source(rear)}))
         parts[part].append(id)
     if not examples and not problems:
-        raise UserError(f"--raw={root} has no picture *_{FRONT}.png: it must hold {LAYOUT}")
+        raise UserError(f"--raw={root} has no image *_{FRONT}.png: it must hold {LAYOUT}")
     return Raw(examples, classes, {"as_shipped": parts}, problems)
 
 

@@ -1,7 +1,7 @@
-"""MVSA-Single: tweets with a picture and a mood (Niu et al., 2016), three classes.
+"""MVSA-Single: tweets with an image, in three classes of sentiment (Niu et al., 2016).
 
 ``data/<n>.jpg`` and QMF's jsonl files: 1,555 / 518 / 519 lines.  MLA tests on another list of 519,
-of which QMF has 32 in its validation part (quirk Q27): that is split ``mla``.
+32 of which are in QMF's validation part (quirk Q27): that is split ``mla``.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""Named rules that cut a data set into train, validation and test."""
+"""Named rules that split a data set into train, validation and test."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
@@ -11,13 +11,13 @@ PARTS = ("train", "validation", "test")
 
 
 class Members(NamedTuple):
-    """What a rule may look at."""
+    """What a rule may use."""
 
     ids: Sequence[str]
     groups: Mapping[str, Sequence[str]]
-    """``{"speaker": one name an example}``."""
+    """``{"speaker": one name per example}``."""
     lists: Mapping[str, Mapping[str, Sequence[str]]]
-    """``{list's name: {part: ids in order}}``."""
+    """``{name of a list: {part: ids in order}}``."""
 
 
 Rows = dict[str, np.ndarray]
@@ -25,7 +25,7 @@ Rows = dict[str, np.ndarray]
 
 
 class SplitRule(NamedTuple):
-    """A way to split, and whether its validation part resembles its test part."""
+    """A rule for splitting, and whether its validation part resembles its test part."""
 
     draw: Callable[[Members, int], Rows]
     """``(members, seed)``."""
@@ -33,9 +33,9 @@ class SplitRule(NamedTuple):
 
 
 def listed(name: str, files: str) -> SplitRule:
-    """The parts of a list that the user supplied, in the list's order; ``files`` says which.
+    """The parts of a list from the user, in the list's order; ``files`` is for error messages.
 
-    Ids of the list whose media were not there are left out.
+    Ids in the list whose media were missing are left out.
     """
 
     def draw(members: Members, seed: int) -> Rows:
@@ -43,7 +43,7 @@ def listed(name: str, files: str) -> SplitRule:
         if name not in members.lists:
             raise UserError(
                 f"split '{name}' needs its list files ({files}): put them into the raw folder or "
-                "name theirs with --lists, and run prepare again (the records are kept)"
+                "name their folder with --lists, and run prepare again (the records are kept)"
             )
         row = {id: i for i, id in enumerate(members.ids)}
         parts = members.lists[name]
@@ -57,9 +57,9 @@ def listed(name: str, files: str) -> SplitRule:
 
 
 def random_parts(rest: str = "train", **fractions: float) -> SplitRule:
-    """Parts of these fractions, floored, drawn from all examples; ``rest`` takes what is left.
+    """Parts of these fractions, rounded down, drawn from all examples; ``rest`` gets the others.
 
-    Recordings of one person or one scene land on both sides (quirk Q26).
+    Recordings of one person or scene may be in several parts (quirk Q26).
     """
 
     def draw(members: Members, seed: int) -> Rows:
@@ -70,7 +70,7 @@ def random_parts(rest: str = "train", **fractions: float) -> SplitRule:
 
 
 def disjoint_parts(group: str, **fractions: float) -> SplitRule:
-    """As ``random_parts``, but of whole groups: no speaker is in two parts."""
+    """As ``random_parts``, but with whole groups: no speaker is in two parts."""
 
     def draw(members: Members, seed: int) -> Rows:
         names = np.array(members.groups[group])

@@ -1,7 +1,7 @@
-"""Synthetic data for a data set: its shapes, types and classes, and nothing real.
+"""Synthetic data for a data set, with its shapes, types and classes.
 
-The first modality is strong and each later one weaker, so that joint training starves it: an
-example is its class's pattern times the modality's strength plus noise.  Everything follows from
+The first modality is strong and each later one weaker, so joint training neglects those: an
+example is its class's pattern times the modality's strength plus noise.  Everything depends only on
 the seed and the example's number; arrays are made when they are fetched.
 """
 
@@ -17,13 +17,13 @@ from mla_jax.data.streams import Stream
 from mla_jax.datasets.description import Description, class_names
 from mla_jax.errors import UserError, check_choice
 
-if TYPE_CHECKING:  # preparing starts one process per core, and none of them needs JAX
+if TYPE_CHECKING:  # preparing starts one process per core, without JAX
     from mla_jax.state import Batch
 
 STRENGTHS = (1.5, 0.25, 0.2)
-"""Of the class's pattern, first modality first, against noise of deviation 1."""
+"""Strength of the class's pattern in the first, second, ... modality; noise has deviation 1."""
 GRID = 8
-"""A pattern has this many cells a side, blown up to the picture."""
+"""A pattern has this many cells per side, enlarged to the image."""
 WORDS, VOCABULARY = 12, 1000
 
 
@@ -37,11 +37,11 @@ def load(
     """Splits of ``config.synthetic_sizes`` examples: train, validation, test.
 
     Raises:
-      UserError: no synthetic data for it, an unknown modality, or not three sizes.
+      UserError: it has no synthetic data, a modality is unknown, or there are not three sizes.
     """
     if not description.modalities:
         raise UserError(
-            f"dataset '{description.name}' is what its owner makes it and has no synthetic data: "
+            f"dataset '{description.name}' is your own data and has no synthetic form: "
             "choose another dataset to try the program"
         )
     sizes = tuple(config.synthetic_sizes)
@@ -74,7 +74,7 @@ def load(
 
 
 class SyntheticSplit:
-    """Examples made on demand; as ``ArraySplit`` to the trainer."""
+    """Examples made on demand; the trainer uses it like an ``ArraySplit``."""
 
     def __init__(
         self,
@@ -96,7 +96,7 @@ class SyntheticSplit:
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Of one example of each modality."""
+        """The shape of one example of each modality."""
         return {modality: stream.shape for modality, stream in self.streams.items()}
 
     def fetch(self, index: np.ndarray) -> "Batch":
@@ -128,7 +128,7 @@ class SyntheticSplit:
         if stream.dtype == "uint8":
             cells = np.clip(cells * 32 + 128, 0, 255).astype(np.uint8)
         else:
-            cells = (cells * 4 - 8).astype(stream.dtype)  # about where log energies lie
+            cells = (cells * 4 - 8).astype(stream.dtype)  # the usual range of log energies
         wide = np.repeat(cells, -(-width // GRID), -2)[..., :width, :]
         return np.repeat(wide, -(-height // GRID), -3)[..., :height, :, :]
 
@@ -137,8 +137,8 @@ class SyntheticSplit:
 def class_pattern(modality: str, classes: int, channels: int) -> np.ndarray:
     """``float64[classes, 8, 8, channels]``, the same in every split.
 
-    A cell's own value, of deviation 1, and for pictures a colour of the class all over, of
-    deviation 1 too: random crops and mirrors leave little of the first and all of the second.
+    Each cell has its own value, of deviation 1; images also have a colour of the class everywhere,
+    of deviation 1 too, because random crops and flips destroy the first but keep the second.
     """
     rng = np.random.default_rng(list(modality.encode()))
     cells = rng.normal(size=(classes, GRID, GRID, 1))
@@ -148,7 +148,7 @@ def class_pattern(modality: str, classes: int, channels: int) -> np.ndarray:
 
 
 def _words(stream: Stream, label: int, strength: float, rng: np.random.Generator) -> np.ndarray:
-    """A dozen words, each one of the class's own three with a probability of ``strength`` / 2."""
+    """A dozen words, each one of the class's three words with probability ``strength`` / 2."""
     own = VOCABULARY + 3 * label + rng.integers(0, 3, WORDS)
     other = rng.integers(1, VOCABULARY, WORDS)
     ids = np.zeros(stream.shape, stream.dtype)

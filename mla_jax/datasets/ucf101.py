@@ -1,11 +1,11 @@
-"""UCF-101: actions as optical flow and one RGB frame (Soomro et al., 2012), as DI-MML takes them.
+"""UCF-101: actions as optical flow and one RGB frame (Soomro et al., 2012), as in DI-MML.
 
 ``jpegs_256/<video>/frame%06d.jpg`` and ``tvl1_flow/{u,v}/<video>/frame%06d.jpg`` (Feichtenhofer's
 archives), and the official ``trainlist01.txt``, ``testlist01.txt`` to ``03``.
 
-A clip is ten consecutive frames of the flow with the RGB frame at offset 6; where it begins
-follows from the number of frames and differs between training and test (quirk 12), so a video
-that has both roles in different splits is stored twice.
+A clip is ten consecutive frames of the flow with the RGB frame at offset 6.  Its start
+depends on the number of frames and differs between training and test (quirk 12), so a video
+that is in training in one split and in test in another is stored twice.
 """
 
 import argparse
@@ -33,7 +33,7 @@ WINDOW = {"train": "window_train", "test": "window_test"}
 
 
 def enumerate_videos(options: argparse.Namespace) -> Raw:
-    """Every video of the lists that are there, once a role.
+    """Every video of the lists that exist, once per role.
 
     Raises:
       UserError: no pair of lists is complete.
@@ -69,7 +69,7 @@ def _example(id: str, video: str, label: str, window: str) -> Example:
     across, along = f"tvl1_flow/u/{video}", f"tvl1_flow/v/{video}"
     sources = {
         "flow": Source(across, along, frames=window),
-        # The flow has fewer frames than the video; its number decides for both.
+        # The flow has fewer frames than the video, so the flow's number is used for both.
         "rgb": Source(f"jpegs_256/{video}", across, frames=window),
     }
     return Example(id, label, sources)

@@ -1,6 +1,6 @@
-"""CAV-MAE: transformers for filter banks and for images that share their last block's weights.
+"""CAV-MAE: transformers for filter banks and for images, pretrained with a shared last block.
 
-Gong et al., 2023; ``models/cav_mae.py`` of the MLA reference.  MLA fine-tunes one copy a modality,
+Gong et al., 2023; ``models/cav_mae.py`` of the MLA reference.  MLA fine-tunes a copy per modality,
 so here each encoder is a plain transformer: the blocks of its modality, then the shared block with
 the norms of its modality.  Neither has a class token; the features are the mean over all tokens
 after the last norm (``models/basic_model.py:122-125``).
@@ -29,12 +29,12 @@ from mla_jax.errors import UserError
 class CAVMAEAudio(nn.Module):
     """Log-mel filter banks ``[B, T, F]`` or ``[B, T, F, 1]`` -> features ``float[B, D]``.
 
-    The patches lie frequency by frequency, time fastest.  CAV-MAE's own size is base with 1024
-    frames of 128 bins, hence 512 tokens and 85,647,360 parameters; the length is fixed by the
-    positions, which are learnt.  Give the filter banks as they come: normalising them is a switch.
+    The patches are in the order of frequency, then time.  CAV-MAE's own size is base with 1024
+    frames of 128 bins: 512 tokens and 85,647,360 parameters.  The length is fixed by the
+    learnt positions.  Give unnormalised filter banks: a switch normalises them.
 
     Raises:
-      UserError: D is not the width, a switch is unknown, or the input has no whole patches.
+      UserError: D is not the width, a switch is unknown, or the input is not made of whole patches.
     """
 
     feature_dim: int = 768
@@ -47,9 +47,9 @@ class CAVMAEAudio(nn.Module):
     differs_from_weights: Sequence[str] = ()
     """Switches in which ``init_from`` may disagree with the weights."""
     remat: bool = False
-    """Recompute each block in the backward pass, for memory; on CPUs jax 0.10 spares none."""
+    """Recompute blocks in the backward pass, to save memory; no effect on CPUs with jax 0.10."""
     dtype: jnp.dtype = jnp.float32
-    """Of the computation; parameters stay float32."""
+    """The type of the computation; parameters stay float32."""
 
     @property
     def switches(self) -> Mapping[str, Any]:
@@ -76,9 +76,9 @@ class CAVMAEAudio(nn.Module):
 class CAVMAEVisual(nn.Module):
     """Images ``[B, H, W, 3]`` or frames ``[B, T, H, W, 3]`` -> features ``float[B, D]``.
 
-    CAV-MAE's own size is base with 224x224 pixels, hence 196 tokens and 85,797,888 parameters; the
+    CAV-MAE's own size is base with 224x224 pixels: 196 tokens and 85,797,888 parameters.  The
     positions are learnt, so the image size is fixed.  The features of frames are averaged.
-    ``uint8`` is normalised here, floats must be normalised already; further as ``CAVMAEAudio``.
+    ``uint8`` is normalised here, floats must be normalised already.  Else as ``CAVMAEAudio``.
     """
 
     feature_dim: int = 768
@@ -119,8 +119,8 @@ def _tower(
 ) -> jax.Array:
     """Patches ``[B, rows, columns, P]`` -> ``[B, D]``, with the parameters of ``module``.
 
-    The patch embedding is a linear layer where the reference has a convolution that steps over
-    whole patches: the same sums, and a plain matrix product also for the gradient.
+    The patch embedding is a linear layer, where the reference has a convolution with a stride of
+    one patch: the same sums, with a plain matrix product for the gradient too.
     """
     batch, rows, columns, pixels = x.shape
     x = dense(size.width, module.dtype, "patch_embedding")(x.reshape(batch, -1, pixels))

@@ -1,9 +1,9 @@
-"""What pretrained weights expect of the code around them, and the check that they get it.
+"""The preprocessing and layer variants that pretrained weights expect, and the check for them.
 
-Weights are of no use under another patch order, LayerNorm epsilon, GELU or input normalisation
-than they were trained with, and nothing in their shapes tells (quirks Q19, Q20, Q22).  So an
-encoder has one field, ``convention``, that sets all of them; ``mla_jax.convert`` writes into every
-converted checkpoint which of them its weights are for, and ``init_from`` compares the two.
+Weights are useless with another patch order, LayerNorm epsilon, GELU or input normalisation
+than they were trained with, and their shapes do not show it (quirks Q19, Q20, Q22).  So an
+encoder has one field, ``convention``, that sets all of them.  ``mla_jax.convert`` records in every
+converted checkpoint which convention its weights have, and ``init_from`` compares the two.
 """
 
 from collections.abc import Mapping, Sequence
@@ -33,7 +33,7 @@ CHOICES: Mapping[str, Sequence[Any]] = {
     "pool": ("all_tokens", "valid_tokens", "cls"),
     "empty_text": ("masked", "attended"),
 }
-"""The values of the switches that are names."""
+"""The possible values of switches that are names."""
 
 BOUND = (
     "patch_order",
@@ -43,7 +43,7 @@ BOUND = (
     "fbank_normalization",
     "text_length",
 )
-"""The switches that weights are bound to; the others (``pool``, ``empty_text``) go with any."""
+"""The switches that weights depend on; the others (``pool``, ``empty_text``) work with any."""
 
 _M3AE = {
     "pretraining": {
@@ -88,15 +88,15 @@ CONVENTIONS: Mapping[str, Mapping[str, Mapping[str, Any]]] = MappingProxyType(
 )
 """``{encoder: {convention: {switch: value}}}``.
 
-``pretraining`` is how the weights were made: by M3AE's own JAX code on CC12M, by CAV-MAE's on
+``pretraining`` is how the weights were trained: by M3AE's own JAX code on CC12M, by CAV-MAE's on
 AudioSet.  ``released`` is what the published MLA code does with them:
 channel-first patches, ImageNet statistics, PyTorch's epsilon and GELU, 256 tokens, and, on
-IEMOCAP, filter banks as they come (quirks Q12, Q19-Q22).
+IEMOCAP, unnormalised filter banks (quirks Q12, Q19-Q22).
 """
 
 
 def settle(encoder: str, convention: str, switches: Mapping[str, Any]) -> dict[str, Any]:
-    """The value of every switch: its own where it is set, else (None) that of ``convention``.
+    """The value of every switch: the given one, or that of ``convention`` where it is None.
 
     Raises:
       UserError: an unknown convention or value.
@@ -110,21 +110,21 @@ def settle(encoder: str, convention: str, switches: Mapping[str, Any]) -> dict[s
 
 
 def bound(switches: Mapping[str, Any]) -> dict[str, Any]:
-    """Those of the switches that weights are bound to; what a converted checkpoint records."""
+    """The switches that weights depend on, which a converted checkpoint records."""
     return {name: switches[name] for name in BOUND if name in switches}
 
 
 def check_weights(
     path: str, modality: str, made_for: Mapping[str, Any], encoder: Mapping[str, Any]
 ) -> None:
-    """Raises ``UserError`` if weights would run under another convention than theirs.
+    """Raises ``UserError`` if weights would be used with another convention than theirs.
 
     Args:
-      path: what the error calls the checkpoint.
-      modality: whose encoder it is.
+      path: the name of the checkpoint in the error.
+      modality: the encoder's.
       made_for: the bound switches that the checkpoint records.
-      encoder: those of the encoder, and under ``differs_from_weights`` the names of the switches
-        in which it is meant to differ.
+      encoder: the bound switches of the encoder, and under ``differs_from_weights`` the switches
+        in which it may differ.
     """
     if not made_for and bound(encoder):
         raise UserError(
@@ -143,13 +143,13 @@ def check_weights(
         raise UserError(
             f"the weights of {path} for '{modality}' were made for {weights}, but "
             f"encoders.{modality} is configured with {configured}: set encoders.{modality}."
-            f"convention to that of the weights, or, to mix them on purpose, name the switches in "
+            f"convention to that of the weights, or, to mix them on purpose, list the switches in "
             f"encoders.{modality}.differs_from_weights"
         )
 
 
 def normalize_image(x: jax.Array, normalization: str, dtype: jnp.dtype) -> jax.Array:
-    """``uint8[..., 3]`` scaled to [0, 1] and normalised; floats are taken as normalised already."""
+    """``uint8[..., 3]`` scaled to [0, 1] and normalised; floats must be normalised already."""
     if not jnp.issubdtype(x.dtype, jnp.integer):
         return x.astype(dtype)
     mean, deviation = (np.array(v, np.float32) for v in IMAGE_STATISTICS[normalization])

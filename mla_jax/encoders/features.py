@@ -1,4 +1,4 @@
-"""Embeddings that were computed before, by CLIP or by anything else, in the place of raw input."""
+"""Precomputed embeddings, from CLIP or any other model, instead of raw input."""
 
 import jax
 import jax.numpy as jnp
@@ -9,11 +9,11 @@ from mla_jax.errors import UserError, check_choice
 
 
 class Features(nn.Module):
-    """Vectors ``[B, F]``, or ``[B, T, F]`` of which the mean is taken, -> features ``[B, D]``.
+    """Vectors ``[B, F]``, or the mean over T of ``[B, T, F]``, -> features ``[B, D]``.
 
-    ``projection="none"`` hands them on, which needs F = D and leaves nothing to train but the
-    head: with D = 512 it is the reference's CLIP classifier (``CLIPClassifier`` in
-    ``models/basic_model.py``), whose files hold ``[1, 512]`` an example.  ``linear`` is one layer.
+    ``projection="none"`` passes them on, which needs F = D and leaves only the head to train:
+    with D = 512 it is the reference's CLIP classifier (``CLIPClassifier`` in
+    ``models/basic_model.py``), whose files hold ``[1, 512]`` per example.  ``linear`` is one layer.
 
     Raises:
       UserError: F is not D without projection, or the input has neither 2 nor 3 axes.
@@ -22,7 +22,7 @@ class Features(nn.Module):
     feature_dim: int = 512
     projection: str = "none"
     dtype: jnp.dtype = jnp.float32
-    """Of the linear layer; without one the vectors keep full precision."""
+    """The type of the linear layer; without one the vectors keep full precision."""
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:

@@ -1,9 +1,9 @@
-"""M3AE: one transformer for image patches or for text, here an encoder of each.
+"""M3AE: one transformer for image patches or for text, here one encoder for each.
 
-Geng et al., 2022; ``models/m3ae.py`` of the MLA reference, which fine-tunes one copy of M3AE a
-modality.  Each encoder holds only what its modality uses: the reference's copies also carry the
-other one's embedding, without ever a gradient (quirk Q8).  The reference's own forward pass fails
-in its stochastic depth (quirk Q13); this is the computation it means.
+Geng et al., 2022; ``models/m3ae.py`` of the MLA reference, which fine-tunes one copy of M3AE per
+modality.  Each encoder has only what its modality uses: the reference's copies also contain the
+other modality's embedding, which never gets a gradient (quirk Q8).  The reference's forward pass
+fails in its stochastic depth (quirk Q13); this is the computation that it intends.
 """
 
 from collections.abc import Mapping, Sequence
@@ -28,26 +28,26 @@ from mla_jax.errors import UserError
 
 
 class M3AEImage(nn.Module):
-    """Images -> features ``float[B, D]``: 16x16 patches behind a class token.
+    """Images -> features ``float[B, D]``: a class token, then 16x16 patches.
 
     Takes ``[B, H, W, 3]`` or frames ``[B, T, H, W, 3]``, whose features are averaged.  ``uint8`` is
     normalised here; floats must be normalised already, by the statistics of
     ``image_normalization``.  D is the width of ``size``; base has 85,648,128 parameters.
 
     A switch that is None follows ``convention`` (``conventions.CONVENTIONS``): ``pretraining``, as
-    M3AE was trained, or ``released``, as the published MLA code feeds it.
+    M3AE was trained, or ``released``, as the published MLA code uses it.
 
     Raises:
-      UserError: D is not the width, a switch is unknown, or the input is no image of whole patches.
+      UserError: D is not the width, a switch is unknown, or the input is not whole patches.
     """
 
     feature_dim: int = 768
     size: str = "base"
     convention: str = "pretraining"
     patch_order: str | None = None
-    """Of the pixels of a patch: ``row_column_channel`` or ``channel_row_column`` (quirk Q19)."""
+    """The order in a patch: ``row_column_channel`` or ``channel_row_column`` (quirk Q19)."""
     epsilon: float | None = None
-    """Of LayerNorm (quirk Q20)."""
+    """LayerNorm's epsilon (quirk Q20)."""
     gelu: str | None = None
     """``tanh`` or ``exact`` (quirk Q20)."""
     image_normalization: str | None = None
@@ -57,9 +57,9 @@ class M3AEImage(nn.Module):
     differs_from_weights: Sequence[str] = ()
     """Switches in which ``init_from`` may disagree with the weights."""
     remat: bool = False
-    """Recompute each block in the backward pass, for memory; on CPUs jax 0.10 spares none."""
+    """Recompute blocks in the backward pass, to save memory; no effect on CPUs with jax 0.10."""
     dtype: jnp.dtype = jnp.float32
-    """Of the computation; parameters stay float32."""
+    """The type of the computation; parameters stay float32."""
 
     @property
     def switches(self) -> Mapping[str, Any]:
@@ -93,14 +93,14 @@ class M3AEImage(nn.Module):
 
 
 class M3AEText(nn.Module):
-    """Token ids ``int32[B, L]``, 0 on padding, -> features ``float[B, D]``, behind a class token.
+    """Token ids ``int32[B, L]``, 0 on padding, after a class token -> features ``float[B, D]``.
 
     D is the width of ``size``; base has 108,498,432 parameters with BERT's vocabulary.  Positions
-    are a formula, so texts longer than M3AE's 64 tokens work; ``text_length`` bounds them.
+    are a formula, so texts longer than M3AE's 64 tokens work; ``text_length`` limits them.
     Switches as in ``M3AEImage``.
 
     Raises:
-      UserError: D is not the width, a switch is unknown, or the input is no ids of that length.
+      UserError: D is not the width, a switch is unknown, or the input is not ids of that length.
     """
 
     feature_dim: int = 768
@@ -113,9 +113,9 @@ class M3AEText(nn.Module):
     gelu: str | None = None
     pool: str | None = None
     """The mean over ``all_tokens``, padding included (quirk Q12), over the class token and the
-    ``valid_tokens``, or the class token alone, ``cls``."""
+    ``valid_tokens``, or only the class token, ``cls``."""
     empty_text: str | None = None
-    """Whether the padding of a text that is missing altogether is ``masked`` or ``attended`` and
+    """Whether the padding of a missing text is ``masked``, or ``attended`` and
     counted as valid, as in the published MLA code (quirk Q21)."""
     differs_from_weights: Sequence[str] = ()
     remat: bool = False
@@ -162,7 +162,7 @@ class M3AEText(nn.Module):
 
 
 def _with_tokens(module: nn.Module, x: jax.Array) -> jax.Array:
-    """Adds the type embedding to ``[B, N, D]`` and puts the class token before it."""
+    """Adds the type embedding to ``[B, N, D]`` and prepends the class token."""
     shape = (1, 1, x.shape[-1])
     kind = module.param("type_embedding", token_init, shape, jnp.float32)
     first = module.param("cls_token", token_init, shape, jnp.float32)

@@ -1,4 +1,4 @@
-"""Batch normalisation that keeps PyTorch's numbers."""
+"""Batch normalisation with PyTorch's numerics."""
 
 from collections.abc import Callable
 
@@ -15,14 +15,14 @@ class BatchNorm(nn.Module):
     batch's (``unbiased=False`` gives Flax's).  ``momentum`` is PyTorch's: the weight of the new
     batch.
 
-    ``axis_name``: inside ``jax.shard_map``, the statistics are those of the rows of all devices
-    along this axis, with one collective forwards and one backwards; without a name they are those
-    of the rows given.
+    ``axis_name``: inside ``jax.shard_map``, the statistics are over the rows of all devices
+    along this axis, with one collective in the forward and one in the backward pass; without a name
+    they are over the rows given.
 
     ``mask: bool[N]`` says which rows of ``x: [N, ..., F]`` count, for a batch in which some
-    examples lack the modality or are padding: mean, variance and their number of values are those
-    of the rows that count, and where none does the running statistics stay.  The other rows leave
-    as zeros, so that nothing grows where nothing is normalised.
+    examples lack the modality or are padding.  Mean, variance and their number of values are over
+    the rows that count; if none does, the running statistics do not change.  The other rows become
+    zeros, so that unnormalised values cannot grow.
     """
 
     momentum: float = 0.1
@@ -47,7 +47,7 @@ class BatchNorm(nn.Module):
                 mean, var, count = _of_all_devices(mean, var, count, self.axis_name)
             if not self.is_initializing():
                 kept = var * (count / jnp.maximum(count - 1, 1)) if self.unbiased else var
-                # One value has a mean and no variance; none has neither.
+                # One value has a mean but no variance; no values have neither.
                 for variable, new, needed in ((running_mean, mean, 1), (running_var, kept, 2)):
                     weight = jnp.where(count >= needed, self.momentum, 0)
                     variable.value = variable.value + weight * (new - variable.value)
@@ -68,8 +68,8 @@ def _means(
 ) -> tuple[Callable[[jax.Array], jax.Array], jax.Array]:
     """``(values like x -> float[F], number of values)``: the mean over the rows of the mask.
 
-    The mean of all rows is rescaled, by exactly 1 where the mask is full: a complete batch keeps
-    the numbers that it has without a mask, to the bit.
+    The mean of all rows is rescaled, by exactly 1 if the mask is full, so that a complete batch has
+    bit for bit the same result as without a mask.
     """
     axes, size = tuple(range(x.ndim - 1)), x.size // x.shape[-1]
     if mask is None:
@@ -82,11 +82,11 @@ def _means(
 def _of_all_devices(
     mean: jax.Array, var: jax.Array, count: jax.Array, axis_name: str
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Mean, variance and number of values of all devices, from those of each: ``float[F]`` twice.
+    """Mean, variance and number of values over all devices, from those of each device.
 
-    Chan et al. (1983): each device's variance is about its own mean, and what the means differ by
-    is added.  So mean and variance travel together, and nothing large is subtracted from nothing
-    large, as it would be in a mean of squares.
+    Chan et al. (1983): each device's variance is about its own mean, and the spread of the means
+    is added.  So one collective carries mean and variance, and no large numbers are subtracted from
+    each other, as with a mean of squares.
     """
     of_each = jnp.concatenate([mean, var, count[None]])
     of_each = jax.lax.all_gather(of_each, axis_name, to="invarying")

@@ -1,7 +1,7 @@
-"""ResNet-18 as the MLA reference builds it, and as torchvision does but for its classifier.
+"""ResNet-18 as in the MLA reference, and as in torchvision without its classifier.
 
-He et al., 2016; ``models/backbone.py`` of the reference.  Everything a framework may choose
-otherwise is pinned to PyTorch's choice: paddings are explicit (Flax's ``SAME`` pads a strided
+He et al., 2016; ``models/backbone.py`` of the reference.  All details on which frameworks differ
+follow PyTorch: paddings are explicit (Flax's ``SAME`` pads a strided
 convolution on one side only), max-pooling pads with minus infinity, the running variance is
 unbiased (``encoders/norm.py``), and kernels start from a Kaiming normal over the fan-out.
 """
@@ -27,11 +27,11 @@ class ResNet18(nn.Module):
     statistics, and the features are the mean over frames and positions
     (``models/basic_model.py:52-77``).  A spectrogram is ``[B, time, frequency, 1]``.
 
-    With D = 512 it has 11,170,240 parameters for one input channel, 3,136 more for each further
+    With D = 512 it has 11,170,240 parameters for one input channel and 3,136 more for each further
     one.  A smaller D scales all four stages; tests use it.
 
     Raises:
-      UserError: D is no multiple of 8, or the input has neither 4 nor 5 axes.
+      UserError: D is not a multiple of 8, or the input has neither 4 nor 5 axes.
     """
 
     feature_dim: int = 512
@@ -39,9 +39,9 @@ class ResNet18(nn.Module):
     unbiased_variance: bool = True
     """Keep the running variance unbiased, as PyTorch does; False keeps Flax's biased one."""
     dtype: jnp.dtype = jnp.float32
-    """Of the computation; parameters and statistics stay float32."""
+    """The type of the computation; parameters and statistics stay float32."""
     axis_name: str | None = None
-    """Of batch normalisation: see ``encoders/norm.py``."""
+    """The axis of batch normalisation: see ``encoders/norm.py``."""
 
     wide_convolutions: ClassVar[bool] = True
     """See ``backend.compiling.options_for``."""
@@ -71,15 +71,15 @@ class ResNet18(nn.Module):
                 stride = 2 if stage > 1 and block == 0 else 1
                 name = f"layer{stage}_{block}"
                 x = BasicBlock(width, stride, norm, self.dtype, name=name)(x, train, mask)
-        x = x.astype(jnp.promote_types(x.dtype, jnp.float32))  # a mean over many, in full precision
+        x = x.astype(jnp.promote_types(x.dtype, jnp.float32))  # for the mean over many values
         return x.reshape((batch, -1, x.shape[-1])).mean(1)
 
 
 class BasicBlock(nn.Module):
     """``relu(bn2(conv2(relu(bn1(conv1(x))))) + shortcut(x))`` on ``[N, H, W, C]``.
 
-    The shortcut is a strided 1x1 convolution with batch normalisation where the shape changes,
-    the identity elsewhere.
+    The shortcut is a strided 1x1 convolution with batch normalisation if the shape changes,
+    else the identity.
     """
 
     width: int
@@ -119,11 +119,11 @@ def convolution(width: int, size: int, stride: int, dtype: jnp.dtype, name: str)
 
 
 def max_pool(x: jax.Array) -> jax.Array:
-    """Over 3 x 3, with stride 2 and a border of 1, on ``[N, H, W, C]``.
+    """Max-pooling over 3 x 3, with stride 2 and a border of 1, on ``[N, H, W, C]``.
 
-    The values of ``nn.max_pool``, and the gradient to the same place in each window, the first of
-    its maxima by rows.  That one is a reduce-window, whose gradient is a scatter: on a CPU both
-    together take ten times as long.
+    The values are those of ``nn.max_pool``.  The gradient goes to the same place in each window,
+    the first of its maxima by rows.  ``nn.max_pool`` is a reduce-window, whose gradient is a
+    scatter: on a CPU both together take ten times as long.
     """
     return _halved(_halved(x, 2), 1)
 
@@ -140,5 +140,5 @@ def _halved(x: jax.Array, axis: int) -> jax.Array:
 
 
 def _first_of(a: jax.Array, b: jax.Array) -> jax.Array:
-    """The larger of two, a where they are equal; NaN where one is (NaN differs from itself)."""
+    """The larger of two, a if they are equal; NaN if one is NaN (NaN differs from itself)."""
     return jnp.where((a >= b) | (a != a), a, b)

@@ -1,4 +1,4 @@
-"""Small encoders for the embedded data and for tests: a second on a laptop's core."""
+"""Small encoders for the embedded data and for tests, which train in seconds on a laptop."""
 
 from collections.abc import Sequence
 
@@ -15,7 +15,7 @@ conv_init = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 class Conv2D(nn.Module):
     """3x3 convolutions with batch normalisation: ``[B, H, W, F]`` -> ``[B, D]``.
 
-    One convolution a width and one to D; ReLU; max-pooling by 2 between them; mean over positions.
+    One convolution per width and one to D; ReLU; max-pooling by 2 in between; mean over positions.
 
     Raises:
       UserError: the input has another number of axes, or too few positions to halve.
@@ -44,7 +44,7 @@ class Conv2D(nn.Module):
 
 
 def check_positions(encoder: str, shape: Sequence[int], axes: int, halvings: int) -> None:
-    """Raises ``UserError`` unless an input has ``axes`` axes of positions, which can be halved."""
+    """Raises ``UserError`` unless an input has ``axes`` position axes, long enough to be halved."""
     takes = {1: "[batch, time, feature]", 2: "[batch, height, width, channel]"}.get(axes)
     if len(shape) != axes + 2:
         raise UserError(
@@ -60,9 +60,9 @@ def check_positions(encoder: str, shape: Sequence[int], axes: int, halvings: int
 def halve(x: jax.Array) -> jax.Array:
     """Maximum over 2 or 2x2 neighbours: ``[B, 2n, 2m, F]`` -> ``[B, n, m, F]``; odd ends are cut.
 
-    The gradient of ``nn.max_pool`` is a scatter, which takes CPUs three times as long.  That of
-    ``max`` looks for the values that equal the maximum, and is NaN where XLA computes them twice
-    and rounds differently.  Here neighbours are compared with each other only.  Equal ones share
+    The gradient of ``nn.max_pool`` is a scatter, which is three times slower on CPUs.  That of
+    ``max`` looks for the values that equal the maximum, and is NaN if XLA computes them twice
+    and rounds differently.  Here neighbours are only compared with each other.  Equal ones share
     the gradient, as with ``max``.
     """
     for axis in range(1, x.ndim - 1):
@@ -72,14 +72,14 @@ def halve(x: jax.Array) -> jax.Array:
 
 
 def neighbours(x: jax.Array, axis: int) -> tuple[jax.Array, jax.Array]:
-    """The elements of even and of odd number along an axis of even length."""
+    """The elements with even and with odd index along an axis of even length."""
     pairs = x.reshape(*x.shape[:axis], -1, 2, *x.shape[axis + 1 :])
     even, odd = (jax.lax.index_in_dim(pairs, i, axis + 1, keepdims=False) for i in (0, 1))
     return even, odd
 
 
 class Conv1D(Conv2D):
-    """The same along time, with kernels of length 5: ``[B, T, F]`` -> ``[B, D]``."""
+    """As ``Conv2D``, along time with kernels of length 5: ``[B, T, F]`` -> ``[B, D]``."""
 
     kernel: Sequence[int] = (5,)
 

@@ -1,7 +1,7 @@
-"""How the devices share the forward pass of a training batch, and what they tell each other.
+"""How devices share the forward pass of a training batch, and their collectives.
 
 Without this module XLA decides: it sees one program on the whole batch, and adds two all-reduces
-to each batch normalisation and one to each gradient, in the type in which the gradient is computed.
+per batch normalisation and one per gradient, in the type in which the gradient is computed.
 Here each device runs the encoder on its own rows (``jax.shard_map``), so that the collectives are
 the ones written down.
 """
@@ -20,22 +20,22 @@ BATCH_NORMS = ("global", "device")
 GRADIENT_SUMS = ("compute", "float32")
 
 AXIS = "data"
-"""The axis of the mesh, as ``distributed.data_parallel`` calls it."""
+"""The name of the mesh axis in ``distributed.data_parallel``."""
 
 Forward = Callable[[Any, Any, jax.Array, jax.Array | None], tuple[jax.Array, Any]]
 """``(params, batch_stats, inputs[B, ...], present: bool[B] | None) -> (features, batch_stats)``."""
 
 
 class Spread(NamedTuple):
-    """The devices of a run, and two choices of its configuration."""
+    """The devices of a run, and two settings of its configuration."""
 
     mesh: Mesh | None = None
-    """Of one axis, ``data``; None is one device."""
+    """A mesh with one axis, ``data``; None for one device."""
     parts: int = 0
-    """Into how many parts of equally many rows a batch is divided for its statistics
+    """How many parts of equal size a batch is divided into for its statistics
     (``batch_norm=device``); 0: the statistics are those of the whole batch."""
     sum_in_float32: bool = False
-    """Add up the devices' gradients in float32, whatever they are computed in."""
+    """Add up the devices' gradients in float32, whatever their type."""
 
     @property
     def devices(self) -> int:
@@ -43,15 +43,15 @@ class Spread(NamedTuple):
 
     @property
     def axis_name(self) -> str | None:
-        """The axis over which batch normalisation takes its statistics, where there is one."""
+        """The axis over which batch normalisation takes its statistics, if there is one."""
         return AXIS if self.devices > 1 and not self.parts else None
 
     def gathered(self, rows: Any) -> Any:
-        """The same arrays, every row of a batch on every device."""
+        """The same arrays, with every row of a batch on every device."""
         return self._constrained(rows, PartitionSpec())
 
     def divided(self, rows: Any) -> Any:
-        """The same arrays, to each device its rows of a batch."""
+        """The same arrays, with each device's rows of a batch on that device."""
         return self._constrained(rows, PartitionSpec(AXIS))
 
     def _constrained(self, rows: Any, partition: PartitionSpec) -> Any:
@@ -62,9 +62,9 @@ class Spread(NamedTuple):
     def over(self, forward: Forward, normalized: bool, synchronized: bool) -> Forward:
         """``forward`` of a training batch, on all devices.
 
-        ``normalized``: whether the encoder takes batch statistics; ``synchronized``: whether it
-        takes them over ``axis_name``.  Where there is nothing to say about devices, among them one
-        device without parts, it is ``forward`` itself.
+        ``normalized``: whether the encoder uses batch statistics; ``synchronized``: whether it
+        takes them over ``axis_name``.  If nothing has to be specified, for example with one
+        device and no parts, it is ``forward`` itself.
 
         Raises:
           UserError: the parts do not divide among the devices, or gradients are to be summed in
@@ -86,7 +86,7 @@ class Spread(NamedTuple):
                     "gradient_sum_dtype=float32 needs encoders whose batch normalisation takes an "
                     "axis_name: give them that field, or set batch_norm=device"
                 )
-            return forward  # XLA takes the statistics of the whole batch
+            return forward  # XLA computes the statistics of the whole batch
         if not normalized and not self.sum_in_float32:
             return forward
 
@@ -94,8 +94,8 @@ class Spread(NamedTuple):
             params: Any, batch_stats: Any, inputs: jax.Array, present: jax.Array | None
         ) -> tuple[jax.Array, Any]:
             if self.sum_in_float32:
-                # A gradient is summed where its parameter begins to differ between devices.  Left
-                # alone, that is where it meets the batch, when it has the compute type already.
+                # A gradient is summed where its parameter begins to differ between devices.  By
+                # default that is where it meets the batch, when it already has the compute type.
                 params = jax.tree.map(lambda p: jax.lax.pcast(p, AXIS, to="varying"), params)
             features, batch_stats = forward(params, batch_stats, inputs, present)
             return features, _of_the_first(batch_stats) if parts else batch_stats
@@ -114,7 +114,7 @@ ALONE = Spread()
 
 
 def _by_parts(forward: Forward, parts: int) -> Forward:
-    """``forward`` of each of ``parts`` parts; the statistics kept are those of the first."""
+    """``forward`` of each of ``parts`` parts; the statistics of the first are kept."""
 
     def split(rows: jax.Array) -> jax.Array:
         return rows.reshape(parts, -1, *rows.shape[1:])

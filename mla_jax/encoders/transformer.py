@@ -1,7 +1,7 @@
-"""The vision transformer under M3AE and CAV-MAE: patches, positions, pre-norm blocks.
+"""The vision transformer of M3AE and CAV-MAE: patches, positions, pre-norm blocks.
 
 Dosovitskiy et al., 2021; ``models/m3ae.py`` and ``models/cav_mae.py`` of the MLA reference, whose
-blocks compute the same and differ in names only, for which see ``mla_jax/convert``.
+blocks compute the same and differ only in names (see ``mla_jax/convert``).
 """
 
 from typing import NamedTuple
@@ -16,8 +16,8 @@ from mla_jax.errors import UserError, check_choice
 PATCH = 16
 
 token_init = nn.initializers.normal(0.02)
-"""Of class tokens and of type and modality embeddings; the reference's M3AE starts them from
-N(0.02, 1) by a slip of arguments (quirk Q31), which its pretrained weights replace."""
+"""Initialises class tokens and type and modality embeddings; the reference's M3AE uses
+N(0.02, 1) by a misplaced argument (quirk Q31), but its pretrained weights replace that."""
 
 
 class Size(NamedTuple):
@@ -38,7 +38,7 @@ SIZES = {
 
 
 def check_size(encoder: str, size: str, feature_dim: int) -> Size:
-    """The shape called ``size``; ``UserError`` unless ``feature_dim`` is its width."""
+    """The shape named ``size``; ``UserError`` unless ``feature_dim`` is its width."""
     check_choice(f"size of encoder '{encoder}'", size, SIZES)
     if SIZES[size].width != feature_dim:
         raise UserError(
@@ -49,7 +49,7 @@ def check_size(encoder: str, size: str, feature_dim: int) -> Size:
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention with biases: ``[B, N, D]``, and keys to attend ``bool[B, N]``."""
+    """Multi-head self-attention with biases on ``[B, N, D]``; ``attended: bool[B, N]`` are keys."""
 
     heads: int
     dtype: jnp.dtype
@@ -66,7 +66,7 @@ class Attention(nn.Module):
 
 
 class Perceptron(nn.Module):
-    """``fc2(gelu(fc1(x)))``, four times as wide inside."""
+    """``fc2(gelu(fc1(x)))``, with a hidden layer four times as wide."""
 
     gelu: str
     dtype: jnp.dtype
@@ -103,16 +103,16 @@ def apply_blocks(
     remat: bool,
     dtype: jnp.dtype,
 ) -> jax.Array:
-    """``block_0`` to the last and the final ``norm``, as submodules of the module that calls it.
+    """``block_0`` to the last and the final ``norm``, as submodules of the calling module.
 
     Args:
       x: ``[B, N, D]``.
       attended: ``bool[B, N]``, False on tokens that no token attends to; None: all are attended.
       size: depth and heads.
-      epsilon: of every LayerNorm.
+      epsilon: for every LayerNorm.
       gelu: ``tanh`` or ``exact``.
-      remat: recompute each block in the backward pass instead of keeping what is inside it.
-      dtype: of the computation.
+      remat: recompute each block in the backward pass instead of storing its activations.
+      dtype: the type of the computation.
     """
     block = nn.remat(Block) if remat else Block
     for i in range(size.depth):
@@ -121,12 +121,12 @@ def apply_blocks(
 
 
 def dense(width: int, dtype: jnp.dtype, name: str) -> nn.Dense:
-    """A linear layer that starts from a Xavier uniform and no bias."""
+    """A linear layer, initialised with a Xavier uniform kernel and a zero bias."""
     return nn.Dense(width, dtype=dtype, kernel_init=nn.initializers.xavier_uniform(), name=name)
 
 
 def layer_norm(epsilon: float, dtype: jnp.dtype, name: str) -> nn.LayerNorm:
-    """LayerNorm with the two-pass variance, which is PyTorch's."""
+    """LayerNorm with the two-pass variance, as in PyTorch."""
     return nn.LayerNorm(epsilon, dtype=dtype, use_fast_variance=False, name=name)
 
 
@@ -138,13 +138,13 @@ def patches(x: jax.Array, order: str = "row_column_channel") -> jax.Array:
       order: of the pixels in a patch; the reference's is ``channel_row_column`` (quirk Q19).
 
     Raises:
-      UserError: height or width is no multiple of 16.
+      UserError: height or width is not a multiple of 16.
     """
     batch, height, width, channels = x.shape
     if height % PATCH or width % PATCH:
         raise UserError(
             f"a transformer encoder cuts its input into {PATCH}x{PATCH} patches: "
-            f"{height}x{width} is no multiple of it; resize the images or spectrograms"
+            f"{height}x{width} is not a multiple of it; resize the images or spectrograms"
         )
     x = x.reshape(batch, height // PATCH, PATCH, width // PATCH, PATCH, channels)
     axes = (0, 1, 3, 2, 4, 5) if order == "row_column_channel" else (0, 1, 3, 5, 2, 4)
@@ -154,7 +154,7 @@ def patches(x: jax.Array, order: str = "row_column_channel") -> jax.Array:
 def positions_1d(position: np.ndarray, width: int, dtype: type = np.float32) -> np.ndarray:
     """Sines, then cosines, of ``position / 10000^(2 i / width)``: ``[N]`` -> ``dtype[N, width]``.
 
-    In float32 as in M3AE by default; CAV-MAE computes them in float64.
+    In float32 by default, as in M3AE; CAV-MAE computes them in float64.
     """
     frequency = 1 / 10000 ** (np.arange(width // 2, dtype=dtype) / dtype(width / 2))
     angle = position.reshape(-1, 1).astype(dtype) * frequency.astype(dtype)
@@ -162,7 +162,7 @@ def positions_1d(position: np.ndarray, width: int, dtype: type = np.float32) -> 
 
 
 def positions_2d(rows: int, columns: int, width: int, dtype: type = np.float32) -> np.ndarray:
-    """The code of the column, then that of the row: ``dtype[rows * columns, width]``, row by row.
+    """The code of the column, then of the row: ``dtype[rows * columns, width]``, row by row.
 
     ``get_2d_sincos_pos_embed`` of both reference models, which puts the column first.
     """

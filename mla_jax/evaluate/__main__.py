@@ -7,12 +7,12 @@
 
     python -m mla_jax.evaluate --run=runs/digits --features=features.npz
 
-Every example is counted once, on all local devices.  --subsets gives the accuracy of the fusion for
-every subset of the modalities: each counts the examples that have all of it.  --corrupt takes
-MODALITY:KIND=SEVERITY, and several of them one after the other: docs/robustness.md.
+Every example is counted once, on all local devices.  --subsets gives the fused accuracy for
+every subset of the modalities, over the examples that have all of the subset.  --corrupt takes
+MODALITY:KIND=SEVERITY; several are applied one after the other: see docs/robustness.md.
 
---features writes, for the examples of the split: index, label, present: bool[N, M] (a column per
-name in modalities), features/MODALITY: float32[N, D] as the heads see them, logits/MODALITY:
+--features writes, for the examples of the split: index, label, present: bool[N, M] (one column per
+name in modalities), features/MODALITY: float32[N, D] (the heads' input), logits/MODALITY:
 float32[N, C], classes: int32[N] (fused), class_names, and the weights of the fusion where the
 method weighs modalities.  Rows of examples that lack a modality are NaN.
 """
@@ -42,14 +42,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--split", default="test", help="train, validation or test (default: test)")
     parser.add_argument(
         "--modalities", default="", metavar="A+B",
-        help="those that are seen, the others count as missing (default: all)",
+        help="those to use; the others count as missing (default: all)",
     )  # fmt: skip
     parser.add_argument(
         "--subsets", action="store_true", help="every subset of up to six modalities"
     )
     parser.add_argument(
         "--corrupt", action="append", metavar="NAME:KIND=X",
-        help=f"spoils one modality; kinds: {', '.join(corruptions.KINDS)} (may be repeated)",
+        help=f"corrupts one modality; kinds: {', '.join(corruptions.KINDS)} (may be repeated)",
     )  # fmt: skip
     parser.add_argument(
         "--epoch", default="chosen", choices=EPOCHS, help="which checkpoint (default: chosen)"
@@ -59,10 +59,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="where prepared data is now (default: where the run found it)",
     )  # fmt: skip
     parser.add_argument(
-        "--output", default="", metavar="FILE.json", help="writes the figures there too"
+        "--output", default="", metavar="FILE.json", help="writes the figures to this file too"
     )
     parser.add_argument(
-        "--features", default="", metavar="FILE.npz", help="writes the features there, no figures"
+        "--features", default="", metavar="FILE.npz", help="writes only the features, to this file"
     )
     chosen = parser.parse_args(arguments)
     return status_of("mla_jax.evaluate", lambda: _evaluate(chosen))
@@ -96,7 +96,7 @@ def _evaluate(chosen: argparse.Namespace) -> None:
 def _split(run: Run, chosen: argparse.Namespace) -> str | Split:
     """The name of the split, or the split with what ``--corrupt`` does to it."""
     wanted = [corruptions.parse(text) for text in chosen.corrupt or ()]
-    for one in wanted:  # mistakes come out before the data is loaded
+    for one in wanted:  # finds mistakes before the data is loaded
         corruptions.check(run.data, *one)
     if not wanted:
         return chosen.split
@@ -112,7 +112,7 @@ def _features(chosen: argparse.Namespace) -> None:
     path = pathlib.Path(chosen.features)
     for other in ("subsets", "output", "corrupt"):
         if getattr(chosen, other):
-            raise UserError(f"--features writes those of the split as it is: leave out --{other}")
+            raise UserError(f"--features is for the whole, unchanged split: leave out --{other}")
     check_choice("ending of --features", path.suffix, (".npz",))
     check_output(path, "--features")
     run = open_run(chosen.run)

@@ -1,4 +1,4 @@
-"""How much each modality contributes to a figure: Shapley values over all sets of modalities."""
+"""How much each modality contributes to a measure: Shapley values over all sets of modalities."""
 
 import itertools
 import math
@@ -11,7 +11,7 @@ def shapley_values(
     """The exact Shapley value of each modality (Shapley, 1953): 2^M figures, no sampling.
 
     A modality's value is what it adds to the figure when it joins, averaged over all orders in
-    which the modalities can join.  They sum to ``values`` of all modalities less ``empty``.
+    which the modalities can join.  They sum to the figure of all modalities minus ``empty``.
 
     Args:
       modalities: the M names.

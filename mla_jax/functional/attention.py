@@ -1,4 +1,4 @@
-"""Attention over a few steps: the block of the first transformer, and gated pooling.
+"""Attention over a few steps: the block of the original transformer, and gated pooling.
 
     a = norm(x + concat_h softmax(q_h k_h' / sqrt(d_h)) v_h)        no output matrix, no biases
     y = norm(a + W2 relu(W1 a + b1) + b2)                           four times as wide inside
@@ -43,7 +43,7 @@ def init_block(rng: jax.Array, width: int, law: str) -> Params:
 def init_matrices(keys: jax.Array, rows: int, columns: int, law: str) -> jax.Array:
     """A matrix without a bias for each of N keys: ``float32[N, rows, columns]``.
 
-    At once, because every draw that is compiled by itself takes a second of compiling.
+    All are drawn at once, because each separate draw takes a second to compile.
 
     >>> from mla_jax.functional import attention
     >>> keys = jax.random.split(jax.random.key(0), 3)
@@ -54,7 +54,7 @@ def init_matrices(keys: jax.Array, rows: int, columns: int, law: str) -> jax.Arr
 
 
 def check_width(width: int, heads: int) -> None:
-    """Raises ``UserError`` unless the heads can share the width.
+    """Raises ``UserError`` unless the number of heads divides the width.
 
     >>> from mla_jax.functional import attention
     >>> attention.check_width(width=10, heads=4)
@@ -79,7 +79,7 @@ def block(
 ) -> jax.Array:
     """``float32[B, T, W]`` of ``x: float[B, T, W]``.
 
-    ``kept: float[B, heads, T, T]`` multiplies the attention weights: dropout's 0 or 1 / share kept.
+    ``kept: float[B, heads, T, T]`` multiplies the attention weights: dropout's 0 or 1 / (1 - rate).
 
     >>> from mla_jax.functional import attention
     >>> def transformed(key, x):

@@ -1,4 +1,4 @@
-"""The networks of the methods that imagine missing modalities, as plain parameter dictionaries.
+"""The networks of methods that reconstruct missing modalities, as plain parameter dictionaries.
 
     perceptron   Linear, ReLU, Dropout, ..., Linear               (``FcClassifier``)
     simple       encoder: Linear, LeakyReLU for each width; decoder: Linear, LeakyReLU, ..., Linear,
@@ -85,7 +85,7 @@ def _glorot(inputs: int, outputs: int) -> float:
 
 
 TRUNCATED_STD = 0.87962566103423978
-"""Of the normal distribution without values beyond 2 standard deviations."""
+"""The deviation of a normal distribution truncated at 2 standard deviations."""
 
 
 def _truncated(rng: jax.Array, shape: tuple[int, ...]) -> jax.Array:
@@ -103,14 +103,14 @@ INITIALIZATIONS: dict[str, tuple[Callable[..., jax.Array], Callable[[int, int], 
     "normal": (jax.random.normal, lambda inputs, outputs: 0.02),
     "kaiming": (jax.random.normal, lambda inputs, outputs: math.sqrt(2 / inputs)),
 }
-"""``(rng, shape) -> draws`` and ``(inputs, outputs) -> their factor``: the laws of kernels.  The
+"""The distributions of kernels: ``(rng, shape) -> draws``, ``(inputs, outputs) -> factor``.  The
 first three are those of ``heads.init_head``; only ``torch`` has biases that are not 0."""
 
 
 def init_layers(rng: jax.Array, widths: Sequence[int], initialization: str) -> Layers:
-    """Linear layers from each width to the next, started by a law of ``INITIALIZATIONS``.
+    """Linear layers from each width to the next, with one of ``INITIALIZATIONS``.
 
-    All numbers are drawn at once: a program that draws every layer by itself compiles for minutes.
+    All numbers are drawn at once: separate draws for every layer would take minutes to compile.
 
     >>> from mla_jax.functional import autoencoders
     >>> init = lambda key: autoencoders.init_layers(key, (6, 4, 2), "torch")
@@ -169,7 +169,7 @@ def leaky_layers(layers: Layers, x: jax.Array) -> jax.Array:
 def init_simple(
     rng: jax.Array, features: int, widths: Sequence[int], initialization: str
 ) -> dict[str, Layers]:
-    """A simple autoencoder of vectors of ``features`` numbers.
+    """The parameters of a simple autoencoder of vectors of ``features`` numbers.
 
     >>> from mla_jax.functional import autoencoders
     >>> init = lambda key: autoencoders.init_simple(key, 6, (4, 2), "torch")
@@ -200,7 +200,7 @@ def simple_autoencoder(params: dict[str, Layers], x: jax.Array) -> tuple[jax.Arr
 def init_residual(
     rng: jax.Array, features: int, widths: Sequence[int], blocks: int, initialization: str
 ) -> dict[str, Layers]:
-    """A residual autoencoder, for ``residual_autoencoder`` and ``invariant_autoencoder``.
+    """The parameters for ``residual_autoencoder`` and ``invariant_autoencoder``.
 
     >>> from mla_jax.functional import autoencoders
     >>> init = lambda key: autoencoders.init_residual(key, 6, (4, 2), 3, "torch")
@@ -245,7 +245,7 @@ def invariant_autoencoder(
 ) -> tuple[jax.Array, jax.Array]:
     """IF-MMIN's chain: ``x``, ``invariant: [B, F]`` -> output ``[B, F]`` and latent ``[B, n K]``.
 
-    ``invariant`` is added anew before every block, and there is no running sum.
+    ``invariant`` is added again before every block, and there is no running sum.
 
     >>> from mla_jax.functional import autoencoders
     >>> def imagined(key, x):

@@ -5,13 +5,13 @@
     directions  A = Sigma_x^(-1/2) U_k,   B = Sigma_y^(-1/2) V_k
     loss        -sum_i sqrt(sigma_i^2 + r)
 
-Hotelling, Biometrika 1936; the loss is deep CCA's (Andrew et al., ICML 2013).  Both with the
+Hotelling, Biometrika 1936; the loss is deep CCA's (Andrew et al., ICML 2013).  Both have the
 stabilisers of GCNet's baselines (``baseline-cca/cca.py`` and ``dcca.py``): r on the diagonals, and
 in the loss also under the root, where it keeps the gradient finite at sigma = 0.
 
-The loss whitens with Cholesky factors, T = L_x^-1 Sigma_xy L_y^-T: a rotation of the T above, of
-the same singular values, and without the gradient of ``eigh``, which has none for equal
-eigenvalues.  The gradient of a sum over singular values needs no such thing.
+The loss whitens with Cholesky factors, T = L_x^-1 Sigma_xy L_y^-T: a rotation of the T above, with
+the same singular values.  It avoids the gradient of ``eigh``, which does not exist for equal
+eigenvalues; the gradient of a sum over singular values does.
 """
 
 import jax
@@ -22,7 +22,7 @@ from mla_jax.functional.heads import HIGHEST
 from mla_jax.functional.shapes import check_axes
 
 ROUNDING = 1e-6
-"""Of the largest variance: what sums in float32 cannot tell from nothing."""
+"""The share of the largest variance that float32 sums cannot distinguish from 0."""
 
 
 def directions(
@@ -36,7 +36,7 @@ def directions(
     """The k leading pairs of directions ``A: [Fx, k]``, ``B: [Fy, k]``, and their sigma ``[k]``.
 
     In float64 on the host.  ``covariance_x: [Fx, Fx]``, ``covariance_y: [Fy, Fy]`` and ``cross:
-    [Fx, Fy]`` are without r, which is one number a view, or one a feature.
+    [Fx, Fy]`` do not include r, which is one number per view, or one per feature.
 
     >>> from mla_jax.functional import correlation
     >>> cross = np.array([[0.9, 0.0], [0.0, 0.1]])  # the first features of both go together
@@ -52,10 +52,10 @@ def directions(
 def covariances(
     n: int, a: np.ndarray, b: np.ndarray, aa: np.ndarray, bb: np.ndarray, ab: np.ndarray
 ) -> list[np.ndarray]:
-    """Those of two views and between them, in float64, from sums over n examples.
+    """The covariances of two views and between them, in float64, from sums over n examples.
 
     ``a: [Fx]``, ``b: [Fy]`` are the sums of the views, ``aa: [Fx, Fx]``, ``bb``, ``ab`` those of
-    the products; take something near the mean off first.
+    the products.  Subtract something near the mean first, for precision.
 
     >>> from mla_jax.functional import correlation
     >>> x, y = np.array([[1.0], [2.0], [3.0]]), np.array([[2.0], [4.0], [6.0]])
@@ -69,7 +69,7 @@ def covariances(
 
 
 def deviations(covariance: np.ndarray, mean: np.ndarray) -> np.ndarray:
-    """Standard deviations; infinite, so that it takes no part, for a feature that does not vary
+    """Standard deviations; infinite, so that it has no effect, for a feature that does not vary
     beyond the rounding of its mean.
 
     >>> from mla_jax.functional import correlation
@@ -81,7 +81,7 @@ def deviations(covariance: np.ndarray, mean: np.ndarray) -> np.ndarray:
 
 
 def _inverse_root(covariance: np.ndarray, r: float | np.ndarray) -> np.ndarray:
-    """``(covariance + r I)^(-1/2)``, symmetric; rounding may not make an eigenvalue negative."""
+    """``(covariance + r I)^(-1/2)``, symmetric; eigenvalues below 0 from rounding are raised."""
     eigenvalues, vectors = np.linalg.eigh(covariance + np.diag(np.broadcast_to(r, len(covariance))))
     eigenvalues = np.maximum(eigenvalues, ROUNDING / 10 * eigenvalues[-1])
     return (vectors / np.sqrt(eigenvalues)) @ vectors.T
@@ -90,9 +90,9 @@ def _inverse_root(covariance: np.ndarray, r: float | np.ndarray) -> np.ndarray:
 def correlations(x: jax.Array, y: jax.Array, counted: jax.Array, r: float) -> jax.Array:
     """The canonical correlations ``sigma: float32[min(Kx, Ky)]`` of a batch, largest first.
 
-    ``x: float[B, Kx]``, ``y: float[B, Ky]``; examples outside ``counted: bool[B]`` count nowhere.
-    Where r is less than a view's largest variance times 1e-6, that is taken for r: float32 would
-    not see r, and the Cholesky factor of dependent features would be NaN.
+    ``x: float[B, Kx]``, ``y: float[B, Ky]``; examples outside ``counted: bool[B]`` are ignored.
+    If r is less than a view's largest variance times 1e-6, that product is used: float32 would lose
+    r, and the Cholesky factor of dependent features would be NaN.
 
     >>> from mla_jax.functional import correlation
     >>> x = jnp.array([[0.0, 1.0], [1.0, 0.0], [2.0, 1.0], [3.0, 0.0]])
@@ -124,7 +124,7 @@ def correlations(x: jax.Array, y: jax.Array, counted: jax.Array, r: float) -> ja
 
 
 def correlation_loss(x: jax.Array, y: jax.Array, counted: jax.Array, r: float) -> jax.Array:
-    """Deep CCA's loss of a batch, a number: minus the sum of its ``correlations``, see above.
+    """Deep CCA's loss of a batch, a number: the negative sum of its ``correlations``, see above.
 
     >>> from mla_jax.functional import correlation
     >>> x = jnp.array([[0.0, 1.0], [1.0, 0.0], [2.0, 1.0], [3.0, 0.0]])

@@ -1,7 +1,7 @@
-"""Test-time fusion rules: how much each modality's logits count for each example.
+"""Test-time fusion rules: the weight of each modality's logits for each example.
 
 Every rule maps ``logits: float[M, B, C]`` and ``present: bool[B, M]`` to weights ``float32[B, M]``.
-A missing modality weighs exactly 0 and an example without any modality has only zeros.
+A missing modality has weight 0 exactly, and an example without any modality has only zeros.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,13 +16,13 @@ Weights = Callable[[jax.Array, jax.Array], jax.Array]
 
 
 SAFE_EXPONENT = 80.0
-"""A sum of a thousand exponentials of this is finite in float32."""
+"""The sum of a thousand exponentials of this is finite in float32."""
 
 
 def combine(weights: jax.Array, logits: jax.Array) -> jax.Array:
     """Fused logits ``float32[B, C]``: the weighted sum over modalities of ``logits: [M, B, C]``.
 
-    A modality of weight 0 contributes nothing even where its logits are not finite.
+    A modality of weight 0 contributes nothing, even if its logits are not finite.
 
     >>> logits = jnp.array([[[2.0, 0.0]], [[0.0, 4.0]]])  # two modalities, one example
     >>> mla_jax.fusion.combine(jnp.array([[0.75, 0.25]]), logits)
@@ -46,7 +46,7 @@ def entropy(logits: jax.Array) -> jax.Array:
 def entropy_weights(logits: jax.Array, present: jax.Array) -> jax.Array:
     """MLA's dynamic fusion (section 3.3): a softmax over modalities of minus the entropy.
 
-    The paper writes ``exp(max_k e_k - e_m)``; the maximum cancels.  Each example stands alone.
+    The paper writes ``exp(max_k e_k - e_m)``; the maximum cancels.  Examples are independent.
 
     >>> logits = jnp.array([[[4.0, 0.0], [4.0, 0.0]], [[1.0, 0.0], [1.0, 0.0]]])  # [M, B, C]
     >>> present = jnp.array([[True, True], [True, False]])  # the second example lacks modality 1
@@ -62,7 +62,7 @@ def entropy_weights(logits: jax.Array, present: jax.Array) -> jax.Array:
 
 
 def fixed_weights(weights: Sequence[float]) -> Weights:
-    """Constant weights, one per modality; those of missing modalities go to the present ones.
+    """Constant weights, one per modality; present ones share the weights of missing ones.
 
     >>> logits = jnp.zeros((2, 2, 3))  # [M, B, C]; only the shape counts
     >>> present = jnp.array([[True, True], [True, False]])  # the second example lacks modality 1
@@ -111,7 +111,7 @@ def energy_weights(logits: jax.Array, present: jax.Array) -> jax.Array:
 
 
 def certainty_weights(temperature: float) -> Weights:
-    """DI-MML's weighting: a softmax over the predictions of their highest class probability.
+    """DI-MML's weights: a softmax over predictions of their highest class probability.
 
     >>> logits = jnp.array([[[4.0, 0.0], [4.0, 0.0]], [[1.0, 0.0], [1.0, 0.0]]])  # [M, B, C]
     >>> present = jnp.array([[True, True], [True, False]])  # the second example lacks modality 1
@@ -127,7 +127,7 @@ def certainty_weights(temperature: float) -> Weights:
         check_axes(logits=(logits, "M B C"), present=(present, "B M"))
         certainty = jax.nn.softmax(logits).max(-1).T / temperature
         score = jnp.where(present, certainty, -jnp.inf)
-        # Taken off only where exp would overflow: a shift by 0 changes no last digit.
+        # Subtracted only if exp would overflow: a shift by 0 changes no bit.
         excess = jnp.maximum(score.max(1, keepdims=True) - SAFE_EXPONENT, 0)
         raw = jnp.exp(score - excess)
         return raw / jnp.where(present.any(1, keepdims=True), raw.sum(1, keepdims=True), 1)
@@ -139,10 +139,10 @@ def batch_entropy_weights(logits: jax.Array, present: jax.Array) -> jax.Array:
     """The released rule (``main.py:65-106``, Q5 and Q6): one weight per modality and *batch*.
 
     The softmax runs over the batch axis, so an example's prediction depends on its neighbours, on
-    the batch size and on the order of the list; and like the original it overflows to NaN when
-    the entropies differ by more than 88.7 nats.  Kept for comparison only.  Examples without the
-    modality, padding among them, take no part in its softmax, and a modality that no example of
-    the batch has takes none in the weights.
+    the batch size and on the order of the data.  Like the original, it overflows to NaN when
+    the entropies differ by more than 88.7 nats.  It is only for comparison.  Examples without the
+    modality, including padding, are left out of its softmax, and a modality that no example of
+    the batch has is left out of the weights.
 
     >>> logits = jnp.array([[[4.0, 0.0], [0.0, 4.0]], [[1.0, 0.0], [1.0, 0.0]]])  # [M, B, C]
     >>> present = jnp.ones((2, 2), bool)

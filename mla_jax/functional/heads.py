@@ -44,7 +44,7 @@ def init_head(rng: jax.Array, features: int, classes: int, initialization: str =
 def apply_head(head: Head, features: jax.Array) -> jax.Array:
     """Logits ``float32[B, C]`` of ``features: float[B, D]``.
 
-    Products in the head's own precision, because its gradient is what the projection acts on.
+    Products have the head's own precision, because the projection acts on its gradient.
 
     >>> head = {"kernel": jnp.array([[1.0, 0.0], [0.0, 2.0]]), "bias": jnp.array([0.5, 0.0])}
     >>> mla_jax.heads.apply_head(head, jnp.array([[3.0, 4.0]]))
@@ -56,9 +56,9 @@ def apply_head(head: Head, features: jax.Array) -> jax.Array:
 
 
 def block(head: Head, position: int, count: int) -> Head:
-    """The share of one of ``count`` joined feature vectors in a head on their concatenation.
+    """The part of a head on ``count`` concatenated feature vectors that belongs to one of them.
 
-    Its rows of the kernel and ``1 / count`` of the bias, so that the shares' logits add up to the
+    Its rows of the kernel and ``1 / count`` of the bias, so that the parts' logits add up to the
     head's (``main.py:282-302``, quirk Q41).
 
     >>> joint = {"kernel": jnp.arange(8.0).reshape(4, 2), "bias": jnp.array([1.0, -1.0])}

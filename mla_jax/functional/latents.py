@@ -1,10 +1,10 @@
-"""Latent vectors that classes are read from and views are made from: the equations of CPM-Net.
+"""Latent vectors that give the class and reconstruct the views: the equations of CPM-Net.
 
     R_n     = sum_v s_nv || W_v' h_n + b_v - x_nv ||^2
     M_nc    = mean over j != n with y_j = c of <h_n, h_j>
     Lambda_n = max(0, 1[argmax_c M_nc != y_n] + max_c M_nc - M_n,y_n)
 
-Zhang et al., NeurIPS 2019; ``util/model.py`` of ``hanmenghan/CPM_Nets``.  N examples, K numbers a
+Zhang et al., NeurIPS 2019; ``util/model.py`` of ``hanmenghan/CPM_Nets``.  N examples, K numbers per
 latent vector, C classes.  The label -1 belongs to no class.
 """
 
@@ -19,7 +19,7 @@ from mla_jax.functional.shapes import check_axes
 
 
 class ClassSums(NamedTuple):
-    """What class means are made of.
+    """The sums and counts that class means are computed from.
 
     >>> from mla_jax.functional import latents
     >>> sums = latents.ClassSums(jnp.array([[2.0, 4.0], [0.0, 0.0]]), jnp.array([2.0, 0.0]))
@@ -33,7 +33,7 @@ class ClassSums(NamedTuple):
     total: jax.Array
     """``float32[C, K]``: the sum of the latent vectors of each class."""
     count: jax.Array  # type: ignore[assignment]  # hides tuple.count
-    """``float32[C]``: how many they are."""
+    """``float32[C]``: the number of examples of each class."""
 
     def means(self) -> jax.Array:
         """``float32[C, K]``; 0 for a class without examples."""
@@ -53,15 +53,15 @@ def class_sums(latents: jax.Array, label: jax.Array, classes: int) -> ClassSums:
            [0., 5.]], dtype=float32), count=Array([2., 1.], dtype=float32))
     """
     check_axes(latents=(latents, "N K"), label=(label, "N"))
-    mine = jax.nn.one_hot(label, classes)  # a product, because its sum has one order everywhere
+    mine = jax.nn.one_hot(label, classes)  # a product, whose sum has the same order everywhere
     return ClassSums(jnp.matmul(mine.T, latents, precision=HIGHEST), mine.sum(0))
 
 
 def class_scores(latents: jax.Array, label: jax.Array, sums: ClassSums) -> jax.Array:
-    """M, each example left out of its own class's mean: ``float32[N, C]``.
+    """M: ``float32[N, C]``; each example is left out of the mean of its own class.
 
-    ``sums`` are over these ``latents: float[N, K]``, ``label: int[N]``, and any others.  A class
-    that has no other example scores -inf.
+    ``sums`` include these ``latents: float[N, K]``, ``label: int[N]``, and maybe others.  A class
+    without other examples scores -inf.
 
     >>> from mla_jax.functional import latents
     >>> h, label = jnp.array([[1.0, 0.0], [3.0, 0.0], [0.0, 5.0]]), jnp.array([0, 0, 1])
@@ -78,9 +78,9 @@ def class_scores(latents: jax.Array, label: jax.Array, sums: ClassSums) -> jax.A
 
 
 def class_loss(scores: jax.Array, label: jax.Array) -> jax.Array:
-    """Lambda of ``scores: float[N, C]``, -inf for classes that do not count: ``float32[N]``.
+    """Lambda, ``float32[N]``, of ``scores: float[N, C]``, -inf for classes that do not count.
 
-    0 where the own class does not count either.
+    0 if the example's own class does not count.
 
     >>> from mla_jax.functional import latents
     >>> scores = jnp.array([[3.0, 1.0], [3.0, 1.0]])
@@ -116,7 +116,7 @@ def reconstruction(
 class Normal(NamedTuple):
     """R as a quadratic form: half its gradient is ``sum_v s_nv (h_n gram_v - target_nv)``.
 
-    It spares the products with all F_v numbers of a view in each of many steps.
+    It avoids the products with all F_v numbers of a view in each of many steps.
 
     >>> from mla_jax.functional import latents
     >>> head = {"kernel": jnp.eye(2), "bias": jnp.zeros(2)}
@@ -131,7 +131,7 @@ class Normal(NamedTuple):
     """``float32[V, B, K]``: W_v (x_v - b_v)."""
 
     def gradient(self, latents: jax.Array, observed: jax.Array) -> jax.Array:
-        """Of R, ``float32[B, K]``."""
+        """Half the gradient of R, ``float32[B, K]``."""
         found = jnp.einsum("bk,vkl->vbl", latents, self.gram, precision=HIGHEST) - self.target
         return 2 * jnp.where(observed.T[:, :, None], found, 0).sum(0)
 
@@ -153,7 +153,7 @@ def normal_equations(heads: Sequence[Head], views: Sequence[jax.Array]) -> Norma
 
 
 Moments = Mapping[str, jax.Array]
-"""Adam's ``{"first": [B, K], "second": [B, K], "count": int32[B]}``, a count for each row."""
+"""Adam's ``{"first": [B, K], "second": [B, K], "count": int32[B]}``, with one count per row."""
 
 
 def no_moments(rows: int, width: int) -> dict[str, jax.Array]:
@@ -170,9 +170,9 @@ def no_moments(rows: int, width: int) -> dict[str, jax.Array]:
 def adam_step(
     gradient: jax.Array, moments: Moments, latents: jax.Array, rate: float
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """One step of Adam on each row by itself, as TensorFlow 1 counts its epsilon of 1e-8.
+    """One step of Adam on each row by itself, with TensorFlow 1's use of epsilon, 1e-8.
 
-    That is, outside of the bias correction: ``h - rate c m / (sqrt(v) + epsilon)``.
+    Epsilon is outside the bias correction: ``h - rate c m / (sqrt(v) + epsilon)``.
 
     >>> from mla_jax.functional import latents
     >>> h, gradient = jnp.array([[1.0, 2.0]]), jnp.array([[0.5, -4.0]])

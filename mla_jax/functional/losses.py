@@ -20,7 +20,7 @@ def cross_entropy(logits: jax.Array, label: jax.Array) -> jax.Array:
 
 
 def masked_mean(values: jax.Array, mask: jax.Array) -> jax.Array:
-    """Mean over the batch axis of ``values: [B, ...]`` where ``mask: bool[B]``; 0 if none is.
+    """Mean over the batch axis of ``values: [B, ...]`` where ``mask: bool[B]``; 0 if it is empty.
 
     >>> mask = jnp.array([True, True, False])
     >>> float(mla_jax.losses.masked_mean(jnp.array([1.0, 3.0, 99.0]), mask))
@@ -31,7 +31,7 @@ def masked_mean(values: jax.Array, mask: jax.Array) -> jax.Array:
 
 
 def accuracy(logits: jax.Array, label: jax.Array, mask: jax.Array) -> jax.Array:
-    """Share of the masked examples whose largest logit is the label's.
+    """Share of the examples in the mask whose largest logit is the label's.
 
     >>> logits = jnp.array([[2.0, 0.0], [0.0, 1.0], [5.0, 0.0]])
     >>> label, mask = jnp.array([0, 0, 0]), jnp.array([True, True, False])
@@ -59,9 +59,9 @@ def shared_out(losses: jax.Array, mask: jax.Array, valid: jax.Array | None = Non
 def unimodal_cross_entropy(
     logits: jax.Array, label: jax.Array, present: jax.Array, valid: jax.Array | None = None
 ) -> jax.Array:
-    """The sum over modalities of the cross-entropy of each, an example's share ``float32[B]``.
+    """The sum over modalities of their cross-entropies, as each example's share ``float32[B]``.
 
-    ``logits: float[M, B, C]``, ``present: bool[B, M]``: each modality counts the mean over the
+    ``logits: float[M, B, C]``, ``present: bool[B, M]``: each modality adds the mean over the
     examples that have it.  ``valid: bool[B]`` is False on padding.
 
     >>> logits = jnp.zeros((2, 2, 4))  # [M, B, C]: each modality loses log 4 = 1.386
@@ -80,16 +80,16 @@ def confidence_ranking(
     enforce_margin: bool,
     valid: jax.Array | None = None,
 ) -> jax.Array:
-    """Orders confidences against badness (Moon et al., ICML 2020): each example's loss ``[B]``.
+    """Ranks confidences against badness (Moon et al., ICML 2020): each example's loss ``[B]``.
 
-    For neighbours i and j = i + 1 in the batch (the last meets the first), with
+    For neighbours i and j = i + 1 in the batch (the last is paired with the first), with
     t = sign(badness_i - badness_j):
 
         max(0, t (confidence_i - confidence_j) + |badness_i - badness_j|)
 
-    so that the worse one must be the less confident by that margin.  The published QMF code, and
-    MLA's copy of it, turn the sign of t but not of the margin (``main.py:108-124``): there the
-    worse one may be *more* confident by up to the margin; ``enforce_margin=False``.  Pairs of
+    so that the worse one must be less confident by that margin.  The published QMF code, and
+    MLA's copy of it, flip the sign of t but not of the margin (``main.py:108-124``): there the
+    worse one may be *more* confident by up to the margin (``enforce_margin=False``).  Pairs of
     equal badness and pairs that lack the modality (``present: bool[B]``) count 0.  The padding
     of a batch, where ``valid: bool[B]`` is False, comes last.
 
@@ -123,8 +123,8 @@ def dimension_contrastive(
 
     InfoNCE from ``student`` to ``teacher: float[B, D]``, which gets no gradient, on the masked
     ``dimensions: bool[D]`` only; the positive is the same example, the negatives are the rest of
-    the batch.  Plain dot products over ``temperature``.  Examples outside ``present: bool[B]`` are
-    neither.  Without any dimension it is log B, and its gradient 0, as in
+    the batch.  Similarities are dot products over ``temperature``.  Examples outside ``present:
+    bool[B]`` are neither.  Without any dimension it is log B, and its gradient 0, as in
     ``loss/contrast_loss.py``; unlike there it does not overflow.  ``valid: bool[B]`` is False on
     padding.
 
@@ -151,12 +151,12 @@ def central_moment_discrepancy(
     x_mask: jax.Array | None = None,
     y_mask: jax.Array | None = None,
 ) -> jax.Array:
-    """CMD (Zellinger et al., ICLR 2017) of samples ``x: [B, D]`` and ``y: [N, D]``: 0 if alike.
+    """CMD (Zellinger et al., ICLR 2017) of samples ``x: [B, D]`` and ``y: [N, D]``; 0 if equal.
 
         || E x - E y || + sum_{k=2}^{moments} || E (x - E x)^k - E (y - E y)^k ||
 
-    with powers by element, means over a sample, or over ``x_mask: bool[B]`` and
-    ``y_mask: bool[N]`` of it, and no division by an interval's width, as in IF-MMIN
+    with elementwise powers and means over a sample, or over its ``x_mask: bool[B]`` or
+    ``y_mask: bool[N]``, and no division by an interval's width, as in IF-MMIN
     (``models/utils/functions.py``).  0 if a sample is empty.
 
     >>> x, y = jnp.array([[0.0], [2.0]]), jnp.array([[3.0], [5.0]])  # means 1 and 4, alike else

@@ -2,8 +2,8 @@
 
     g~ = k g + eps,   eps ~ N(0, std(g)^2)       (section 3.3, equations 9-11)
 
-for each modulated tensor of an encoder, where k slows down the modality that is ahead.  The noise,
-which stands for the generalisation that a smaller step costs, is the "GE" and can be left out.
+for each modulated tensor of an encoder, where k slows down the modality that is ahead.  The noise
+makes up for the generalisation that a smaller step loses; it is the "GE" and is optional.
 """
 
 from collections.abc import Mapping, Sequence
@@ -72,7 +72,7 @@ def gradient_modulation(tensors: str, noise: bool) -> optax.GradientTransformati
 
 
 def _normals(key: jax.Array, like: Sequence[jax.Array]) -> list[jax.Array]:
-    """Standard normal arrays of the given shapes, cut from one draw (that compiles faster)."""
+    """Standard normal arrays of the given shapes, cut from one draw, which compiles faster."""
     ends = np.cumsum([0, *(x.size for x in like)])
     flat = jax.random.normal(key, (int(ends[-1]),))
     return [
@@ -97,11 +97,11 @@ def true_class_scores(logits: jax.Array, label: jax.Array, present: jax.Array) -
 
 
 def one_to_others(scores: jax.Array) -> jax.Array:
-    """Discrepancy ratios ``[M]``: each score over each other one, averaged.
+    """Discrepancy ratios ``[M]``: the mean of each score divided by each other score.
 
     Equation 8 for two modalities; the average over pairs is what the authors suggest for more
-    (OGM-GE repository, issue 16).  A modality that no example of the batch has scores 0 and takes
-    no part; a ratio without any other modality is 0.
+    (OGM-GE repository, issue 16).  A modality that no example of the batch has scores 0 and is left
+    out; a ratio without any other modality is 0.
 
     >>> mla_jax.modulation.one_to_others(jnp.array([0.6, 0.3]))
     Array([2. , 0.5], dtype=float32)
@@ -128,7 +128,7 @@ def released_coefficients(scores: jax.Array, alpha: float) -> jax.Array:
     """k of every modality as published (``main.py:316-371``): exactly one is below 1.
 
     The ratio is a score over the *sum* of the others.  The first of modalities 2, 3, ... whose
-    ratio exceeds 1 is slowed down; if there is none, the first modality is, even when its own
+    ratio exceeds 1 is slowed down; if there is none, the first modality is, even if its own
     ratio is small.  For two modalities this is the paper's rule.
 
     >>> mla_jax.modulation.released_coefficients(jnp.array([0.3, 0.3, 0.3]), alpha=0.5)
@@ -139,7 +139,7 @@ def released_coefficients(scores: jax.Array, alpha: float) -> jax.Array:
     M, comparable = len(scores), (scores > 0).sum() > 1
     ratio = jnp.where(comparable, scores / jnp.maximum(scores.sum() - scores, 1e-30), 0)
     ahead = jnp.concatenate([jnp.zeros(1, bool), ratio[1:] > 1])
-    chosen = jnp.argmax(ahead)  # 0, the first modality, if none is
+    chosen = jnp.argmax(ahead)  # 0, the first modality, if none is ahead
     return jnp.where(jnp.arange(M) == chosen, 1 - jnp.tanh(alpha * ratio), 1.0)
 
 
@@ -147,7 +147,7 @@ RATIOS = {"one_to_others": coefficients, "released": released_coefficients}
 
 
 def modulation_table(params: Mapping[str, Any], tensors: str, shown: int = 4) -> Sequence[str]:
-    """One line an encoder: which of its tensors are modulated, the first few by name.
+    """One line per encoder: which of its tensors are modulated, the first few by name.
 
     >>> params = {"video": {"conv": jnp.ones((3, 3, 1, 8)), "dense": jnp.ones((8, 4))}}
     >>> mla_jax.modulation.modulation_table(params, "kernels_4d")

@@ -1,6 +1,6 @@
-"""Optimisers with PyTorch's order of operations, and learning rates that follow from the epoch.
+"""Optimisers with PyTorch's order of operations, and learning rates computed from the epoch.
 
-A transform here yields a direction; the learning rate is applied last, ``p - lr(info) * u``, as
+A transform here gives a direction; the learning rate is applied last, ``p - lr(info) * u``, as
 ``torch.optim`` does: decay is added to the gradient, momentum accumulates the sum.
 """
 
@@ -15,8 +15,8 @@ from mla_jax.errors import check_choice
 
 
 class StepInfo(NamedTuple):
-    """Where training stands.  Learning rates and MLA's alpha are read from here and from nowhere
-    else: the shared head is stepped M times a batch, so an optimiser's own count would run ahead.
+    """The position in training.  Learning rates and MLA's alpha depend only on this: the shared
+    head is stepped M times per batch, so an optimiser's own count would be too high.
 
     >>> mla_jax.optimizers.StepInfo(epoch=2, batch_index=5, batches_per_epoch=26)
     StepInfo(epoch=2, batch_index=5, batches_per_epoch=26)
@@ -60,7 +60,7 @@ class Optimizer(NamedTuple):
         where: jax.Array | None = None,
         **extra: Any,
     ) -> tuple[Any, Any]:
-        """One update: ``(params, opt_state)``.  ``extra`` reaches the transform (projection).
+        """One update: ``(params, opt_state)``.  ``extra`` goes to the transform (projection).
 
         ``where: bool[]`` False leaves parameters and state as they are: a zero gradient would not,
         because of momentum and decay.
@@ -74,7 +74,7 @@ class Optimizer(NamedTuple):
         return jax.tree.map(lambda n, o: jnp.where(where, n, o), new, old)
 
     def after(self, transform: optax.GradientTransformation) -> "Optimizer":
-        """The same optimiser on gradients that first went through ``transform``."""
+        """The same optimiser, with ``transform`` applied to the gradients first."""
         chained = optax.chain(transform, self.transform)
         return Optimizer(optax.with_extra_args_support(chained), self.learning_rate)
 
@@ -99,9 +99,10 @@ def create_optimizer(config: Any, epochs: int) -> Optimizer:
 
 
 def clip_by_norm(largest: float) -> optax.GradientTransformation:
-    """``torch.nn.utils.clip_grad_norm_``: times ``largest / (norm + 1e-6)`` where that is below 1.
+    """``torch.nn.utils.clip_grad_norm_``: scales by ``largest / (norm + 1e-6)`` if that is below 1.
 
-    ``optax.clip_by_global_norm`` has no 1e-6: after three steps of Adam parameters differ by 1e-9.
+    ``optax.clip_by_global_norm`` lacks the 1e-6: after three steps of Adam parameters differ by
+    1e-9.
 
     >>> tx, gradients = mla_jax.optimizers.clip_by_norm(1.0), jnp.array([3.0, 4.0])
     >>> tx.update(gradients, tx.init(gradients))[0]  # its norm was 5
@@ -133,7 +134,7 @@ def _adam(config: Any) -> optax.GradientTransformation:
 
 
 def _adamw(config: Any) -> optax.GradientTransformation:
-    """``torch.optim.AdamW``: the decay is apart from the gradient."""
+    """``torch.optim.AdamW``: the decay is separate from the gradient."""
     return optax.chain(
         optax.scale_by_adam(b1=config.beta1), optax.add_decayed_weights(config.weight_decay)
     )
@@ -144,7 +145,7 @@ SCHEDULES = ("constant", "step", "cosine", "linear")
 
 
 def depends_on_length(config: Any) -> str:
-    """Why the learning rate of an epoch depends on how many epochs there are; empty if not.
+    """Why the learning rate of an epoch depends on the number of epochs; empty if it does not.
 
     >>> config = mla_jax.load_config("configs/digits.py").optimizer
     >>> mla_jax.optimizers.depends_on_length(config)
@@ -162,7 +163,7 @@ def learning_rate_schedule(config: Any, epochs: int) -> Callable[[StepInfo], jax
     ``linear``: constant for the first fifth of the epochs, then down to 0 after the last one, per
     epoch, as GCNet trains its baselines.
 
-    ``config.warmup_epochs`` scales the rate up linearly, batch by batch, before any of them.
+    During ``config.warmup_epochs`` the rate first rises linearly, batch by batch.
 
     >>> config = mla_jax.load_config("configs/digits.py").optimizer
     >>> config.schedule, config.learning_rate, config.decay_every = "step", 0.1, 10
@@ -187,7 +188,7 @@ def learning_rate_schedule(config: Any, epochs: int) -> Callable[[StepInfo], jax
             past = jnp.maximum(epoch + 1 - constant, 0)
             value = value * jnp.maximum(1 - past / (epochs - constant + 1), 0)
         if config.warmup_epochs:
-            reached = elapsed + 1 / info.batches_per_epoch  # the first batch is not lost on rate 0
+            reached = elapsed + 1 / info.batches_per_epoch  # the first batch must not have rate 0
             value = value * jnp.minimum(reached / config.warmup_epochs, 1)
         return value
 

@@ -30,9 +30,9 @@ APPLICATIONS = ("replace", "add")
 
 
 class ProjectionState(NamedTuple):
-    """``P: float32[D, D]``, starting at the identity and never reset, and the calls so far.
+    """``P: float32[D, D]``, initially the identity and never reset, and the number of calls.
 
-    float64 in a process that has set ``jax_enable_x64``, as the parity tool does on request.
+    P is float64 if ``jax_enable_x64`` is set, as the parity tool does on request.
 
     >>> params = {"kernel": jnp.ones((2, 3))}
     >>> state = mla_jax.orthogonal_projection(2).init(params)
@@ -48,11 +48,11 @@ class ProjectionState(NamedTuple):
 
 
 Mask = Any | Callable[[Any], Any]
-"""A tree of booleans like the parameters, or a function from the parameters to one; as in optax."""
+"""A tree of booleans like the parameters, or a function from parameters to one, as in optax."""
 
 
 def kernels(dim: int) -> Callable[[Any], Any]:
-    """The default mask: leaves called ``kernel``, or a bare array, of two axes, the first ``dim``.
+    """The default mask: leaves named ``kernel``, or a bare array, of shape ``[dim, C]``.
 
     Those are the kernels of linear layers on features of width ``dim`` in Flax.
 
@@ -95,11 +95,11 @@ def orthogonal_projection(
       denominator: ``scalar``, alpha + h'Ph; or ``elementwise``, the D x D outer product of Ph and
         h plus alpha, divided entry by entry (``utils/utils.py:36``).
       normalize: ``frobenius`` divides P by its Frobenius norm after each update (``:38``).
-      order: ``update_then_project`` lets this batch's own mean feature act on its own gradient.
+      order: ``update_then_project`` applies this batch's mean feature to its own gradient too.
       apply: ``replace`` the gradient by the projected one, or ``add`` it (BalanceMM's variant).
-      skip_first: leaves gradient and P alone in the very first call (``exp_count != 0``).
+      skip_first: leaves gradient and P unchanged in the very first call (``exp_count != 0``).
       mask: which leaves are projected; a chosen leaf has D rows.  The default is every leaf that
-        ``kernels(dim)`` names: where hidden layers are D wide too, choose the head yourself.
+        ``kernels(dim)`` selects: if hidden layers are also D wide, choose the head yourself.
 
     Raises:
       UserError: an option has an unknown value.  ``init`` raises it for a tree without a leaf to
@@ -170,7 +170,7 @@ def orthogonal_projection(
 
 
 def _broadcast(mask: Any, tree: Any) -> Any:
-    """A mask that is a prefix of ``tree``, as a tree of booleans of its structure."""
+    """A mask that is a prefix of ``tree``, expanded to a tree of booleans like ``tree``."""
     try:
         return jax.tree.map(lambda flag, part: jax.tree.map(lambda _: flag, part), mask, tree)
     except (ValueError, TypeError) as error:

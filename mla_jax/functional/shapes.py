@@ -1,4 +1,4 @@
-"""Checks of shapes, so that a wrong width is named and not found by a matrix product."""
+"""Checks of shapes, so that a wrong width gets a clear error before a matrix product fails."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ def check_axes(**arrays: tuple[Any, str]) -> dict[str, int]:
     """Raises ``UserError`` unless every array has the axes named for it; returns the sizes.
 
     ``check_axes(logits=(logits, "M B C"), present=(present, "B M"))``: a letter is the same size
-    everywhere, a number is that size.  Works on tracers: it reads shapes only.
+    everywhere, a number is that size.  It works on tracers, since it only reads shapes.
 
     >>> from mla_jax.functional.shapes import check_axes
     >>> logits, present = jnp.zeros((2, 8, 6)), jnp.ones((8, 2), bool)

@@ -1,14 +1,14 @@
-"""A linear support vector machine in closed form, as far as it has one: Newton's method.
+"""A linear support vector machine, solved exactly by Newton's method.
 
 For each class c, with y_i = 1 for its examples and -1 for all others:
 
     minimise over w and b:   (|w|^2 + b^2) / 2 + C sum_i max(0, 1 - y_i (w x_i + b))^2
 
-That is scikit-learn's ``LinearSVC(C, dual=False)``, which is liblinear's: the squared hinge, one
+This is scikit-learn's ``LinearSVC(C, dual=False)``, which uses liblinear: the squared hinge, one
 class against the rest, and the intercept b regularised like a weight (``intercept_scaling=1``).
-The objective is strongly convex and piecewise quadratic, so Newton steps end at its minimum after a
-few, to the last digits of float64; liblinear stops at ``tol=1e-4``.  Two classes are two mirrored
-problems, whose larger logit is the sign that scikit-learn looks at.
+The objective is strongly convex and piecewise quadratic, so Newton's method reaches its minimum in
+a few steps, to float64 precision; liblinear stops at ``tol=1e-4``.  Two classes are two mirrored
+problems, and the larger logit agrees with the sign that scikit-learn uses.
 
 A class without examples has a logit of about -1 everywhere.
 """
@@ -23,7 +23,7 @@ def linear_svm(
 ) -> dict[str, np.ndarray]:
     """``{"kernel": float64[F, C], "bias": float64[C]}`` of ``x: [N, F]``, ``label: int[N]``.
 
-    ``cost`` is the C above.  On the host, in float64.
+    ``cost`` is the C above.  Runs on the host, in float64.
 
     >>> from mla_jax.functional import svm
     >>> x, label = np.array([[0.0], [1.0], [4.0], [5.0]]), np.array([0, 0, 1, 1])

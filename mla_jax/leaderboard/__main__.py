@@ -5,12 +5,12 @@
     python -m mla_jax.leaderboard --root=CLONE check
     python -m mla_jax.leaderboard ranks --artefacts=A,B,C --output=ranks.png
 
-`add` checks every run of a comparison that mla_jax.compare has written (that it is finished; data,
-protocol, selection, commit; its figures against those of the table) and writes results/NAME.json.
-`write` makes docs/leaderboard.md and every block of README.md and docs/ that is marked with
-<!-- results: NAME ... -->.  `check` changes nothing: it says what `write` would change, and which
-figures of the pages are in no artefact; exit status 1 if there is something.  `ranks` ranks the
-methods that three or more tables have, each of other data, tests whether they differ, and draws
+`add` checks every run of a comparison by mla_jax.compare (that it is finished; its data,
+protocol, selection and commit; its figures against the table's) and writes results/NAME.json.
+`write` generates docs/leaderboard.md and every block of README.md and docs/ that is marked with
+<!-- results: NAME ... -->.  `check` changes nothing: it prints what `write` would change and which
+figures of the pages are in no artefact; the exit status is 1 if there are any.  `ranks` ranks the
+methods that three or more tables of different data sets share, tests whether they differ, and draws
 the critical-difference diagram (Demsar 2006).
 
 It works in a clone of the repository, which has results/ and docs/.
@@ -32,14 +32,14 @@ ACTIONS = ("add", "write", "check", "ranks")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Does what the command line says; returns the exit status."""
+    """Runs the command line; returns the exit status."""
     parser = create_parser("leaderboard", __doc__)
     parser.add_argument("action", choices=ACTIONS, help="what to do, see above")
     parser.add_argument(
         "--comparison", default="", metavar="DIR",
         help="the --workdir of a finished mla_jax.compare, for add",
     )  # fmt: skip
-    parser.add_argument("--name", default="", help="of the artefact, as digits-table3, for add")
+    parser.add_argument("--name", default="", help="of the artefact (digits-table3), for add")
     parser.add_argument("--artefacts", default="", metavar="NAMES", help="as A,B,C, for ranks")
     parser.add_argument("--output", default="", metavar="FILE", help="the diagram, .png, for ranks")
     parser.add_argument("--root", default=".", metavar="DIR", help="the top of the clone")
@@ -67,7 +67,7 @@ def _act(chosen: argparse.Namespace) -> int:
             write_whole(path, text.encode())
             print(f"written: {path}")
     for sentence in awaited:
-        print(f"left as it is: {sentence}")
+        print(f"left unchanged: {sentence}")
     return 0
 
 
@@ -81,7 +81,7 @@ def _add(root: pathlib.Path, comparison: str, name: str) -> None:
     path = root / artefacts.FOLDER / f"{name}.json"
     check_output(path, "--name")
     found = artefacts.of_comparison(pathlib.Path(comparison), root)
-    board.page({**others, name: found})  # refuses what does not fit the others
+    board.page({**others, name: found})  # raises if it does not fit the others
     artefacts.write(found, path)
     print(f"written: {path}; now python -m mla_jax.leaderboard write")
 

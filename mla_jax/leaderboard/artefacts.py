@@ -1,4 +1,4 @@
-"""The files of ``results/``: made of finished comparisons, whose runs are checked first."""
+"""The files of ``results/``, made from finished comparisons after checking their runs."""
 
 import json
 import math
@@ -21,27 +21,28 @@ from mla_jax.runs.workdir import Workdir
 
 FOLDER = "results"
 EMBEDDED = ("digits", "mfeat")
-"""Data sets that are part of the package: a run's fingerprint must be that of today."""
+"""Data sets that are part of the package: a run's fingerprint must be the current one."""
 NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 ROW = (
     "label", "heading", "method", "switches", "fields", "fidelity", "alone", "seeds", "published",
     "evaluated_from", "test", "mean", "interval", "rates", "seconds", "examples_per_second",
     "flops", "compile_seconds", "parameters", "stages",
 )  # fmt: skip
-"""What an artefact keeps of a row: all that the tables show, and no folders."""
+"""What an artefact keeps of a row: all that the tables show, but no folders."""
 FOLDER_OPTIONS = ("--workdir", "--data_dir", "--runs", "--compilation_cache")
 LEFT_OUT = ("--workdir", "--compilation_cache")
-"""Of these: no figure depends on them."""
+"""Those that no figure depends on."""
 SHARED = ("command", "date", "seeds", "about", "missing", "trained_once")
 INNERMOST = (re.compile(r"\[\n[^\[\]{}]*?\n\s*\]"), re.compile(r"{\n[^{}]*?\n\s*}"))
-"""Lists, then objects, that hold neither."""
+"""Lists, then objects, that contain neither."""
 COSTS, DIGITS = ("seconds", "examples_per_second", "compile_seconds"), 4
-"""What is kept to so many significant digits; other figures are exact, so that tables are equal."""
-AGAIN = "repeat its command, which trains nothing again, and add it then"
+"""Figures kept to so many significant digits; the others are exact, so that tables are equal."""
+AGAIN = "repeat its command, which repeats no training, and then add it"
 
 Artefact = dict[str, Any]
-"""``kind`` is ``comparison``: as comparison.json, less folders, with ``data``, the fingerprints.
-Or ``measurement``, made by hand: ``command``, ``date``, ``commit``, ``machine``, ``values``."""
+"""``kind`` is ``comparison``: as comparison.json, without folders, with ``data``, the fingerprints.
+Or it is ``measurement``, made by hand: ``command``, ``date``, ``commit``, ``machine``,
+``values``."""
 
 
 class Finished(NamedTuple):
@@ -55,7 +56,7 @@ class Finished(NamedTuple):
 
     @property
     def conditions(self) -> str:
-        """What it saw of the data: runs that saw the same have the same fingerprint."""
+        """The part of the data that it used: runs with the same part have the same fingerprint."""
         missing = self.config["missing"]
         seen = "+".join(self.config["modalities"])
         if missing["rule"] == "none" and not missing["masks"]:
@@ -66,15 +67,15 @@ class Finished(NamedTuple):
 def of_comparison(comparison: pathlib.Path, root: pathlib.Path) -> Artefact:
     """The artefact of a finished comparison.
 
-    The figures of the runs are compared with those of the table.  What a study measures beside
-    accuracy, and the statistics but for their means, are taken as ``comparison.json`` has them.
+    The figures of the runs are compared with the table's.  What a study measures besides
+    accuracy, and the statistics except their means, are taken from ``comparison.json`` unchecked.
 
     Args:
       comparison: the folder that ``mla_jax.compare`` wrote.
-      root: of the repository.
+      root: the repository.
 
     Raises:
-      UserError: there is none, a run of it is not finished, or something does not fit.
+      UserError: there is no comparison, a run is not finished, or something does not match.
     """
     path = comparison / "comparison.json"
     try:
@@ -111,7 +112,7 @@ def of_comparison(comparison: pathlib.Path, root: pathlib.Path) -> Artefact:
 
 
 def without_folders(command: str) -> str:
-    """A command without ``LEFT_OUT``, and with DIR for where a machine keeps its data and runs.
+    """A command without ``LEFT_OUT``, and with DIR instead of the machine's other folders.
 
     >>> without_folders("python -m mla_jax.compare --workdir='/a b' --data_dir /x --seeds=0")
     'python -m mla_jax.compare --data_dir=DIR --seeds=0'
@@ -138,7 +139,7 @@ def read(path: pathlib.Path) -> Finished:
 
 
 def check_same(runs: Sequence[Finished], about: Mapping[str, Any]) -> None:
-    """Raises ``UserError`` unless all runs, and the table, share what one table must share."""
+    """Raises ``UserError`` unless the runs and the table agree on what one table must share."""
 
     def facts(result: Mapping[str, Any]) -> dict[str, Any]:
         shared = {key: result[key] for key in ("dataset", "protocol", "commit")}
@@ -156,7 +157,7 @@ def check_same(runs: Sequence[Finished], about: Mapping[str, Any]) -> None:
 
 
 def check_data(runs: Sequence[Finished]) -> dict[str, str]:
-    """The fingerprint of the data by ``Finished.conditions``.
+    """``{Finished.conditions: fingerprint of the data}``.
 
     Raises:
       UserError: runs under the same conditions have different data, or embedded data has changed.
@@ -179,8 +180,8 @@ def check_commit(commit: str, root: pathlib.Path) -> None:
     """Raises ``UserError`` unless the runs' code is a commit of this repository's history."""
     if not commit or commit.endswith("-dirty"):
         raise UserError(
-            f"the runs were trained at '{commit}', which is no commit: commit what was changed, "
-            "and train them again in a clone"
+            f"the runs were trained at '{commit}', which is not a commit: commit the changes, "
+            "and train again in a clone"
         )
     git = ["git", "-C", str(root)]
     try:
@@ -189,13 +190,13 @@ def check_commit(commit: str, root: pathlib.Path) -> None:
             [*git, "merge-base", "--is-ancestor", commit, "HEAD"], capture_output=True
         )
     except OSError as error:
-        raise UserError(f"git cannot be run ({error.strerror}): it tells commits apart") from error
+        raise UserError(f"git cannot be run ({error.strerror}): install git") from error
     if inside.returncode:
-        raise UserError(f"{root} is no git repository: add results in a clone of mla_jax")
+        raise UserError(f"{root} is not a git repository: add results in a clone of mla_jax")
     if fits.returncode:
         raise UserError(
-            f"the runs were trained at {commit}, which is no ancestor of HEAD: merge it, or train "
-            "them again here"
+            f"the runs were trained at {commit}, which is not an ancestor of HEAD: merge it, or "
+            "train them again here"
         )
 
 
@@ -217,15 +218,15 @@ def check_row(row: Mapping[str, Any], runs: Sequence[Finished], seeds: Sequence[
 
 
 def check_rates(row: Mapping[str, Any], runs: Sequence[Finished], seeds: Sequence[int]) -> None:
-    """``check_row`` of a row under missing modalities, at the rates that have runs of their own.
+    """``check_row`` for a row under missing modalities, at the rates that have their own runs.
 
-    A method that was trained once has runs at its first rate only.
+    A method that was trained once has runs only at its first rate.
     """
     by_rate: dict[str, dict[int, Finished]] = {}
     for run in runs:
         by_rate.setdefault(f"{run.config['missing']['test']:g}", {})[run.result["seed"]] = run
     if unknown := [rate for rate in by_rate if rate not in row["rates"]]:
-        raise UserError(f"'{row['label']}' has runs at {unknown[0]}, and no such rate: {AGAIN}")
+        raise UserError(f"'{row['label']}' has runs at {unknown[0]}, but no such rate: {AGAIN}")
     for rate, of_rate in by_rate.items():
         for figure, values in row["rates"][rate]["accuracy"].items():
             found = {seed: number(run.result["test"][figure]) for seed, run in of_rate.items()}
@@ -250,7 +251,7 @@ def _check_figures(
 def check_statistics(
     label: str, test: Mapping[str, Sequence[float]], statistics: Mapping[str, Any]
 ) -> None:
-    """Raises ``UserError`` if the accuracy that was tested is not that of the row."""
+    """Raises ``UserError`` if the tested accuracy is not that of the row."""
     tested = statistics.get("rows", {}).get(label)
     if tested and not math.isclose(tested["accuracy"], np.mean(test["fused"]), abs_tol=1e-6):
         raise UserError(
@@ -278,7 +279,7 @@ def _kept(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def by_size(subsets: Mapping[str, Sequence[float]]) -> dict[str, list[float]]:
-    """Accuracy by subset of modalities; where there are many, the mean of each size."""
+    """Accuracy by subset of modalities; if there are many, the mean over each size."""
     names = [name for name in subsets if name != "incomplete"]
     if len(names) <= sweep_table.MOST_COLUMNS:
         return {name: list(values) for name, values in subsets.items()}
@@ -296,7 +297,7 @@ def _rounded(content: float | list[float]) -> Any:
 
 
 def write(artefact: Artefact, path: pathlib.Path) -> None:
-    """Writes an artefact; what holds nothing but numbers and words is one line."""
+    """Writes an artefact; lists and objects of only numbers and words are on one line."""
     text = json.dumps(with_nulls(artefact), indent=1, ensure_ascii=False)
     for innermost in INNERMOST:
         text = innermost.sub(lambda found: re.sub(r"\n\s+", " ", found[0]), text)
@@ -309,7 +310,7 @@ def read_all(root: pathlib.Path) -> dict[str, Artefact]:
     """The artefacts of a repository, by name.
 
     Raises:
-      UserError: there is no folder of them, or one is damaged.
+      UserError: the folder is missing, or an artefact is damaged.
     """
     folder = root / FOLDER
     if not folder.is_dir():
@@ -329,7 +330,7 @@ def read_all(root: pathlib.Path) -> dict[str, Artefact]:
         for measure in MEASURES.keys() & content.get("study", {}).keys():
             content["study"][measure] = _with_nan(content["study"][measure])
         for row in content.get("rows", ()):
-            row.setdefault("flops", None)  # of comparisons of earlier versions
+            row.setdefault("flops", None)  # for comparisons of earlier versions
             row |= {key: _with_nan(row[key]) for key in ("test", "rates") if key in row}
         found[path.stem] = content
     return found

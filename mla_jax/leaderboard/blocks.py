@@ -16,12 +16,12 @@ OPTIONS = ("columns", "rows", "rate", "in", "tables")
 
 
 def rendered(text: str, artefacts: Mapping[str, Artefact], where: str) -> tuple[str, list[str]]:
-    """A page with its blocks made anew, and a sentence for each whose artefact is not there.
+    """A page with its blocks generated again, and a sentence for each block without an artefact.
 
-    Such a block stays as it is.
+    Such a block is not changed.
 
     Raises:
-      UserError: a marker asks for what there is not.
+      UserError: a marker names something that does not exist.
     """
     awaited = []
 
@@ -39,7 +39,7 @@ def rendered(text: str, artefacts: Mapping[str, Artefact], where: str) -> tuple[
 
 
 def block(artefact: Artefact, marker: marks.Marker, where: str) -> str:
-    """What stands in a block.
+    """The content of a block.
 
     Raises:
       UserError: the artefact has no such part, row, column or rate.
@@ -59,7 +59,7 @@ def block(artefact: Artefact, marker: marks.Marker, where: str) -> str:
 def _table(
     artefact: Artefact, rows: Sequence[dict], options: Mapping[str, Sequence[str]], where: str
 ) -> str:
-    """The table of a comparison, less the columns and rows that are not asked for."""
+    """The table of a comparison, with only the requested columns and rows."""
     if "missing" in artefact:
         rates = list(rows[0]["rates"])
         header, true = sweep_table.columns(rows)
@@ -78,7 +78,7 @@ def _means(
 ) -> str:
     """Fused means by rate of missing modalities."""
     if "missing" not in artefact:
-        raise UserError(f"{where}: 'means' are of a comparison under missing modalities")
+        raise UserError(f"{where}: 'means' is for a comparison under missing modalities")
     header, true = sweep_table.columns(rows)
     rates = list(rows[0]["rates"])
     body = [[table.label(row), *(_mean(row, rate) for rate in rates), "", ""] for row in rows]
@@ -93,7 +93,7 @@ def _mean(row: Mapping[str, Any], rate: str) -> str:
 def _subsets(
     artefact: Artefact, rows: Sequence[dict], options: Mapping[str, Sequence[str]], where: str
 ) -> str:
-    """The mean accuracy by subset of modalities, of one rate."""
+    """The mean accuracy by subset of modalities, for one rate."""
     rates = [rate for rate, found in rows[0].get("rates", {}).items() if found["subsets"]]
     (rate,) = marks.chosen(rates, options.get("rate", ())[:1] or ("?",), "rate", where)
     names = list(rows[0]["rates"][rate]["subsets"])
@@ -105,9 +105,9 @@ def _subsets(
 
 
 def _layout(artefact: Artefact, rows: Sequence[dict], _: Any, where: str) -> str:
-    """The table of a study as the paper has it, in its order."""
+    """The table of a study in the paper's layout and order."""
     if "study" not in artefact or "missing" in artefact:
-        raise UserError(f"{where}: 'layout' is of a study, and not under missing modalities")
+        raise UserError(f"{where}: 'layout' is for a study, and not for missing modalities")
     return report.markdown_table(*layout.as_published(artefact, table.figures_of(rows)))
 
 
@@ -123,14 +123,14 @@ def _origin(artefact: Artefact, *_: Any) -> str:
 def _measured(
     artefact: Artefact, measure: str, options: Mapping[str, Sequence[str]], where: str
 ) -> str:
-    """The tables of what a study measures, those of the numbers ``tables``.
+    """The tables of a study's measurements, selected by the numbers ``tables``.
 
-    ``in`` are the starts of what is measured of a row: of pairs of modalities, of corruptions.
+    ``in`` are the beginnings of names of measurements: pairs of modalities, or corruptions.
     """
     whole = artefact.get("study", {}).get(measure)
     if not whole:
         raise UserError(f"{where}: the artefact has no study of {measure}")
-    found = whole.get("rows", whole)  # one of the measures has its rows a level deeper
+    found = whole.get("rows", whole)  # one measure has its rows a level deeper
     labels = marks.chosen(found, options.get("rows"), "row", where)
     kept = {
         label: {

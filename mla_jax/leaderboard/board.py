@@ -1,4 +1,4 @@
-"""``docs/leaderboard.md``: every artefact's rows, best first, a table per data set and protocol."""
+"""``docs/leaderboard.md``: the rows of all artefacts, best first, by data set and protocol."""
 
 import json
 from collections.abc import Mapping
@@ -26,7 +26,7 @@ def page(artefacts: Mapping[str, Artefact]) -> str:
     """The page.
 
     Raises:
-      UserError: artefacts of one table have other data or another number of test examples.
+      UserError: artefacts of one table have different data or numbers of test examples.
     """
     text = [INTRODUCTION]
     groups: dict[tuple[str, ...], dict[str, Artefact]] = {}
@@ -47,7 +47,7 @@ def page(artefacts: Mapping[str, Artefact]) -> str:
 
 
 def key(artefact: Artefact) -> tuple[str, ...]:
-    """Of a table: data set, modalities, protocol, selection, epochs, what is missing."""
+    """The key of a table: data set, modalities, protocol, selection, epochs, what is missing."""
     about, missing, rows = artefact["about"], "", artefact["rows"]
     if "missing" in artefact:
         of_rates = [rate["accuracy"] for row in rows for rate in row["rates"].values()]
@@ -68,7 +68,7 @@ def check_same(members: Mapping[str, Artefact]) -> None:
             other, known = first.setdefault(what, (name, value))
             if value != known:
                 raise UserError(
-                    f"{FOLDER}/{name}.json and {FOLDER}/{other}.json cannot stand in one table, "
+                    f"{FOLDER}/{name}.json and {FOLDER}/{other}.json cannot be in one table, "
                     f"since their data differ ({what}: {value} and {known}): make the older again"
                 )
 

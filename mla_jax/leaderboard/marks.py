@@ -1,4 +1,4 @@
-"""The comments of a page: where a table of an artefact stands, and where figures come from.
+"""The comments of a page that mark a table of an artefact, or the sources of figures.
 
 <!-- results: NAME PART option=value -->     a block, up to <!-- /results -->
 <!-- numbers: NAME option=value; NAME -->    the sources of the figures that follow
@@ -12,7 +12,7 @@ from mla_jax.errors import UserError, check_choice
 
 BLOCK = re.compile(r"<!-- results: (?P<marker>.*?) -->\n(?P<body>.*?)<!-- /results -->", re.DOTALL)
 SEPARATOR = "|"
-"""Between the values of an option; a label may have commas."""
+"""Separates the values of an option, because labels may have commas."""
 
 
 class Marker(NamedTuple):
@@ -29,10 +29,10 @@ class Marker(NamedTuple):
 
 
 def parse(text: str, where: str, words: Iterable[str], options: Iterable[str]) -> Marker:
-    """A marker; ``words`` and ``options`` are those that it may have, ``where`` its place.
+    """Reads a marker; ``words`` and ``options`` are the allowed ones, ``where`` is its place.
 
     Raises:
-      UserError: it names nothing, or has another word or option.
+      UserError: it has no name, or an unknown word or option.
     """
     name, *rest = text.split() or [""]
     found: dict[str, tuple[str, ...]] = {}
@@ -52,12 +52,12 @@ def parse(text: str, where: str, words: Iterable[str], options: Iterable[str]) -
 
 
 def squeezed(name: Any) -> str:
-    """A name as an option has it: without spaces."""
+    """A name as it is written in an option, without spaces."""
     return str(name).replace(" ", "")
 
 
 def chosen(names: Iterable[str], wanted: Iterable[str] | None, what: str, where: str) -> list[str]:
-    """Those of ``names`` that are ``wanted``, in that order; all of them for None.
+    """The ``names`` in ``wanted``, in that order; all of them if it is None.
 
     Raises:
       UserError: there is no such name.

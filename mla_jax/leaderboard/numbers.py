@@ -1,24 +1,24 @@
-"""Whether every figure in the prose of a page is one of an artefact that the page names.
+"""Checks that every figure in the text of a page is in an artefact that the page names.
 
-A figure is a number as accuracies are written: ``0.983``, ``.98``, ``98.3``, ``1.000``, or whatever
-stands behind ``±``.  It must have its source before it, in a comment that holds until the next such
-comment or heading:
+A figure is a number written like an accuracy: ``0.983``, ``.98``, ``98.3``, ``1.000``, or any
+number after ``±``.  A comment before it must give its source.  The comment applies until the next
+such comment or heading:
 
     <!-- numbers: digits-image-audio rows=mla|concat figures=fused; digits-image-audio-text -->
 
-Each entry is the name of an artefact (``A|B``: of two) and what may be quoted of it: ``rows``,
-``figures`` and ``rates`` (all, where one is not given), the words ``seeds`` for single seeds and
+Each entry is the name of an artefact (``A|B`` for two) and what may be quoted from it: ``rows``,
+``figures`` and ``rates`` (by default all), the words ``seeds`` for single seeds and
 ``differences`` for those between means, and ``in`` with ``scale`` for what a study measures or a
-measurement has: the start of a value's path, in which ``*`` is anything.  Without these words:
+measurement has: the start of a value's path, in which ``*`` matches anything.  Without these words:
 means, standard deviations, intervals, p values.
-``tables`` as a name: what the generated blocks of this page show, in lines that begin with one of
-``rows``.  What no artefact can have is marked with the reason:
+The name ``tables`` means the generated blocks of this page, in lines that begin with one of
+``rows``.  Figures that cannot be in an artefact are marked with the reason:
 
     <!-- numbers: published MLA paper, Table 1 -->
     <!-- numbers: setting the weights of the fixed fusion -->
     <!-- numbers: measured 2026-11-26, by a script that is not kept -->
 
-Generated blocks, code and the targets of links are not looked at.
+Generated blocks, code and the targets of links are not checked.
 """
 
 import fnmatch
@@ -38,7 +38,7 @@ FIGURE = re.compile(
     r"(?P<spread>±\s*)?(?<![\w.:/=])(?P<number>[-−]?(?:0?\.\d{2,}|\d\.\d{3,}|\d{2}\.\d{1,2}|100\.0+"
     r"|(?<=± )\d\.\d+))(?!\.?\w)"
 )
-"""Not the parts of a version, as in ``0.10.2``, and nothing with an exponent."""
+"""Excludes the parts of a version, as in ``0.10.2``, and numbers with an exponent."""
 MARKER = re.compile(r"<!-- (?P<end>/)?numbers:?(?P<sources>.*?)-->", re.DOTALL)
 HEADING = re.compile(r"^#{1,6} ", re.MULTILINE)
 HIDDEN = (
@@ -48,7 +48,7 @@ HIDDEN = (
     re.compile(r"\]\([^)\n]*\)"),
     marks.BLOCK,
 )
-"""What is no prose, in the order in which it is taken out."""
+"""What is not text, in the order in which it is removed."""
 EXEMPT = {
     "published": "the source",
     "setting": "what is set",
@@ -60,22 +60,22 @@ WORDS, OPTIONS = ("seeds", "differences"), ("rows", "figures", "rates", "in", "s
 
 
 class Values(NamedTuple):
-    """What may be quoted."""
+    """The values that may be quoted."""
 
     figures: tuple[float, ...]
     spreads: tuple[float, ...]
-    """Standard deviations: what may stand behind ±, and alone too."""
+    """Standard deviations, which may follow ± or be quoted alone."""
 
 
 Source = tuple[str, Values | None]
-"""Names, and what they hold; no values where nothing is looked at."""
+"""Names of sources, and their values; None if figures are not checked."""
 
 
 def problems(text: str, artefacts: Mapping[str, Artefact], where: str) -> list[str]:
     """A sentence for each figure of a page that has no artefact, with its line.
 
     Raises:
-      UserError: a comment that names the sources says what there is not.
+      UserError: a comment names a source that does not exist.
     """
     prose = without_code(text)
     events = [(found.start(), "heading", found) for found in HEADING.finditer(prose)]
@@ -104,7 +104,7 @@ def problems(text: str, artefacts: Mapping[str, Artefact], where: str) -> list[s
 
 
 def without_code(text: str) -> str:
-    """A page with spaces in the place of what is no prose; lines stay where they are."""
+    """A page with spaces in place of what is not text; line numbers stay the same."""
     for pattern in HIDDEN:
         text = pattern.sub(lambda found: _blank(found[0]), text)
     return text
@@ -129,11 +129,11 @@ def _problem(number: str, spread: bool, percent: bool, source: Source | None) ->
     near = nearest(
         number, percent, values.spreads if spread else (*values.figures, *values.spreads)
     )
-    return f"{number} is no figure of {names}{near}"
+    return f"{number} is not a figure of {names}{near}"
 
 
 def nearest(number: str, percent: bool, values: Iterable[float]) -> str:
-    """The value that a number may have been meant for, as the end of a sentence."""
+    """The value nearest to a number, as the end of a sentence."""
     told, digits = float(number.replace("−", "-")), len(number.partition(".")[2])
     shown = [100 * v if percent and abs(v) <= 1 else v for v in values]
     if not shown:
@@ -144,7 +144,7 @@ def nearest(number: str, percent: bool, values: Iterable[float]) -> str:
 def quoted(number: str, percent: bool, values: Iterable[float]) -> bool:
     """Whether a number is a value, or a fraction in ``percent``, rounded to its digits.
 
-    A number without a sign may be that of a negative value: words can say the direction.
+    A number without a sign may be a negative value, since the text may give the direction.
     """
     number = number.replace("−", "-")
     told, digits = float(number), len(number.partition(".")[2])
@@ -156,9 +156,9 @@ def quoted(number: str, percent: bool, values: Iterable[float]) -> bool:
 def _source(
     text: str, artefacts: Mapping[str, Artefact], page: str, where: str
 ) -> tuple[Source, list[str]]:
-    """The source that a marker names, and the artefacts that are not there.
+    """The source named by a marker, and the artefacts that are missing.
 
-    Where one is not, the figures are not looked at: that it is not there is problem enough.
+    If one is missing, that is reported and the figures are not checked.
 
     Raises:
       UserError: an exemption without reason, or an unknown row, figure, rate or path.
@@ -187,7 +187,7 @@ def _source(
 
 
 def values_of(artefact: Artefact, marker: marks.Marker, where: str) -> Values:
-    """What a marker allows to be quoted.
+    """The values that a marker allows to be quoted.
 
     Raises:
       UserError: the artefact has no such row, figure, rate or path.
@@ -224,9 +224,9 @@ def values_of(artefact: Artefact, marker: marks.Marker, where: str) -> Values:
 
 
 def _listed(row: Mapping[str, Any], rates: Iterable[str] | None) -> Iterator[tuple[str, list]]:
-    """The figures of a row with their values over the seeds; those of ``rates``, all for None.
+    """The figures of a row with their values over the seeds, for ``rates``, or all if None.
 
-    Under missing modalities also those of subsets, by the name of the subset.
+    Under missing modalities, also the figures of subsets, by the name of the subset.
     """
     yield from row.get("test", {}).items()
     for rate, found in row.get("rates", {}).items():
@@ -236,7 +236,7 @@ def _listed(row: Mapping[str, Any], rates: Iterable[str] | None) -> Iterator[tup
 
 
 def _values_of_blocks(page: str, marker: marks.Marker, where: str) -> Values:
-    """The figures in the generated tables of a page, of the lines that ``rows`` begin."""
+    """The figures in the generated tables of a page, in the lines that begin with ``rows``."""
     lines: dict[str, list[str]] = {}
     for block in marks.BLOCK.finditer(page):
         for line in block["body"].splitlines():
@@ -252,7 +252,7 @@ def _values_of_blocks(page: str, marker: marks.Marker, where: str) -> Values:
 
 
 def _values_in(artefact: Artefact, marker: marks.Marker, where: str) -> Values:
-    """Numbers of a study, or of a measurement, whose path starts with what ``in`` says."""
+    """Numbers of a study, or of a measurement, whose path starts with a value of ``in``."""
     starts = marker.options.get("in", ("",))
     scale = float(marker.options.get("scale", ("1",))[0])
     tree = artefact.get("values", artefact.get("study", {}))

@@ -12,10 +12,10 @@ def pages_of(root: pathlib.Path) -> list[pathlib.Path]:
 
 
 def made(root: pathlib.Path) -> tuple[dict[pathlib.Path, str], list[str]]:
-    """Every page as the artefacts have it, and a sentence for each block that has none.
+    """Every page as generated from the artefacts, and a sentence for each block without one.
 
     Raises:
-      UserError: an artefact is damaged, or a page asks for what there is not.
+      UserError: an artefact is damaged, or a page names something that does not exist.
     """
     known = artefacts.read_all(root)
     found, awaited = {root / board.PAGE: board.page(known)}, []
@@ -27,16 +27,16 @@ def made(root: pathlib.Path) -> tuple[dict[pathlib.Path, str], list[str]]:
 
 
 def problems(root: pathlib.Path) -> list[str]:
-    """What is wrong with the pages: blocks that are not as the artefacts are, figures without one.
+    """Problems of the pages: blocks that differ from the artefacts, and figures without one.
 
     Raises:
-      UserError: as ``made``, and where a page names a source that there is not.
+      UserError: as ``made``, or a page names a source that does not exist.
     """
     known = artefacts.read_all(root)
     texts, found = made(root)  # ``found`` begins with the blocks that have no artefact
     for path, text in texts.items():
         if not path.exists() or path.read_text(encoding="utf-8") != text:
-            found.append(f"{path} is not as results/ has it: python -m mla_jax.leaderboard write")
+            found.append(f"{path} differs from results/: run python -m mla_jax.leaderboard write")
     for path in pages_of(root):
         where = str(path.relative_to(root))
         found += numbers.problems(path.read_text(encoding="utf-8"), known, where)

@@ -15,7 +15,7 @@ def of_artefacts(artefacts: Mapping[str, Artefact], names: Sequence[str]) -> ran
     """The ranks of the methods that all named artefacts have, by their mean fused accuracy.
 
     Raises:
-      UserError: an unknown name, one that is no table of methods, two of the same data, or fewer
+      UserError: an unknown name, one that is not a table of methods, two of the same data, or fewer
         data sets or methods than ranks need.
     """
     scores, of_data = [], {}
@@ -23,7 +23,7 @@ def of_artefacts(artefacts: Mapping[str, Artefact], names: Sequence[str]) -> ran
         check_choice("artefact of results/", name, artefacts)
         artefact = artefacts[name]
         if artefact["kind"] != "comparison" or "missing" in artefact:
-            raise UserError(f"{name} is no table of methods with one accuracy each: name others")
+            raise UserError(f"{name} is not a table of methods with one accuracy each: name others")
         data = board.key(artefact)[:2]
         if other := of_data.get(data):
             raise UserError(
@@ -42,7 +42,7 @@ def of_artefacts(artefacts: Mapping[str, Artefact], names: Sequence[str]) -> ran
 
 
 def text(found: ranks.Ranks) -> str:
-    """What is printed: mean ranks, best first, and what the test says."""
+    """The printed text: mean ranks, best first, and the result of the test."""
     names = sorted(found.mean, key=found.mean.__getitem__)
     table = report.markdown_table(
         ("method", "mean rank"), [(name, f"{found.mean[name]:.2f}") for name in names]

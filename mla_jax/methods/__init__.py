@@ -1,18 +1,18 @@
 """The registry of training methods: a name, a module with ``FIDELITY``, ``CHOICES``, ``build``.
 
-``CHOICES`` has the values of switches that are names, and ``LIMITS``, which a module may leave out,
-the smallest and the largest value of those that are numbers.  ``TEST_TIME``, which it may leave
-out, names the switches that act on ``fuse`` and ``weigh`` alone and change no equation of training
-or of the unimodal logits, so that a finished run can be evaluated under others, to the bit.  (Those
-of ``late_fusion`` and ``dimml`` are not: training reports a fused accuracy, in the same program.)
-Flags that a module may set, the first three False and the last True where it does not:
+``CHOICES`` has the possible values of switches that are names.  The optional ``LIMITS`` has
+the smallest and the largest value of switches that are numbers.  The optional ``TEST_TIME``
+names the switches that act only on ``fuse`` and ``weigh`` and change no equation of training
+or of the unimodal logits, so that a finished run can be evaluated with other values, bit for bit.
+(The switches of ``late_fusion`` and ``dimml`` are not listed, because training reports a fused
+accuracy, in the same program.)  Optional flags, by default False and the last one True:
 
-* ``TRAINS_ONE_MODALITY``: several modalities need a run each.
+* ``TRAINS_ONE_MODALITY``: several modalities need one run each.
 * ``HANDLES_MISSING``: the method is about missing modalities, so ``absent=auto`` is ``skip`` under
   every fidelity.
-* ``SEES_HIDDEN``: in training the method also learns from the inputs that masks hide, which it
-  finds in ``batch["whole"]``.
-* ``TRAINS_ENCODERS``: encoders learn; False where they stay as initialised or loaded.
+* ``SEES_HIDDEN``: in training the method also learns from the inputs that masks hide, which are
+  in ``batch["whole"]``.
+* ``TRAINS_ENCODERS``: encoders learn; False if they stay as initialised or loaded.
 """
 
 from types import ModuleType
@@ -76,16 +76,16 @@ REGISTRY: dict[str, ModuleType] = {
 
 
 def register(name: str, module: ModuleType) -> None:
-    """Adds a method of your own; call it in a configuration file, before ``method_block``.
+    """Registers your own method; call it in a configuration file, before ``method_block``.
 
     Raises:
-      UserError: the module lacks something, or another method has the name.
+      UserError: the module lacks something, or another method has this name.
     """
     lacking = [part for part in ("FIDELITY", "CHOICES", "build") if not hasattr(module, part)]
     if lacking:
         raise UserError(f"method '{name}' cannot be registered: {module} has no {lacking[0]}")
     if REGISTRY.setdefault(name, module) is not module:
-        raise UserError(f"there is a method '{name}' already: choose another name")
+        raise UserError(f"there already is a method '{name}': choose another name")
 
 
 def get(name: str) -> ModuleType:
@@ -95,30 +95,30 @@ def get(name: str) -> ModuleType:
 
 
 def trains_one_modality(name: str) -> bool:
-    """Whether a method trains one modality only, so that several need a run each."""
+    """Whether a method trains only one modality, so that several need one run each."""
     return getattr(get(name), "TRAINS_ONE_MODALITY", False)
 
 
 def handles_missing(name: str) -> bool:
-    """Whether a method is about missing modalities: it always learns which they are."""
+    """Whether a method is about missing modalities: it always knows which are missing."""
     return getattr(get(name), "HANDLES_MISSING", False)
 
 
 def test_time(name: str) -> tuple[str, ...]:
-    """The switches of a method that act at test time only, as ``fusion``."""
+    """The switches of a method that act only at test time, such as ``fusion``."""
     return getattr(get(name), "TEST_TIME", ())
 
 
 def trains_encoders(name: str) -> bool:
-    """Whether the encoders of a method learn, so that their features are its own."""
+    """Whether a method trains its encoders."""
     return getattr(get(name), "TRAINS_ENCODERS", True)
 
 
 def sees_hidden(name: str) -> bool:
-    """Whether a method learns, in training, from the inputs that masks hide."""
+    """Whether a method learns from the inputs that masks hide."""
     return getattr(get(name), "SEES_HIDDEN", False)
 
 
 def create_method(switches: Any, encoders: Encoders, optimizer: Optimizer, task: Task) -> Method:
-    """Builds the method of ``config.method``, its switches resolved (``configuration.resolve``)."""
+    """Builds the method of ``config.method``, after its switches were resolved."""
     return get(switches.name).build(switches, encoders, optimizer, task)

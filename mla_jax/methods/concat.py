@@ -1,10 +1,10 @@
-"""Concatenation: one head on the joined features, one cross-entropy.  The field's baseline.
+"""Concatenation: one head on the joined features, one cross-entropy.  The standard baseline.
 
     logits = W [z_1; ...; z_M] + b,   L = CE(logits, y)
 
 Each modality is also scored on its own by splitting the head, as the MLA code does for its Table 1
-(``main.py:282-302``, quirk Q41): ``W[:, block m] z_m + b / M``.  The split logits take no part in
-training, so a starved modality shows as a low unimodal accuracy.
+(``main.py:282-302``, quirk Q41): ``W[:, block m] z_m + b / M``.  The split logits are not used in
+training, so a poorly trained modality shows as a low unimodal accuracy.
 A missing modality contributes zero features.
 """
 

@@ -6,28 +6,28 @@ by all.  No term sends a gradient into two encoders:
     L = sum_m [ CE(h_m(z_m), y) + lambda CE(h_s(z_m), y) ]  +  sum_{t != s} DUC(t -> s)
 
 DUC (dimension-decoupled unidirectional contrastive loss, ``losses.dimension_contrastive``) pulls
-modality s towards t, whose features get no gradient, on the dimensions that tell classes apart in
-t and not in s (``dimml_dimensions.py``).  They are determined once, before epoch ``split_epoch``,
-and DUC starts there.
+modality s towards t, whose features get no gradient, on the dimensions that separate classes in
+t but not in s (``dimml_dimensions.py``).  They are found once, before epoch ``split_epoch``,
+where DUC starts.
 
 Stage 2, ``fusion``.  Encoders, statistics and heads are frozen; a fused head learns on
 [z_1; ...; z_M].
 
-At test time the private and the fused logits o_k are weighed by their certainty
+At test time the private and the fused logits o_k are weighted by their certainty
 (``functional/fusion.py``):
 
     w = softmax_k(max_c softmax(o_k)_c / tau_2),   logits = sum_k w_k o_k
 
-The published code has two modalities; for more, every ordered pair has its DUC term.  A missing
-modality adds no loss and no logits, and zero features to the fused head.
+The published code has two modalities; with more, every ordered pair has its own DUC term.  A
+missing modality adds no loss and no logits, and zero features to the fused head.
 
 ``split_epoch`` and ``fusion_epochs`` 0 mean the published share of the epochs, 20 of 150.
 ``released`` gives the heads of stage 1 PyTorch's default initialisation (``main_CFT.py`` calls no
 ``weight_init``) and draws the scales of batch normalisations from N(1, 0.02^2), as
 ``models/backbone.py`` does; ``released_<dataset>`` adds the temperatures published for a dataset.
-``duc_weight=0`` leaves DUC out, ``shared_weight=0`` the shared head, and ``fusion=equal`` the
-weighting by certainty: w_k is then the same for all predictions.
-What the paper says beyond the abstract could not be read, so ``paper`` is the code's rule too.
+``duc_weight=0`` leaves out DUC, ``shared_weight=0`` the shared head, and ``fusion=equal`` the
+weights by certainty: w_k is then the same for all predictions.
+Only the paper's abstract could be read, so ``paper`` follows the code too.
 """
 
 import itertools
@@ -201,7 +201,7 @@ def build(switches: Any, encoders: Encoders, optimizer: Optimizer, task: Task) -
 
 
 def _norm_scales(rng: jax.Array, std: float, encoders: Encoders, state: TrainState) -> Any:
-    """The encoders' parameters, the scales of batch normalisations drawn from N(1, std^2)."""
+    """The encoders' parameters, with the scales of batch normalisations drawn from N(1, std^2)."""
     drawn = {}
     for m, params in state.params["encoder"].items():
         flat = flatten_dict(params)

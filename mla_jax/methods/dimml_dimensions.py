@@ -1,10 +1,10 @@
-"""Which feature dimensions of a modality tell the classes apart by themselves (DI-MML).
+"""Which feature dimensions of a modality separate the classes by themselves (DI-MML).
 
     mu_cd   = mean of z_id over the training examples i of class c
     rho_d   = share of training examples whose nearest centroid along dimension d is their own
     effective = {d: rho_d > mean over d of rho_d}              (``main_CFT.py``, ``get_indices``)
 
-Two passes over the training set, in evaluation mode, and no table of all features.
+This takes two passes over the training set, in evaluation mode, and stores no table of features.
 """
 
 from collections.abc import Callable
@@ -28,7 +28,7 @@ def effective_dimensions(
     def find(variables: dict[str, Any], reduce_training: ReduceTraining) -> jax.Array:
         nothing = jnp.zeros((M, classes, D)), jnp.zeros((M, classes))
         total, count = reduce_training(sum_up, variables, nothing)
-        centroids = total / count[..., None]  # NaN, never nearest, for a class without examples
+        centroids = total / count[..., None]  # NaN for a class without examples, so never nearest
         _, hits = reduce_training(count_hits, variables, (centroids, jnp.zeros((M, D))))
         return hits > hits.mean(1, keepdims=True)
 

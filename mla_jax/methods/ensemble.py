@@ -1,12 +1,12 @@
-"""Ensemble: every modality trained apart, logits averaged at test time.  A control.
+"""Ensemble: every modality trained separately, logits averaged at test time.  A control.
 
     for m = 1..M:   L_m = CE(W_m z_m + b_m, y)   moves theta_m, W_m, b_m and nothing else
     fused logits = mean_m (W_m z_m + b_m)
 
-The compute is that of joint training: each encoder sees each batch once.  Each member is the very
-run that ``unimodal`` makes of its modality with the same seed.  With an optimiser that looks at one
-tensor at a time, ``late_fusion`` computes the same in one step instead of M; both names occur in
-the literature, and a rule that couples modalities (clipping by a global norm, say) would part them.
+The compute is that of joint training: each encoder sees each batch once.  Each member equals the
+run of ``unimodal`` on its modality with the same seed.  With an optimiser that treats each tensor
+separately, ``late_fusion`` computes the same in one step instead of M.  Both names occur in
+the literature, and a rule that couples modalities, as clipping by a global norm, makes them differ.
 ``average=probabilities`` averages the softmax outputs instead.  Any number of modalities.
 """
 
@@ -32,7 +32,7 @@ TEST_TIME = ("average",)
 
 
 def build(switches: Any, encoders: Encoders, optimizer: Optimizer, task: Task) -> Method:
-    """An ensemble of one model a modality."""
+    """An ensemble of one model per modality."""
     modalities = encoders.modalities
 
     def learn(position: int, state: TrainState, batch: Batch, info: StepInfo):

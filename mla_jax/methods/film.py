@@ -3,13 +3,13 @@
     (gamma, beta) = W_f z_x + b_f,   logits = W (gamma * z_y + beta) + b,   L = CE(logits, y)
 
 Modality x, the conditioner, is the first one (``x_film=True`` in the fusion modules of the MLA,
-OGM-GE and DI-MML code); ``condition_on`` names another.  With more than two modalities each other
-one is modulated by a generator of its own and the results are added; with one there is nothing to
-modulate and this is a plain linear head.  The sources have two modalities only.
+OGM-GE and DI-MML code); ``condition_on`` selects another.  With more than two modalities each other
+one is modulated by its own generator and the results are added; with one there is nothing to
+modulate and this is a plain linear head.  The sources have only two modalities.
 
-A missing modality contributes zero features: an absent conditioner leaves the generator's bias.  A
-modality's own logits are the joint logits with the features of all others zero; no source says
-how FiLM's unimodal accuracies were measured.
+A missing modality contributes zero features: without a conditioner only the generator's bias is
+left.  A modality's own logits are the joint logits with the features of all others zero; no source
+says how FiLM's unimodal accuracies were measured.
 """
 
 from typing import Any
@@ -60,5 +60,5 @@ def rule(switches: Any, encoders: Encoders, task: Task) -> JointRule:
 
 
 def build(switches: Any, encoders: Encoders, optimizer: Optimizer, task: Task) -> Method:
-    """FiLM of any number of modalities; ``UserError`` if ``condition_on`` is none of them."""
+    """FiLM for any number of modalities; ``UserError`` if ``condition_on`` is not one of them."""
     return joint_method("film", rule(switches, encoders, task), encoders, optimizer, task)

@@ -2,13 +2,13 @@
 
     logits = W (sigmoid(U_x z_x + b_x) * (U_y z_y + b_y)) + b,   L = CE(logits, y)
 
-Modality y, the one that is gated, is the last one (``x_gate=True`` in the fusion modules of the
-MLA, OGM-GE and DI-MML code); ``gate`` names another.  With more than two modalities the gates of
+Modality y, the gated one, is the last one (``x_gate=True`` in the fusion modules of the
+MLA, OGM-GE and DI-MML code); ``gate`` selects another.  With more than two modalities the gates of
 all others are multiplied; with one there is no gate and this is two linear layers.  The sources
-have two modalities only.
+have only two modalities.
 
-A missing modality contributes zero features: its gate, or what is gated, is then what the biases
-make it.  A modality's own logits are the joint logits with the features of all others zero; no
+A missing modality contributes zero features: only the biases then set its gate, or what is gated.
+A modality's own logits are the joint logits with the features of all others zero; no
 source says how the unimodal accuracies of BiGated were measured.
 """
 
@@ -56,5 +56,5 @@ def rule(switches: Any, encoders: Encoders, task: Task) -> JointRule:
 
 
 def build(switches: Any, encoders: Encoders, optimizer: Optimizer, task: Task) -> Method:
-    """BiGated fusion of any number of modalities; ``UserError`` if ``gate`` is none of them."""
+    """BiGated fusion for any number of modalities; ``UserError`` if ``gate`` is not one of them."""
     return joint_method("gated", rule(switches, encoders, task), encoders, optimizer, task)

@@ -3,12 +3,12 @@
     keep_im ~ Bernoulli(1 - rate), at least one kept for each example i
     logits = W [keep_i1 z_i1; ...; keep_iM z_iM] + b,   L = CE(logits, y)
 
-The simplest remedy for modality laziness, and the control for anything subtler: a head that must
-sometimes do without the dominant modality has to listen to the others.  Hidden features are zero,
-as for a missing modality in ``concat``, with which it shares head, prediction and fusion; nothing
-is hidden at test time and nothing is rescaled.  If chance would hide all that an example has, all
-is shown.  What is hidden is a function of the run's seed, the step and the example's place in the
-global batch, so it does not depend on the number of processes.
+This is the simplest remedy for modality laziness, and the control for more complex ones: a head
+that sometimes lacks the dominant modality must use the others.  Hidden features are zero,
+as for a missing modality in ``concat``, whose head, prediction and fusion it uses.  Nothing
+is hidden at test time and nothing is rescaled.  If all modalities of an example would be hidden,
+all are kept.  What is hidden depends on the run's seed, the step and the example's place in the
+global batch, but not on the number of processes.
 """
 
 from typing import Any
@@ -30,7 +30,7 @@ LIMITS = {"rate": (0, 1)}
 
 
 def build(switches: Any, encoders: Encoders, optimizer: Optimizer, task: Task) -> Method:
-    """Modality dropout over any number of modalities; with one it never hides anything."""
+    """Modality dropout for any number of modalities; with one it never hides anything."""
     if switches.rate == 1:
         raise UserError(f"method.rate must be at least 0 and less than 1, not {switches.rate}")
 

@@ -11,8 +11,8 @@ logits give, averaged over the batch:
 The heads are never modulated.  ``functional/modulation.py`` holds the optax transformation and the
 ratios; for more than two modalities ``ratio=one_to_others`` averages the pairwise ratios, as the
 authors suggest, and ``released`` is the chain of the MLA code's three-modality branch.
-``tensors`` says which tensors of an encoder are modulated: the paper's all, or the published
-four-axis kernels (``main.py:393``), which in M3AE are none at all (quirk Q28); a run lists them at
+``tensors`` sets which tensors of an encoder are modulated: all, as in the paper, or the published
+four-axis kernels (``main.py:393``), of which M3AE has none (quirk Q28); a run lists them at
 its start.
 """
 
@@ -75,7 +75,7 @@ def build(
     name: str = "ogm",
     noise: bool = False,
 ) -> Method:
-    """OGM of any number of modalities; with one there is nothing to balance."""
+    """OGM for any number of modalities; with one there is nothing to balance."""
     if switches.first_epoch > switches.last_epoch:
         raise UserError(
             f"method.first_epoch={switches.first_epoch} must not come after "

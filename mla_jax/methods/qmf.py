@@ -1,18 +1,18 @@
 """QMF: quality-aware multimodal fusion (Zhang et al., ICML 2023).
 
-Each modality has a head of its own and weighs in by its confidence, the energy of its logits o_m:
+Each modality has its own head and is weighted by its confidence, the energy of its logits o_m:
 
     c_m = logsumexp(o_m) / 10,    o = sum_m stop_gradient(c_m) o_m
     L   = CE(o, y) + sum_m CE(o_m, y) + lambda sum_m R_m
 
 R_m ranks the confidences of neighbouring examples against their training history: an example whose
-losses so far add up to more must be the less confident one (``losses.confidence_ranking``).  The
-history, a sum of losses a modality and training example, is this method's state; it is updated
+losses so far add up to more must be less confident (``losses.confidence_ranking``).  The
+history, a sum of losses per modality and training example, is this method's state.  It is updated
 before the ranking loss of the same batch and scaled to [0, 1] over the whole training set, where
 examples not yet seen count 0 (``History`` in the QMF and MLA code).
 
-The same confidences weigh the logits at test time.  A missing modality weighs 0, adds no loss and
-leaves its history alone.  Any number of modalities.
+The same confidences weight the logits at test time.  A missing modality has weight 0, adds no loss
+and leaves its history unchanged.  Any number of modalities.
 
 Two published variants of the loss differ (quirk Q29): ``released`` is the MLA code's audio-video
 branch, with lambda = 0.1; ``released_m3ae`` its image-text and trimodal branches, without CE(o, y)
@@ -45,7 +45,7 @@ LIMITS = {"ranking_weight": (0, math.inf)}
 
 
 def build(switches: Any, encoders: Encoders, optimizer: Optimizer, task: Task) -> Method:
-    """QMF of any number of modalities."""
+    """QMF for any number of modalities."""
     M, N = len(encoders.modalities), task.examples
 
     def weigh(prediction: Prediction, present: jax.Array, method_state: Any) -> jax.Array:

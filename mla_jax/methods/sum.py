@@ -1,14 +1,14 @@
-"""Sum: one linear layer a modality, their outputs added, one cross-entropy.
+"""Sum: one linear layer per modality, their outputs added, one cross-entropy.
 
     logits = sum_m (W_m z_m + b_m),   L = CE(logits, y)
 
-A head on the concatenation with its kernel cut into blocks is the same model; what differs is the
-initialisation (fan-in D, not M D) and that the bias is learnt M times over (``SumFusion`` of the
+A head on the concatenation, with its kernel cut into blocks, is the same model.  They differ in the
+initialisation (fan-in D, not M D), and here the bias is learnt M times over (``SumFusion`` of the
 MLA and OGM-GE code).  Any number of modalities.  A missing one contributes zero features.
 
-``unimodal_bias`` says how each modality is scored on its own: ``full``, ``W_m z_m + b_m`` always;
+``unimodal_bias`` sets how each modality is scored on its own: ``full``, ``W_m z_m + b_m`` always;
 ``shared_in_evaluation``, as published, the same in training but ``b_m / M`` in evaluation
-(``main.py:292-295`` and ``610-614``).  Training does not feel it, unless a method that builds on
+(``main.py:292-295`` and ``610-614``).  It does not affect training, unless a method that builds on
 this one reads the scores (OGM).
 """
 
@@ -52,5 +52,5 @@ def rule(switches: Any, encoders: Encoders, task: Task) -> JointRule:
 
 
 def build(switches: Any, encoders: Encoders, optimizer: Optimizer, task: Task) -> Method:
-    """The sum over any number of modalities."""
+    """The sum for any number of modalities."""
     return joint_method("sum", rule(switches, encoders, task), encoders, optimizer, task)

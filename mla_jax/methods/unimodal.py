@@ -1,4 +1,4 @@
-"""Unimodal training: one encoder, one head, nothing else.  The ceiling a modality can reach alone.
+"""Unimodal training: one encoder and one head.  The ceiling for a single modality.
 
 ``compare`` runs it once for each modality of the configuration.
 """

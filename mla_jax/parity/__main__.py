@@ -4,7 +4,7 @@
     python -m mla_jax.parity --reference=MLA_CLONE --modes=paper+qmf --float64
     python -m mla_jax.parity --gcnet=GCNET_CLONE --mmin=MMIN_CLONE --if_mmin=IF_MMIN_CLONE
 
-It needs PyTorch (the extra ``parity``) and leaves the clones as they are.
+It needs PyTorch (the extra ``parity``) and does not change the clones.
 """
 
 import argparse
@@ -34,8 +34,8 @@ CLONES = clones.REPOSITORIES | clones.MISSING_REPOSITORIES
 def main(arguments: Sequence[str] | None = None) -> int:
     """Prints the table.
 
-    Exit status 0 if all is within tolerance, 1 if not, 2 for bad input, ``UNSETTLED`` if a float64
-    process that should have told did not end by itself.
+    The exit status is 0 if all is within tolerance, 1 if not, 2 for bad input, ``UNSETTLED`` if a
+    float64 process that should have decided was killed.
     """
     parser = create_parser("parity", __doc__)
     parser.add_argument(

@@ -1,4 +1,4 @@
-"""What both sides run on: encoders, batches and weights.  No PyTorch here."""
+"""The encoders, batches and weights that both sides run on, without PyTorch."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -22,12 +22,12 @@ from mla_jax.state import Batch
 MODALITIES = ("audio", "visual")
 CLASSES = 6
 EXAMPLES = 20
-"""Size of QMF's history: fewer than three batches of 8, so that some examples come twice."""
+"""The size of QMF's history: less than three batches of 8, so that some examples occur twice."""
 SMALL = 0.03
 PER_EPOCH = 10
-"""Batches of an epoch, where the projection is compared by itself."""
+"""Batches per epoch when the projection is compared by itself."""
 TEST_BATCHES = (8, 8, 5)
-"""Ragged on purpose: the released fusion rule depends on the company in a batch (Q5)."""
+"""Deliberately uneven: the released fusion rule depends on the other examples in a batch (Q5)."""
 
 
 class Case(NamedTuple):
@@ -39,19 +39,19 @@ class Case(NamedTuple):
     named: tuple[str, ...]
     """The encoder tensors whose gradients are compared one by one."""
     head_scale: float
-    """By how much the kernels of heads are enlarged (``weights``)."""
+    """The factor by which the kernels of heads are enlarged (``weights``)."""
     published: bool = False
-    """Whether theirs is the clone's own model."""
+    """Whether the reference side uses the clone's own model."""
     vocabulary: int = 0
-    """How many tokens the text of transformers has."""
+    """The number of text tokens for transformers."""
     batch_size: int = 8
     batches: int = 3
     last: int = 0
-    """The size of the last training batch, where the training set does not divide."""
+    """The size of the last training batch, if the training set does not divide evenly."""
 
     @property
     def resnet(self) -> bool:
-        """Whether the model is the ResNets, whose initialisation counts."""
+        """Whether the model is the ResNets, whose initialisation is compared."""
         return self.published and not self.vocabulary
 
     @property
@@ -88,7 +88,7 @@ class Case(NamedTuple):
         return [self.batch(i, size, dtype) for i, size in enumerate(sizes)]
 
     def test_batches(self, dtype: Any = np.float32) -> list[Batch]:
-        """The ragged test set."""
+        """The test set, with an incomplete last batch."""
         return [self.batch(100 + i, size, dtype) for i, size in enumerate(TEST_BATCHES)]
 
     def optimizer_config(self) -> ConfigDict:
@@ -166,7 +166,7 @@ def module_inputs(dtype: Any) -> tuple[Tensors, np.ndarray]:
 
 
 def projection_inputs(width: int) -> tuple[np.ndarray, np.ndarray]:
-    """Head gradients ``[N, C, D]`` and features ``[N, B, D]`` for updates of the projection alone.
+    """Head gradients ``[N, C, D]`` and features ``[N, B, D]`` for updates of only the projection.
 
     The features are non-negative, as after a ReLU, and small, with a mean of 0.025.  From about
     0.05 on, denominators of the element-wise formula cross zero and the recursion is chaotic: after
@@ -199,13 +199,13 @@ def nested(tensors: Tensors) -> tuple[Any, Any]:
 def comparable(tensors: Tensors, few_ties: bool) -> Tensors:
     """An initialisation on which two correct programs stay together.
 
-    Two things part them.  On large features the element-wise projection amplifies rounding until
-    nothing is left to compare, so the last layer's features are made small.  And at the usual
-    initialisation some of a ResNet's million ReLU inputs lie within rounding of zero; one that
-    falls on the other side changes a kernel's gradient in the second digit.  With ``few_ties``
+    Two things make programs differ.  On large features the element-wise projection amplifies
+    rounding until nothing is left to compare, so the last layer's features are made small.  And at
+    the usual initialisation some of a ResNet's million ReLU inputs are within rounding of zero; one
+    that falls on the other side changes a kernel's gradient in the second digit.  With ``few_ties``
     even channels get a bias of +3 and odd ones of -3 standard deviations, which leaves few inputs
-    near zero, and residual branches are scaled down, which halves the rounding that 18 layers add
-    up.  In float64 that is not needed.
+    near zero, and residual branches are scaled down, which halves the rounding that 18 layers
+    accumulate.  Float64 does not need this.
     """
     found = dict(tensors)
     for name, value in tensors.items():

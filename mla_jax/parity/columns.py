@@ -1,4 +1,4 @@
-"""The table's columns: which of our methods each compares with what in a clone."""
+"""The columns of the table: which of our methods is compared with which code of a clone."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -71,33 +71,33 @@ DEEP_NOTE = (
 MLA_NOTES = (DRIFT_NOTE, NAME_NOTE, PAPER_NOTE)
 MISSING_NOTES = (ENCODER_NOTE, FRAME_NOTE, FILL_NOTE, DEEP_NOTE, SVM_NOTE)
 NOTES = (*MLA_NOTES, TRANSFORMER_NOTE, TOY_NOTE, NOISE_NOTE, DIMML_NOTE, *MISSING_NOTES)
-"""In the order in which a report shows them."""
+"""The notes in the order of the report."""
 
 BREAKS = ("epsilon", "zero_grad_drift", "projection_order")
 
 
 class Column(NamedTuple):
-    """A method of ours, and what is done to a clone to make its code the same method."""
+    """One of our methods, and the changes to a clone that make its code the same method."""
 
     title: str
     kind: str
-    """Which functions run it (``theirs.RUN``, ``ours.RUN``)."""
+    """A key of ``theirs.RUN`` and ``ours.RUN``, the functions that run it."""
     method: str
     fidelity: str = "released"
     switches: Mapping[str, Any] = {}
-    """Ours, where they differ from the fidelity's."""
+    """Our switches that differ from the fidelity's."""
     options: Mapping[str, Any] = {}
-    """The reference's command line, where it differs from plain concatenation."""
+    """The reference's options that differ from plain concatenation."""
     epoch: int = 0
     epochs: int = 100
     modalities: tuple[str, ...] = MODALITIES
     only_toy: bool = False
-    """Compared on the toy case alone."""
+    """Compared only on the toy case."""
     clone: str = "reference"
-    """The flag of the command that gives the clone."""
+    """The flag that gives the clone."""
     notes: tuple[str, ...] = ()
     published: str = ""
-    """The name in ``theirs.missing.RUN``, where the method is one for missing modalities."""
+    """The name in ``theirs.missing.RUN``, for methods for missing modalities."""
 
     @property
     def command(self) -> Mapping[str, Any]:
@@ -106,13 +106,13 @@ class Column(NamedTuple):
         return {"dataset": dataset, "lorb": "base", **self.options}
 
     def case(self, dtype: Any, epsilon: float = 1e-5) -> Case:
-        """What the command compares the column on."""
+        """The case on which the command compares the column."""
         if self.method == "mla" and self.command["lorb"] == "m3ae":
             return cases.transformer_case(self.modalities, dtype)
         return self.toy(dtype) if self.only_toy else cases.resnet_case(epsilon, dtype)
 
     def toy(self, dtype: Any = jnp.float32) -> Case:
-        """What the fixtures compare the column on."""
+        """The case on which the fixtures compare the column."""
         return cases.toy_case(self.modalities, jnp.dtype(dtype), vectors=self.kind == "mla")
 
     def resolved(self, broken: str = "", **changes: Any) -> ConfigDict:
@@ -130,8 +130,8 @@ class Column(NamedTuple):
     def weights(self, case: Case, own: Mapping[str, Any], dtype: Any = np.float32) -> Tensors:
         """The weights that both sides start from.
 
-        ``own``: one side's tensors.  Their values count in the ResNet case only, where they are the
-        reference's: all of MLA's, and the encoders of other methods.  The rest is by formula.
+        ``own``: one side's tensors.  Their values matter only in the ResNet case, where they are
+        the reference's: all of MLA's, and the encoders of other methods.  The rest is by formula.
         """
         kept = {
             name: value
@@ -224,7 +224,7 @@ DIMML = {
 REDUCED = {"layers": (16, 12), "head_layers": (12, 10), "dropout": 0.0}
 IMAGINED = {**REDUCED, "layers": (16, 12, 6), "blocks": 3, "teacher_dropout": 0.0}
 PUBLISHED_BATCH = len(missing.UTTERANCES.present)
-"""By which a published sum over a batch is more than our mean."""
+"""The factor between a published sum over a batch and our mean."""
 
 
 def _missing(

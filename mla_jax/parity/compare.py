@@ -11,8 +11,8 @@ from mla_jax.convert.names import Tensors
 from mla_jax.parity.columns import COLUMNS
 
 FORWARD, TRAINED, DOUBLE = 1e-5, 1e-4, 1e-9
-"""Relative tolerances in float32: of forward quantities and first gradients, and of whatever
-training accumulated; and of everything in float64."""
+"""Relative tolerances in float32, of forward quantities and first gradients, and of what
+training accumulated; and in float64, of everything."""
 
 ACCUMULATED = (
     "head after each sub-step",
@@ -32,15 +32,15 @@ AFTER_BACKWARD = (
     "projection matrix in training",
     "dimensions that teach",
 )
-"""Rows that a tie can change: of ReLU or max-pooling, behind a backward pass, or of centroids."""
+"""Rows that a tie can change: of ReLU or max-pooling after a backward pass, or of centroids."""
 
 LATER = ", later batches"
-"""How rows end that a first step of training precedes: they are of both kinds."""
+"""The end of the names of rows after a first training step, which are of both kinds."""
 
 EXACT = ("predictions", "accuracy")
 
 ALWAYS_SINGLE = "initialisation"
-"""Our weights start in float32 in float64 too."""
+"""Our initial weights are float32 even in float64 runs."""
 
 TINY = 1e-30
 
@@ -56,18 +56,18 @@ class Verdict(NamedTuple):
     worst: str
     """The detail (tensor, batch, modality) with the largest relative difference."""
     settled: bool = False
-    """Out of tolerance in float32 by a tie, and within it in float64."""
+    """Out of tolerance in float32 because of a tie, but within it in float64."""
     double: float | None = None
-    """``relative`` of the same cell in float64, where that was asked."""
+    """``relative`` of the same cell in float64, if that was run."""
     unanswered: bool = False
-    """Out of tolerance in float32, and float64 was asked in vain."""
+    """Out of tolerance in float32, and the float64 run gave no answer."""
 
     @property
     def passed(self) -> bool:
         return self.settled or bool(self.relative <= self.tolerance)  # False on NaN
 
     def mark(self, settled: str, passed: str, unanswered: str, failed: str) -> str:
-        """That of the four which the cell is."""
+        """The one of the four marks that applies to the cell."""
         if self.passed:
             return settled if self.settled else passed
         return unanswered if self.unanswered else failed

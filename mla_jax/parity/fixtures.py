@@ -1,10 +1,10 @@
-"""Small files with the reference's numbers, replayed where neither it nor PyTorch is at hand.
+"""Small files with the reference's numbers, for tests without the reference or PyTorch.
 
     python -m mla_jax.parity --reference=PATH --dimml=PATH --write_fixtures=tests/fixtures
     python -m mla_jax.parity --gcnet=PATH --mmin=PATH --if_mmin=PATH --write_fixtures=tests/fixtures
 
-Inputs and weights are by formula (``formula.py``), so a fixture holds outputs only; those of
-methods for missing modalities hold what their cases start from too.
+Inputs and weights are by formula (``formula.py``), so a fixture holds only outputs; those of
+methods for missing modalities also hold the inputs and weights of their cases.
 """
 
 import json
@@ -24,12 +24,12 @@ from mla_jax.parity.columns import COLUMNS, MISSING, MLA, Column
 from mla_jax.parity.ours.compiled import CompiledMethod, learning_rates
 from mla_jax.parity.theirs import classifiers
 
-LIMIT = 200_000  # bytes a file
+LIMIT = 200_000  # bytes per file
 PACKED, INDEX = "all values", "their shapes, as JSON"
 STEPS, KEEP_EVERY, BATCHES_PER_EPOCH, DECAY_EVERY = 60, 10, 4, 5
 
 RESNET_ROWS = ("features", "loss/", "gradient of audio", "gradient of visual", "head after")
-"""What the ResNet fixture keeps: one batch of training and the features in evaluation."""
+"""The rows of the ResNet fixture: one training batch and the features in evaluation."""
 
 OPTIMIZERS = {
     "sgd": {"momentum": 0.9, "weight_decay": 1e-2},
@@ -38,7 +38,7 @@ OPTIMIZERS = {
     "adam": {"weight_decay": 1e-2},
     "adamw": {"weight_decay": 1e-2},
 }
-"""The settings under which our optimisers must be ``torch.optim``'s, with its arguments' names."""
+"""The settings in which our optimisers must equal ``torch.optim``'s, with its argument names."""
 
 
 METHODS = (
@@ -52,7 +52,7 @@ METHODS = (
     "film",
     "gated",
 )
-"""The columns of other methods that are stored; what the rest adds is little, and takes time."""
+"""The stored columns of other methods; the rest would add little and take time."""
 
 OF_COLUMNS = {
     **{f"method_{name}": name for name in METHODS},
@@ -63,7 +63,7 @@ OF_COLUMNS = {
 
 
 def small_resnet_case() -> Case:
-    """``resnet_case`` with one batch, and only those gradients that a small file has room for."""
+    """``resnet_case`` with one batch, and only the gradients that fit into a small file."""
     case = cases.resnet_case()
     return case._replace(batches=1, named=("conv1/kernel", "layer4_1/bn2/scale"))
 
@@ -121,7 +121,7 @@ def replay(name: str, stored: Tensors) -> dict[str, compare.Verdict]:
 
 
 def packed(found: Tensors) -> Tensors:
-    """Hundreds of small tensors as one of float32: each of its own would take 250 bytes more."""
+    """Hundreds of small tensors as one of float32, since each separate one takes 250 bytes more."""
     found = {name: np.asarray(value) for name, value in found.items()}
     index = {n: [*v.shape] for n, v in found.items()}
     whole = [n for n, v in found.items() if not np.issubdtype(v.dtype, np.floating)]

@@ -1,6 +1,6 @@
 """Inputs and weights by formula, the same on every machine, framework and version.
 
-A fixture then needs to store outputs only.  The formula is splitmix64 (Steele et al., 2014) on
+A fixture then only needs to store outputs.  The formula is splitmix64 (Steele et al., 2014) on
 the position of each entry: integer arithmetic, so there is nothing to round.
 """
 
@@ -13,7 +13,7 @@ from flax import traverse_util
 
 
 def uniform(shape: tuple[int, ...], seed: int) -> np.ndarray:
-    """``float64[shape]``, as good as uniform over [-1, 1); multiples of 2**-23.
+    """``float64[shape]``, practically uniform over [-1, 1); multiples of 2**-23.
 
     Every value is exact in float32 too, so both precisions start from the same numbers.
     """
@@ -39,7 +39,7 @@ def tensors(shapes: Mapping[str, tuple[int, ...]], seed: int) -> dict[str, np.nd
     """
 
     def fill(name: str, shape: tuple[int, ...]) -> np.ndarray:
-        # The seed depends on the name alone: tensors do not shift one another.
+        # The seed depends only on the name, so adding a tensor does not change others.
         values = uniform(shape, seed + zlib.crc32(name.encode()) % 1_000_003)
         leaf = name.rsplit("/", 1)[-1]
         if leaf == "kernel":

@@ -1,7 +1,7 @@
-"""What both sides run on where methods for missing modalities are compared.  No PyTorch here.
+"""The inputs and weights for comparing methods for missing modalities, without PyTorch.
 
-Three modalities by the letters of the references: A (audio), V (visual) and L (language).  Sizes
-differ wherever the published classes let them, so that a swapped or transposed array shows.
+There are three modalities, with the references' letters: A (audio), V (visual) and L (language).
+Sizes differ wherever the published classes let them, so that a swapped or transposed array shows.
 """
 
 import zlib
@@ -17,20 +17,20 @@ LETTERS = ("A", "V", "L")
 """The columns of a mask; features are concatenated in the order A, L, V."""
 
 PATTERNS = ((1, 0, 0), (0, 1, 0), (0, 0, 1), (1, 1, 0), (1, 0, 1), (0, 1, 1), (1, 1, 1))
-"""The six incomplete ones, and complete."""
+"""The six incomplete patterns and the complete one."""
 
 STEPS = 3
 
 CHANNELS = 8
-"""Of the text's convolutions; published: 128."""
+"""Channels of the text's convolutions; published: 128."""
 
 
 class Sizes(NamedTuple):
-    """Of inputs, layers and batches."""
+    """Sizes of inputs, layers and batches."""
 
     inputs: Mapping[str, int] = {"A": 7, "V": 5, "L": 6}
     frames: Mapping[str, int] | None = None
-    """Steps of time of the inputs, where they have any; the text's convolutions need 5."""
+    """Time steps of the inputs, if they have any; the text's convolutions need 5."""
     embedding: int = 8
     hidden: tuple[int, ...] = (12, 10)
     """Of the classifiers, and of GCNet's encoders."""
@@ -61,14 +61,14 @@ class Sizes(NamedTuple):
 
 
 UTTERANCES = Sizes(scale=4.0)
-"""GCNet: one vector an utterance."""
+"""GCNet: one vector per utterance."""
 
 FRAMES = Sizes(frames={"A": 9, "V": 7, "L": 8}, patterns=6)
 """MMIN and IF-MMIN: frames and tokens."""
 
 
 class Views(NamedTuple):
-    """Of CCA, DCCA and DCCAE: whole data sets instead of batches."""
+    """Sizes for CCA, DCCA and DCCAE: whole data sets instead of batches."""
 
     dims: tuple[int, ...] = (7, 6, 6)
     """Of A, V and L.  V and L are alike: the published L goes through V's network."""
@@ -104,7 +104,7 @@ def weights(shapes: Mapping[str, tuple[int, ...]], seed: int) -> Tensors:
     """Weights in PyTorch's names and layouts by formula, ``float64``.
 
     Matrices have the deviation ``sqrt(1 / fan_in)``; scales lie in [0.75, 1.25), the rest in
-    [-0.125, 0.125).  Nothing is neutral and no bias is 0: published biases are, and a LeakyReLU of
+    [-0.125, 0.125).  No bias is 0, unlike the published ones, because a LeakyReLU at
     exactly 0 has the slope 0.01 in PyTorch and 1 in JAX.
     """
 

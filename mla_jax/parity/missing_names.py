@@ -1,6 +1,7 @@
-"""Published names and layouts of the methods for missing modalities in ours.
+"""Maps published names and layouts of the methods for missing modalities to ours.
 
-A network is a group and a key of our parameters, a tensor a place in it; kernels are transposed.
+A network maps to a group and a key of our parameters, a tensor to a place in it; kernels are
+transposed.
 """
 
 import re
@@ -11,10 +12,10 @@ import numpy as np
 from mla_jax.convert.names import Tensors
 
 LETTERS = "ALV"
-"""In the order in which the published features are joined."""
+"""The order in which the published features are joined."""
 
 VIEWS = "AVL"
-"""Of CCA and its kin: the third goes through the second's network."""
+"""For CCA, DCCA and DCCAE: the third view goes through the second's network."""
 
 NETWORKS: Mapping[str, str] = {
     **{m: f"encoder/{m}" for m in LETTERS},

@@ -1,9 +1,9 @@
-"""The rows of the methods for missing modalities: what theirs recorded, under our names.
+"""The rows of the methods for missing modalities: the references' values under our names.
 
     inputs, initial weights, settings    behind ``rows.INITIAL``, with the stage
     forward tensors, loss terms, gradients and parameters    ``row[, teacher]/detail``
 
-A teacher's rows have the ending ``, teacher``.
+A teacher's rows end with ``, teacher``.
 """
 
 from collections.abc import Mapping
@@ -96,7 +96,7 @@ def gradients(tensors: Tensors, ending: str = "") -> Tensors:
 
 
 def evaluation(logits: np.ndarray, ending: str = "") -> Tensors:
-    """The logits of a trained model and what it predicts."""
+    """The logits of a trained model and its predictions."""
     logits = np.asarray(logits)
     return {
         f"joint logits, evaluation{ending}/joint": logits,

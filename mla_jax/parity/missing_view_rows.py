@@ -1,4 +1,4 @@
-"""The rows of CCA, DCCA and DCCAE: what theirs recorded, under our names.
+"""The rows of CCA, DCCA and DCCAE: the references' values under our names.
 
 A pair of views is written as ours is, ``A+L``.  Both directions of a pair may change their sign
 together: here the largest number of the first view's is positive, on both sides.
@@ -40,7 +40,7 @@ def of_views(found: Tensors) -> Tensors:
 
 
 def fill(found: Tensors, place: int, letter: str) -> np.ndarray:
-    """What stands for an absent entry: the same in every set."""
+    """The value that fills an absent entry, the same in every set."""
     filled = np.concatenate(
         [found[f"filled/{s}/{letter}"] for s in ("train", "validation", "test")]
     )
@@ -72,9 +72,9 @@ def _of_training(found: Tensors) -> Tensors:
 
 
 def sloping(found: Tensors) -> Tensors:
-    """Without the biases that a mean is taken off after: their gradients are 0 but for rounding.
+    """Without biases before a mean is subtracted: their gradients are 0 except for rounding.
 
-    They stand in front of a batch normalisation or, in the last layer, of a covariance.
+    They come before a batch normalisation or, in the last layer, before a covariance.
     """
     return {
         n: v for n, v in found.items() if not n.endswith("/bias") or "norm" in n or "output" in n
@@ -82,9 +82,9 @@ def sloping(found: Tensors) -> Tensors:
 
 
 def steady(found: Tensors) -> Tensors:
-    """What float32 can hold of the rows: without what follows gradients that are rounding.
+    """The rows that float32 can compare: without those that follow gradients of pure rounding.
 
-    Adam makes steps of full size of them, unless the decay outweighs them, as it does in float64.
+    Adam turns those into full steps, unless the decay outweighs them, as it does in float64.
     """
     after = (f"parameters after {STEPS}", f"batch statistics after {STEPS}")
     moved = {n: v for n, v in found.items() if n.startswith(after)}

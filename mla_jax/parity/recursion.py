@@ -1,7 +1,7 @@
-"""The paper's projection and fusion once more, independently: float64 numpy, row vectors.
+"""An independent implementation of the paper's projection and fusion: float64 numpy, row vectors.
 
-Of these two the released code holds no version that computes the paper's equations, so they are
-checked against a second implementation that shares no line and no convention with the first: here
+The released code has no version of these two that computes the paper's equations, so they are
+checked against a second implementation that shares no code and no convention with the first: here
 the gradient is ``[C, D]``, as PyTorch stores it, and P acts from the right.
 """
 
@@ -9,7 +9,7 @@ import numpy as np
 
 
 def project(gradient: np.ndarray, P: np.ndarray) -> np.ndarray:
-    """Equation 2: the head's gradient ``[C, D]`` on what P has left of the feature space."""
+    """Equation 2: the head's gradient ``[C, D]`` projected by P."""
     return gradient @ P
 
 
@@ -20,7 +20,7 @@ def update(P: np.ndarray, mean: np.ndarray, alpha: float) -> np.ndarray:
 
 
 def fuse(logits: np.ndarray) -> np.ndarray:
-    """Section 3.3 for ``logits: [M, B, C]``: each example weighs modalities by certainty."""
+    """Section 3.3 for ``logits: [M, B, C]``: modalities are weighted by certainty per example."""
     p = np.exp(logits - logits.max(-1, keepdims=True))
     p /= p.sum(-1, keepdims=True)
     entropy = -(p * np.log(p)).sum(-1)

@@ -1,4 +1,4 @@
-"""The table's rows that several columns have: names for what both sides record.
+"""The rows that several columns share: names for what both sides record.
 
 A quantity has the name ``row of the table/detail``.  Tensors and gradients come in our names,
 ``params/encoder/<modality>/...``, ``params/head/<head>/...`` and ``batch_stats/<modality>/...``.
@@ -12,8 +12,8 @@ import numpy as np
 from mla_jax.convert.names import Tensors
 
 INITIAL, TRAINED = "initial/", "trained/"
-"""Prefixes of what is no quantity to compare: the weights that both start from, and theirs after
-training, from which both are evaluated, so that those rows show the forward pass alone."""
+"""Prefixes of tensors that are not compared: the initial weights of both, and theirs after
+training, from which both are evaluated, so that those rows show only the forward pass."""
 
 
 def without_prefix(found: Tensors, prefix: str) -> Tensors:
@@ -22,17 +22,17 @@ def without_prefix(found: Tensors, prefix: str) -> Tensors:
 
 
 def with_prefix(found: Tensors, prefix: str) -> Tensors:
-    """The opposite."""
+    """The tensors with ``prefix`` added to their names."""
     return {prefix + name: value for name, value in found.items()}
 
 
 def quantities(found: Tensors) -> Tensors:
-    """What is to be compared."""
+    """The quantities to compare."""
     return {n: v for n, v in found.items() if not n.startswith((INITIAL, TRAINED))}
 
 
 def later(number: int) -> str:
-    """How a row ends from the second batch on, which a first step of training precedes."""
+    """The end of a row's name from the second batch on, after a first training step."""
     return "" if number == 1 else ", later batches"
 
 

@@ -1,8 +1,8 @@
-"""Cells that float32 cannot hold, once more in float64: one column at a time, each in a process.
+"""Repeats in float64 what float32 cannot decide, one column at a time in its own process.
 
 A ReLU or max-pooling input within rounding of a tie may fall on either side, and then two correct
-float32 programs part by percents.  A cell that such a tie can touch is settled if it agrees to 1e-9
-in float64; a wrong switch or formula differs there too.
+float32 programs differ by percents.  A cell that such a tie can affect is settled if it agrees to
+1e-9 in float64; a wrong switch or formula would differ there too.
 """
 
 import argparse
@@ -25,13 +25,13 @@ from mla_jax.parity.columns import COLUMNS
 from mla_jax.parity.compare import Verdict
 
 MEMORY = {"MALLOC_MMAP_THRESHOLD_": "1048576"}
-"""Lets glibc return every large block at once: 3.2 GB a float64 process, where it was 5.0."""
+"""Makes glibc return large blocks at once: 3.2 GB per float64 process instead of 5.0."""
 
 
 def settle(
     chosen: argparse.Namespace, table: dict[str, dict[str, Verdict]], say: Callable[[str], None]
 ) -> list[str]:
-    """Asks float64 about every column with a cell out of tolerance; returns notes.
+    """Runs every column with a cell out of tolerance in float64; returns notes.
 
     ``table`` gets the answers.  Cells of a column whose process did not end by itself are
     ``unanswered`` where float64 could have settled them.
@@ -62,7 +62,7 @@ def settle(
 
 
 def command(chosen: argparse.Namespace, mode: str) -> list[str]:
-    """One column in float64, but for the folder to write to."""
+    """The command for one column in float64, without the folder to write to."""
     flag = COLUMNS[mode].clone
     options = {"modes": mode, flag: getattr(chosen, flag), "break": chosen.broken}
     given = [f"--{name}={value}" for name, value in options.items() if value]
@@ -72,7 +72,7 @@ def command(chosen: argparse.Namespace, mode: str) -> list[str]:
 def in_float64(
     words: list[str], chosen: argparse.Namespace, mode: str
 ) -> tuple[Mapping[str, Any], str]:
-    """``{row: cell}`` of a column, and what went wrong where there are none."""
+    """``{row: cell}`` of a column, and what went wrong if there are none."""
     with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryFile("w+") as said:
         folder = pathlib.Path(chosen.workdir or folder) / "float64" / mode
         result = folder / "parity.json"
@@ -96,7 +96,7 @@ def in_float64(
 
 
 def give_memory_back() -> None:
-    """Lets go of the last column's programs, and of the pages that glibc keeps for later."""
+    """Frees the last column's programs, and the pages that glibc keeps."""
     jax.clear_caches()
     gc.collect()
     if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):

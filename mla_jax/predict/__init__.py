@@ -1,1 +1,1 @@
-"""Predicts with a trained run on new examples: what is read, and what is written."""
+"""Predicts with a trained run on new examples."""

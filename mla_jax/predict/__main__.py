@@ -5,15 +5,15 @@
 
 ``--input`` is one of
 
-* ``FILE.npz``: one array per modality, any of the run's; perhaps ``id``, ``label`` (numbers or
-  class names) and ``present`` (booleans, a column per modality of the file, in the order of the
+* ``FILE.npz``: one array per modality, for any of the run's; optional ``id``, ``label`` (numbers or
+  class names) and ``present`` (booleans, one column per modality of the file, in the order of the
   run's modalities);
-* ``FILE.csv``: a line per example with paths of raw media, as for the data set ``folder``
+* ``FILE.csv``: one line per example with paths of raw media, as for the data set ``folder``
   (docs/datasets.md); the columns ``label`` and ``split`` may be missing, and a label may be empty;
 * a folder that ``python -m mla_jax.prepare`` wrote.
 
-``--output`` ends in ``.csv`` (class and probability, fused and by modality, and the weights),
-``.jsonl`` (the same and all probabilities) or ``.npz`` (all arrays).  Where the input has labels,
+``--output`` ends in ``.csv`` (class and probability, fused and per modality, and the weights),
+``.jsonl`` (the same and all probabilities) or ``.npz`` (all arrays).  If the input has labels,
 the accuracy is printed.
 """
 
@@ -42,7 +42,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--epoch", default="chosen", choices=EPOCHS, help="which checkpoint (default: chosen)"
     )
     parser.add_argument(
-        "--raw", default="", metavar="DIR", help="where the paths of a .csv start (default: there)"
+        "--raw",
+        default="",
+        metavar="DIR",
+        help="folder of a .csv's paths (default: its own)",
     )
     parser.add_argument(
         "--vocab", default="", metavar="FILE", help="the vocabulary, for a .csv with text"

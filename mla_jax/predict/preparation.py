@@ -1,4 +1,4 @@
-"""Whether new records were made in the way in which those of the training were."""
+"""Checks that new records were prepared in the same way as those of the training."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -27,10 +27,10 @@ def check_preparation(
     """Compares an index with what the run's records were prepared with.
 
     Args:
-      run: whose ``data.json`` says it; older ones do not, and then a line says so.
-      index: ``index.json``, or what of it is decided before anything is prepared.
-      modalities: those to compare.
-      name: what messages call the new records.
+      run: its ``data.json`` says so; older ones do not, and then a line is printed.
+      index: ``index.json``, or the part of it that is known before anything is prepared.
+      modalities: the ones to compare.
+      name: the name of the new records in messages.
 
     Raises:
       UserError: they differ.

@@ -1,4 +1,4 @@
-"""From a csv file that lists raw media to records like those that the run was trained on."""
+"""Turns a csv file that lists raw media into records like those that the run was trained on."""
 
 import argparse
 import csv
@@ -17,7 +17,7 @@ from mla_jax.runs.run import Run
 
 
 class Table(NamedTuple):
-    """A csv file whose header, ids and labels are in order."""
+    """A csv file with a valid header, ids and labels."""
 
     path: pathlib.Path
     rows: list[dict[str, str]]
@@ -31,8 +31,8 @@ def read_table(run: Run, path: pathlib.Path) -> Table:
     """The lines of ``--input=FILE.csv``.
 
     Raises:
-      UserError: the run takes arrays; a column of no or two modalities; an empty column; an id or
-        a label that cannot be.
+      UserError: the run takes arrays; a column belongs to no modality, or two to one; a column
+        is empty; or an id or a label is not valid.
     """
     if not run.data.streams:
         raise UserError(f"{run.path} takes arrays, not media files: give --input=FILE.npz")
@@ -45,7 +45,7 @@ def read_table(run: Run, path: pathlib.Path) -> Table:
     for number, row in numbered:
         if not row["id"] or row["id"] in labels:
             wrong = f"repeats the id '{row['id']}'" if row["id"] else "has no id"
-            raise UserError(f"line {number} of {path} {wrong}: give each line an id of its own")
+            raise UserError(f"line {number} of {path} {wrong}: give each line its own id")
         label = labels[row["id"]] = row.get("label", "")
         if label:
             check_choice(f"label in line {number} of {path}", label, run.class_names)
@@ -73,7 +73,7 @@ def _columns(run: Run, path: pathlib.Path, rows: list[dict[str, str]]) -> dict[s
 def prepare_table(
     run: Run, table: Table, chosen: argparse.Namespace, scratch: pathlib.Path
 ) -> tuple[pathlib.Path, list[dict[str, Any]]]:
-    """Prepares the media of a table into ``scratch``, as the run's data was.
+    """Prepares the media of a table into ``scratch``, in the same way as the run's data.
 
     Returns:
       The folder of the records, and the files that could not be used.
@@ -100,7 +100,7 @@ def prepare_table(
 
 
 def _completed(run: Run, table: Table) -> str:
-    """The table with a split, some label, and the kinds of the run."""
+    """The table as csv text, with a split, a placeholder label, and the run's kinds of media."""
     header = {c: f"{m}:{run.data.streams[m].kind}" for c, m in table.columns.items()}
     text = io.StringIO()
     writer = csv.DictWriter(text, ["id", "label", "split", *header.values()])
@@ -112,7 +112,7 @@ def _completed(run: Run, table: Table) -> str:
 
 
 def _index_of(plan: Plan) -> dict[str, Any]:
-    """Of what will be ``index.json``, that which says how the records are prepared."""
+    """The part of the future ``index.json`` that says how the records are prepared."""
     return {
         "settings": plan.settings,
         "streams": {m: how.stream._asdict() for m, how in plan.modalities.items()},
@@ -130,7 +130,7 @@ def _as_trained(run: Run) -> Description:
         for m, how in raw.modalities.items():
             frames = origin.modalities[m].frames if m in origin.modalities else how.frames
             recorded = run.data.preparation.get(m, {}).get("frames")
-            # In the alphabet window_test comes before window_train.
+            # Alphabetically, window_test comes before window_train.
             stored[m] = Modality(run.data.streams[m], recorded[0] if recorded else frames)
         return raw._replace(modalities=stored)
 

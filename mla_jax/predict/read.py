@@ -1,4 +1,4 @@
-"""What the command reads: arrays, records, or the media that a csv file lists."""
+"""Reads the input: arrays, records, or the media that a csv file lists."""
 
 import argparse
 import pathlib
@@ -16,20 +16,20 @@ from mla_jax.runs.run import Run
 
 EXTRAS = ("id", "label", "present")
 SHOWN = 5
-"""How many names a line about several of them holds."""
+"""How many names are listed in a line about several."""
 
 
 class Examples(NamedTuple):
-    """New examples: a split, their names, and their classes where they are known."""
+    """New examples: a split, their names, and their classes if known."""
 
     split: Split
     ids: Sequence[str]
     labels: Sequence[str]
-    """Class names, "" where an example has none; empty if there are none at all."""
+    """Class names, "" for an example without one; empty if no example has one."""
 
 
 def read_examples(run: Run, chosen: argparse.Namespace, scratch: pathlib.Path) -> Examples:
-    """The examples of ``--input``; ``scratch`` takes the records made of raw media.
+    """The examples of ``--input``; records made from raw media are written to ``scratch``.
 
     Raises:
       UserError: the input is missing, damaged, or not what this run takes.
@@ -72,10 +72,10 @@ def _arrays(run: Run, path: pathlib.Path) -> Examples:
 
 
 def _class_names(label: np.ndarray, names: Sequence[str], path: pathlib.Path) -> list[str]:
-    """The classes' names, of an array of their numbers or names.
+    """The class names, from an array of class numbers or names.
 
     Raises:
-      UserError: another type, or the first label that is no class.
+      UserError: the array has another type, or a label is not a class.
     """
     wanted = f"numbers from 0 to {len(names) - 1}, or class names"
     if label.dtype.kind not in "iuU":
@@ -122,7 +122,9 @@ def _records(run: Run, place: pathlib.Path, name: str) -> Examples:
     there = present.any(1)
     rows = np.flatnonzero(there)
     if not len(rows):
-        raise UserError(f"no example of {name} has {' or '.join(shown)}: there is nothing to do")
+        raise UserError(
+            f"no example of {name} has {' or '.join(shown)}: give examples that have one of them"
+        )
     absent = [index["ids"][row] for row in np.flatnonzero(~there)]
     say_left_out(absent, len(present), f"without {' or '.join(shown)}")
     shards = len(index["shard_bytes"])
@@ -155,12 +157,12 @@ def _check_streams(run: Run, index: Mapping[str, Any], shown: Sequence[str], nam
 
 
 def _known_labels(run: Run, labels: list[str], name: str) -> list[str]:
-    """The labels; none, and a line that says so, if the run does not know all of them."""
+    """The labels; if the run does not have all these classes, none, and a line says so."""
     unknown = sorted({*labels} - {*run.class_names})
     if not unknown:
         return labels
     listed = ", ".join(unknown[:SHOWN]) + (", ..." if len(unknown) > SHOWN else "")
-    print(f"no accuracy: {name} has labels that {run.path} does not know: {listed}")
+    print(f"no accuracy: {name} has labels that are not classes of {run.path}: {listed}")
     return []
 
 
@@ -172,7 +174,7 @@ def _wanted(run: Run) -> str:
 
 
 class _Completed:
-    """A split with zeros for the modalities of the run that its records do not have."""
+    """A split with zeros for the run's modalities that its records lack."""
 
     def __init__(self, split: records.RecordSplit, spec: DataSpec):
         self._split, self._spec = split, spec

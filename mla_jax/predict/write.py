@@ -1,4 +1,4 @@
-"""What the command writes: tables and arrays of predictions, and their accuracy."""
+"""Writes tables and arrays of predictions, and gives their accuracy."""
 
 import csv
 import io
@@ -13,7 +13,7 @@ from mla_jax.runs.predictions import Predictions
 
 
 def accuracies(examples: Examples, found: Predictions) -> Iterator[str]:
-    """One line each for the fused predictions and every modality, over the labelled examples."""
+    """One line for the fused predictions and one per modality, over the labelled examples."""
     label = np.array(examples.labels, dtype=str)
     labelled = label != ""
     if not labelled.any():

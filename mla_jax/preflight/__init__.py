@@ -1,4 +1,4 @@
-"""What a run would be on a TPU slice, found out on any machine: everything is compiled for it.
+"""Predicts a run on a TPU slice, on any machine, by compiling all its programs for the slice.
 
 >>> from mla_jax.preflight import preflight
 >>> preflight(mla_jax.load_config("configs/digits.py"), "v5e:2x2").fits    # doctest: +SKIP
@@ -24,43 +24,43 @@ from mla_jax.program import build_program, masked
 
 
 class StageEstimate(NamedTuple):
-    """One stage of the training on the slice, estimated."""
+    """The estimate for one training stage on the slice."""
 
     name: str
     batch: estimate.Seconds
     """Sums over the phases of one batch."""
     step: float
-    """Seconds of one batch through all phases, each bound by its own slower part."""
+    """Seconds of one batch through all phases, each limited by its slower part."""
     examples_per_second: float
     hours: float
-    """For all epochs of the stage, without evaluation, checkpoints and waiting for data."""
+    """Hours for all epochs of the stage, without evaluation, checkpoints and waiting for data."""
     cost_model: float | None
-    """Seconds of one batch by the compiler's own cost model, and ``batch.collectives`` beside."""
+    """Seconds of one batch by the compiler's own cost model, plus ``batch.collectives``."""
     cost_model_hours: float | None
 
 
 class Report(NamedTuple):
-    """What ``preflight`` finds; figures of programs are those of one device."""
+    """The result of ``preflight``; figures of programs are per device."""
 
     config: FrozenConfigDict
-    """Resolved for the target: ``compute_dtype`` is what such a device gets."""
+    """Resolved for the target: ``compute_dtype`` is what such a device would use."""
     target: Target
     dataset: str
     examples: int
-    """Training examples that an epoch has."""
+    """Training examples per epoch."""
     programs: tuple[programs.Compiled, ...]
     """Empty if the batch has fewer examples than there are devices."""
     encoders: tuple[str, ...]
-    """What Flax calls the encoders in the programs."""
+    """Flax's names of the encoders in the programs."""
     state_bytes: int
     example_bytes: int
-    """From the host to the devices."""
+    """Bytes of one example from the host to the devices."""
     jpegs: int
-    """Of one example, where it lies in files."""
+    """JPEG files of one example, if it is in files."""
     decoded: tuple[str, ...]
     """The modalities that are read and decoded; the others are arrays in memory."""
     stages: tuple[StageEstimate, ...]
-    """Empty without peaks, and where a phase does not fit."""
+    """Empty for targets without peaks, or if a phase does not fit."""
     rate: input_rate.Rate | None
     feed: estimate.Feed | None
     verdicts: tuple[verdicts.Verdict, ...]
@@ -82,14 +82,14 @@ def preflight(
     find_rate: Callable[[dict[str, Stream]], input_rate.Rate | None] = lambda streams: None,
     say: Callable[[str], None] = lambda line: None,
 ) -> Report:
-    """Compiles every phase, the evaluation and the initialisation of a run, and counts.
+    """Compiles every phase, the evaluation and the initialisation of a run, and counts their work.
 
     Args:
-      config: a configuration, as ``train`` takes it.
+      config: a configuration, as for ``train``.
       topology: ``v5e:4x4``, ``v4:2x2x2``, ``cpu:4``: see ``topologies.CHIPS``.
       examples: training examples per epoch, for the hours (default: those of the data set).
-      find_rate: given the streams, how fast a core reads and decodes examples.
-      say: takes a line before each program is compiled.
+      find_rate: gives, for the streams, how fast a core reads and decodes examples.
+      say: prints a line before each program is compiled.
 
     Raises:
       UserError: no such topology, no compiler for it, or a configuration or data that cannot be
@@ -140,7 +140,7 @@ def resolved_for(config: ConfigDict | FrozenConfigDict, target: Target) -> Froze
 
 @contextlib.contextmanager
 def _without_cache(target: Target) -> Iterator[None]:
-    """JAX writes programs for devices that are not here to its cache and cannot read them again."""
+    """Turns JAX's cache off, which would store programs for absent devices but cannot load them."""
     before = jax.config.jax_enable_compilation_cache
     jax.config.update("jax_enable_compilation_cache", before and target.chip is None)
     try:

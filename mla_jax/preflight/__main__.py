@@ -1,15 +1,15 @@
-"""Compiles a run for a TPU slice, on any machine, and says whether it fits and what binds it.
+"""Compiles a run for a TPU slice, on any machine, and shows whether it fits and what limits it.
 
     python -m mla_jax.preflight --config=configs/digits.py --topology=v5e:2x2
     python -m mla_jax.preflight --config=configs/kinetics_sounds.py:synthetic --topology=v5e:4x4 \\
         --config.batch_size=256 --examples=20000
     python -m mla_jax.preflight --topology=list
 
-Needs the extra `tpu`, whose compiler runs without a TPU, but for --topology=cpu:N.  Compiles every
-phase, the evaluation and the initialisation, which takes seconds for digits and minutes for large
-encoders.  Prints, and writes as preflight.md and preflight.json into --workdir: operations, bytes,
-memory at the peak, donated state, collectives, types; estimates of the step, of the hours and of
-what the hosts must feed, by arithmetic alone; and verdicts.  The exit status is 1 where it does not
+Needs the extra `tpu`, whose compiler runs without a TPU, except for --topology=cpu:N.  Compiles
+every phase, the evaluation and the initialisation, which takes seconds for digits and minutes for
+large encoders.  Prints, and writes as preflight.md and preflight.json into --workdir: operations,
+bytes, peak memory, donated state, collectives, types; estimates of the step time, the hours and the
+input rate that hosts need, by calculation only; and verdicts.  The exit status is 1 if it does not
 fit.  How to read it: docs/pods.md.
 """
 
@@ -33,18 +33,18 @@ FILES = ("preflight.json", "preflight.md")
 
 
 def main() -> int | None:
-    """The preflight of the command line; 1 where the run does not fit."""
+    """The preflight of the command line; 1 if the run does not fit."""
     F = flags.FLAGS
     if F.topology == LIST:
         header, rows, below = topologies.table()
         print(markdown_table(header, rows), *below, sep="\n")
         return None
     if not F.topology:
-        raise UserError("give --topology=NAME, as v5e:4x4; --topology=list lists them")
+        raise UserError("give --topology=NAME, for example v5e:4x4; --topology=list lists them")
     if F.examples is not None and F.examples < 1:
         raise UserError(f"--examples={F.examples} must be at least 1")
     if F.input_rate and F.measure_input:
-        raise UserError("--input_rate gives what --measure_input measures: leave out one of them")
+        raise UserError("--input_rate and --measure_input both set the input rate: leave out one")
     if F.input_rate:
         find_rate = lambda streams: input_rate.parse(F.input_rate, streams)  # noqa: E731
     else:
@@ -54,7 +54,7 @@ def main() -> int | None:
         check_choice("method", F.method, REGISTRY)
         arguments["method"] = F.method
     config = load_config(command_line.config_filename(), command_line.config_overrides(), arguments)
-    jax.config.update("jax_platforms", "cpu")  # a TPU that is here is left to others
+    jax.config.update("jax_platforms", "cpu")  # leave a TPU of this machine to others
     names = ("preflight", *arguments.values(), F.topology.replace(":", "_"))
     ending = "".join(f"-{name}" for name in names)
     workdir = command_line.local_folder(command_line.workdir(ending))
@@ -76,16 +76,16 @@ def _say(line: str) -> None:
 
 
 def define_flags() -> None:
-    """The flags of this command beside those of the configuration."""
+    """The flags of this command besides those of the configuration."""
     command_line.define_config_flags()
-    flags.DEFINE_string("topology", None, "what to compile for, as v5e:4x4, v4:2x2x2 or cpu:4; "
+    flags.DEFINE_string("topology", None, "what to compile for: v5e:4x4, v4:2x2x2, cpu:4 ...; "
                         "list: lists them (default: none)")  # fmt: skip
     flags.DEFINE_string("method", None, "the method, as :method= in --config (default: that)")
-    flags.DEFINE_integer("examples", None, "training examples of an epoch, for the hours (default: "
+    flags.DEFINE_integer("examples", None, "training examples per epoch, for the hours (default: "
                          "those of the data set)")  # fmt: skip
     flags.DEFINE_string("input_rate", None, "examples per second that a core reads and decodes, or "
                         "a file of benchmark input --json (default: not known)")  # fmt: skip
-    flags.DEFINE_bool("measure_input", False, "measures that here, for seconds")
+    flags.DEFINE_bool("measure_input", False, "measures that rate here, in some seconds")
 
 
 if __name__ == "__main__":

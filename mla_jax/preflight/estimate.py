@@ -1,8 +1,8 @@
-"""Arithmetic on what XLA counts and what makers publish: nothing here runs or measures anything.
+"""Estimates from XLA's counts and published peaks; nothing is run or measured.
 
-A step is estimated as the roofline of its phases, the longer of operations over the peak and of
+A step is estimated as the roofline of its phases, the longer of operations over the peak and
 bytes over the memory's bandwidth, plus its collectives, which BatchNorm's statistics put between
-layers so that little overlaps.  It is a lower bound in its first part: no program reaches the peak.
+layers so that little overlaps.  The first part is a lower bound: no program reaches the peak.
 """
 
 import math
@@ -17,7 +17,7 @@ PASSES = {"all-reduce": 2}
 
 
 class Seconds(NamedTuple):
-    """Of one phase, or of all phases of a batch, on each device; estimated."""
+    """Estimated seconds of one phase, or of all phases of a batch, on each device."""
 
     compute: float
     """Operations over the peak."""
@@ -31,25 +31,25 @@ class Seconds(NamedTuple):
 
 
 class Feed(NamedTuple):
-    """What one host must deliver at the estimated speed."""
+    """The input that one host must deliver at the estimated speed."""
 
     examples: float
-    """Per second, as are the others."""
+    """Per second, like the others."""
     bytes: float
     jpegs: float
     cores: float | None
-    """Busy cores like this machine's; None without a measured rate."""
+    """The number of busy cores like this machine's; None without a measured rate."""
 
 
 def axis_hops(chips: int, wraps_at: int) -> int:
-    """From a chip to the farthest one of its axis."""
+    """The hops from a chip to the farthest one on its axis."""
     return chips // 2 if chips % wraps_at == 0 else chips - 1
 
 
 def collective_seconds(collective: Collective, shape: Sequence[int], chip: Chip) -> float:
     """Latency of the hops, and bytes over the links of all axes, for each pass.
 
-    An axis that is a ring sends both ways.  Nothing for one chip.
+    An axis that is a ring sends in both directions.  It is 0 for one chip.
     """
     if math.prod(shape) == 1:
         return 0.0
@@ -76,7 +76,7 @@ def phase_seconds(
 
 
 def total(phases: Iterable[Seconds]) -> Seconds:
-    """Of phases one after the other; a phase is bound by its own slower part."""
+    """The sum over phases that run one after the other; each is limited by its slower part."""
     phases = list(phases)
     return Seconds(*(sum(getattr(p, field) for p in phases) for field in Seconds._fields))
 
@@ -88,8 +88,8 @@ def step_seconds(phases: Iterable[Seconds]) -> float:
 def balanced_batch(batch_size: int, devices: int, seconds: Seconds) -> int | None:
     """The smallest batch, a multiple of the devices, whose compute is as long as its collectives.
 
-    Compute grows with the examples on a device; the collectives, of statistics and gradients, are
-    the same for any batch.  None where there is no compute.
+    Compute grows with the examples per device; the collectives, of statistics and gradients, are
+    the same for any batch.  None if there is no compute.
     """
     if not seconds.compute:
         return None
@@ -104,7 +104,7 @@ def feed(
     jpegs_per_example: float,
     rate_per_core: float | None,
 ) -> Feed:
-    """What each host must deliver for so many examples a second on all devices."""
+    """What each host must deliver for this many examples per second on all devices."""
     examples = examples_per_second / hosts
     return Feed(
         examples,

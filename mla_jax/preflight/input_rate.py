@@ -1,4 +1,4 @@
-"""How many examples a second one core of this machine reads and decodes."""
+"""How many examples per second one core of this machine reads and decodes."""
 
 import contextlib
 import json
@@ -20,14 +20,14 @@ RECIPE_OF = {
     "spectrogram": "spectrogram",
     "tokens": "text",
 }
-"""Of ``benchmark input``, by kind of stream; vectors are not decoded."""
+"""``{kind of stream: recipe of benchmark input}``; vectors are not decoded."""
 JPEGS_OF_RECIPE = {"image": 1, "clip": 3}
 BATCH, SECONDS = 32, 1.0
 FORM = "a number, or the file that `python -m mla_jax.benchmark input --json > FILE` wrote"
 
 
 class Rate(NamedTuple):
-    """Examples a second, all modalities of each, that one core reads and decodes."""
+    """Examples per second, with all their modalities, that one core reads and decodes."""
 
     per_core: float
     source: str
@@ -40,14 +40,15 @@ def jpegs(stream: Stream) -> int:
 
 
 def recipes_of(streams: Mapping[str, Stream]) -> dict[str, str]:
-    """``{modality: recipe}`` of what has to be read and decoded."""
+    """``{modality: recipe}`` of modalities that must be read and decoded."""
     return {m: RECIPE_OF[s.kind] for m, s in streams.items() if s.kind in RECIPE_OF}
 
 
 def combined(rates: Mapping[str, float], streams: Mapping[str, Stream]) -> float:
-    """Examples a second of one core that loads every modality in turn.
+    """Examples per second of one core that loads every modality in turn.
 
-    ``rates``: by recipe, each with one modality.  The time of pictures goes with their number.
+    ``rates``: ``{recipe: rate}``, each for one modality.  The time of images grows with their
+    number.
     """
     seconds = 0.0
     for modality, recipe in recipes_of(streams).items():
@@ -57,7 +58,7 @@ def combined(rates: Mapping[str, float], streams: Mapping[str, Stream]) -> float
 
 
 def parse(text: str, streams: Mapping[str, Stream]) -> Rate:
-    """The rate that ``--input_rate`` gives.
+    """The rate in ``--input_rate``.
 
     Raises:
       UserError: it is neither a positive number nor such a file, a recipe is not in it, or there
@@ -75,19 +76,19 @@ def parse(text: str, streams: Mapping[str, Stream]) -> Rate:
     except OSError as error:
         raise UserError(f"--input_rate={text}: {error.strerror}: give {FORM}") from error
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"--input_rate={text} is no such file: give {FORM}") from error
+        raise UserError(f"--input_rate={text} is not such a file: give {FORM}") from error
     rates = {name: max((r for n, r in rows if n == name), default=0) for name in wanted}
     for name, rate in rates.items():
         if not rate:
             raise UserError(
-                f"--input_rate={text} has no rate of the recipe '{name}': measure it, "
+                f"--input_rate={text} has no rate for the recipe '{name}': measure it, "
                 f"python -m mla_jax.benchmark input --recipe={','.join(wanted)} --json"
             )
     return Rate(combined(rates, streams), f"benchmark input, {pathlib.Path(text).name}")
 
 
 def measure(streams: Mapping[str, Stream]) -> Rate:
-    """Measures it here, with one thread.
+    """Measures the rate here, with one thread.
 
     Raises:
       UserError: Pillow is not installed, or there is nothing to read and decode.

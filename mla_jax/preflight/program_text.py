@@ -1,4 +1,4 @@
-"""Reads what XLA made of a program: collectives, branches, loops, products, donated arguments.
+"""Reads a program compiled by XLA: collectives, branches, loops, products, donated arguments.
 
 The text is that of ``jax.stages.Compiled.as_text()``: one instruction per line, in computations.
 """
@@ -15,13 +15,13 @@ COLLECTIVES = (
 BITS = re.compile(r"[a-z]+(\d+)")
 ARRAY = re.compile(r"(\w+)\[([\d,<=]*)\](\{[^{}]*\})?")
 SPACE = re.compile(r"S\(\d+\)")
-"""In a layout: the array lies elsewhere than in the main memory, on a TPU mostly on the chip."""
+"""In a layout: the array is not in the main memory; on a TPU it is mostly on the chip."""
 CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
 FREE = (
     "parameter", "constant", "tuple", "get-tuple-element", "bitcast", "custom-call", "iota",
     "after-all", "partition-id", "replica-id", "while", "conditional", "call",
 )  # fmt: skip
-"""Instructions that move nothing themselves."""
+"""Instructions that move no data themselves."""
 COMMENT = re.compile(r"/\*.*?\*/")
 NAMED = re.compile(r"\s*(?:ROOT )?%?([\w.\-]+) = ")
 OPCODE = re.compile(r"\s*([a-z][\w\-]*)\(")
@@ -42,36 +42,36 @@ ALIAS = re.compile(r"\{[\d, ]*\}: \((\d+), \{[\d, ]*\}")
 
 class Array(NamedTuple):
     dtype: str
-    """As XLA writes it: ``bf16``, ``f32``, ``pred``."""
+    """XLA's name: ``bf16``, ``f32``, ``pred``."""
     shape: tuple[int, ...]
     in_memory: bool = True
-    """Whether it lies in the main memory (HBM)."""
+    """Whether it is in the main memory (HBM)."""
 
     @property
     def bytes(self) -> int:
-        """Without the padding of a layout; 0 for what is no array, as a token."""
+        """Without the padding of a layout; 0 for values that are not arrays, as tokens."""
         return math.prod(self.shape) * bits(self.dtype) // 8
 
 
 class Collective(NamedTuple):
-    """One exchange among the devices."""
+    """One collective operation."""
 
     kind: str
     bytes: int
-    """Of its results on one device."""
+    """Bytes of its results on one device."""
     where: str
-    """The operation of the source that it belongs to."""
+    """The source operation that it belongs to."""
 
 
 class Product(NamedTuple):
     """One convolution or matrix product; TPU programs write both as convolutions."""
 
     dtype: str
-    """The wider of its operands'."""
+    """The wider type of its operands."""
     precision: str
-    """``default``, ``high`` or ``highest``: what is asked for float32 operands."""
+    """``default``, ``high`` or ``highest``: the requested precision of float32 operands."""
     flops: float
-    """Of one execution, padding counted as work."""
+    """Operations of one execution, counting padding as work."""
     where: str
 
     @property
@@ -81,27 +81,27 @@ class Product(NamedTuple):
 
 
 class Work(NamedTuple):
-    """What the instructions of a program's entry do, each counted once."""
+    """The work of the instructions of a program's entry, each counted once."""
 
     memory_bytes: int
-    """Between the chip and its main memory, of all but the collectives.  XLA's own count, of all
-    operands and results, also has those that stay on the chip."""
+    """Bytes between the chip and its main memory, without the collectives.  XLA's own count, of all
+    operands and results, also includes data that stays on the chip."""
     cycles: int
-    """By the cost model of the TPU compiler, without the collectives; 0 where it has none."""
+    """Cycles by the TPU compiler's cost model, without the collectives; 0 if there is none."""
 
 
 class ProgramText(NamedTuple):
-    """What was found in a program."""
+    """What was read from a program."""
 
     collectives: tuple[Collective, ...]
     conditionals: int
     loops: int
     loops_with_products: int
-    """Loops in whose body, or in what it calls, there is a convolution or a matrix product."""
+    """Loops whose body, or a computation that it calls, has a convolution or matrix product."""
     products: tuple[Product, ...]
     parameters: tuple[Array, ...]
     donated: frozenset[int]
-    """The numbers of the parameters whose memory becomes that of a result."""
+    """The numbers of the parameters whose memory is reused for a result."""
     work: Work
 
     @property
@@ -114,11 +114,11 @@ class Instruction(NamedTuple):
     results: tuple[Array, ...]
     opcode: str
     line: str
-    """From the operands on."""
+    """The rest of the line, from the operands on."""
 
 
 def bits(dtype: str) -> int:
-    """Of one value; 0 for tokens and other things without a size."""
+    """Bits of one value; 0 for tokens and other things without a size."""
     if dtype == "pred":
         return 8
     found = BITS.match(dtype)
@@ -154,7 +154,7 @@ def read(text: str) -> ProgramText:
 
 
 def _instruction(line: str) -> Instruction | None:
-    """``%name = TYPE opcode(operands), attributes``; None for lines that are none."""
+    """``%name = TYPE opcode(operands), attributes``; None for other lines."""
     named = NAMED.match(line)
     if not named:
         return None
@@ -172,7 +172,7 @@ def _instruction(line: str) -> Instruction | None:
 
 
 def _closing(text: str, start: int) -> int:
-    """The place of the bracket that closes the one at ``start``."""
+    """The position of the bracket that closes the one at ``start``."""
     depth = 0
     for place in range(start, len(text)):
         depth += {"(": 1, ")": -1}.get(text[place], 0)
@@ -196,9 +196,9 @@ def arrays(text: str) -> tuple[Array, ...]:
 def _collectives(
     computations: Mapping[str, Sequence[Instruction]], entry: str
 ) -> Iterator[Collective]:
-    """Those of the entry, then those of other computations, each channel once.
+    """The collectives of the entry, then of other computations, each channel once.
 
-    Where an exchange goes on while other things are computed, the TPU compiler writes it again into
+    If a collective overlaps with other computations, the TPU compiler repeats it in
     every fusion that it overlaps with.
     """
     seen = set()
@@ -215,7 +215,7 @@ def _collectives(
                 continue
             results = instruction.results
             if instruction.opcode.endswith("-start") and kind != "all-reduce":
-                results = results[len(results) // 2 :]  # what it reads comes before what it writes
+                results = results[len(results) // 2 :]  # inputs come before outputs
             yield Collective(kind, sum(array.bytes for array in results), _where(instruction))
 
 
@@ -239,7 +239,7 @@ def _products(instructions: Sequence[Instruction]) -> Iterator[Product]:
 
 
 def _operands(instruction: Instruction, types: Mapping[str, tuple[Array, ...]]) -> list[Array]:
-    """What goes in: written in the line, or found at the instructions that make it."""
+    """The operands: written in the line, or found at the instructions that make them."""
     inside = instruction.line[: _closing(instruction.line, 0)]
     written = arrays(inside)
     if written:
@@ -251,8 +251,8 @@ def _convolution_flops(instruction: Instruction, operands: Sequence[Array]) -> f
     """Two per output value and value of the kernel that goes into it.
 
     A batch of matrix products is written as a convolution whose input is dilated along the batch,
-    and a gradient through a stride as one whose input is dilated too: what falls on the zeros in
-    between is no work.
+    and a gradient through a stride as one whose input is dilated too: operations on the zeros in
+    between do not count.
     """
     output, kernel = math.prod(instruction.results[0].shape), math.prod(operands[1].shape)
     labels = LABELS.search(instruction.line)
@@ -320,7 +320,7 @@ def _parameters(instructions: Iterable[Instruction]) -> tuple[Array, ...]:
 
 
 def _aliases(first_line: str) -> str:
-    """What the program's first line says of results in the memory of arguments."""
+    """The part of the program's first line about results in the memory of arguments."""
     _, found, rest = first_line.partition("input_output_alias={")
     if not found:
         return ""

@@ -1,4 +1,4 @@
-"""Compiles what a run would run, for devices that need not exist, and counts what came out."""
+"""Compiles a run's programs, for devices that need not exist, and counts their work."""
 
 import re
 import time
@@ -23,7 +23,7 @@ UNITS = {"K": 2**10, "M": 2**20, "G": 2**30}
 
 
 class Shapes(NamedTuple):
-    """What the programs of a run take, as shapes with their places."""
+    """The inputs of a run's programs, as shapes with shardings."""
 
     state: Any
     batch: Any
@@ -39,13 +39,13 @@ class Shapes(NamedTuple):
 
     @property
     def example_bytes(self) -> int:
-        """Of one example of a training batch, as the host hands it over."""
+        """Bytes of one example of a training batch, as sent by the host."""
         leaves = jax.tree.leaves(self.batch)
         return sum(_bytes(leaf) // leaf.shape[0] for leaf in leaves)
 
 
 class Compiled(NamedTuple):
-    """One program, and what XLA says of it; all figures are of one device."""
+    """One program, and XLA's figures for it, per device."""
 
     stage: str
     """Empty for the evaluation and the initialisation."""
@@ -53,13 +53,13 @@ class Compiled(NamedTuple):
     compile_seconds: float
     flops: float = 0.0
     bytes: float = 0.0
-    """Touched in memory: the operands and results of all operations."""
+    """Bytes accessed: the operands and results of all operations."""
     peak: int = 0
-    """Bytes of memory: arguments, results and temporaries, shared ones once, and the program."""
+    """Bytes of memory: arguments, results, temporaries (shared ones once), and the program."""
     problem: str = ""
-    """XLA's sentence where the program does not fit; then there are no other figures."""
+    """XLA's message if the program does not fit; then there are no other figures."""
     needed: int | None = None
-    """Bytes that did not fit, as far as XLA says."""
+    """Bytes that did not fit, if XLA gives them."""
     text: ProgramText | None = None
 
     @property
@@ -157,7 +157,7 @@ def compile_one(stage: str, name: str, lower: Callable[[], Any]) -> Compiled:
 
 
 def needed_bytes(sentence: str) -> int | None:
-    """What XLA says that a program needs, in its sentence that there is not so much."""
+    """The bytes that a program needs, from XLA's message that it does not fit."""
     found = SIZES.search(sentence)
     if not found:
         return None
@@ -166,7 +166,7 @@ def needed_bytes(sentence: str) -> int | None:
 
 
 def donated_share(compiled: Compiled, state_bytes: int) -> float:
-    """Of the state: how much of it becomes the new state in place."""
+    """The share of the state that is updated in place."""
     return min(1.0, compiled.text.donated_bytes / state_bytes) if state_bytes else 1.0
 
 
@@ -178,7 +178,7 @@ def of_encoders(text: ProgramText, names: tuple[str, ...]) -> tuple[list[Product
 
 
 def encoder_names(program: Program) -> tuple[str, ...]:
-    """What Flax calls the encoders' operations: the names of their classes."""
+    """Flax's names of the encoders' operations: their class names."""
     return tuple({type(module).__name__ for module in program.encoders.modules.values()})
 
 
@@ -197,7 +197,7 @@ def dtypes(products: list[Product]) -> Mapping[str, tuple[int, float]]:
 
 
 def places(found: Iterable[Collective | Product]) -> dict[str, int]:
-    """``{operation: number}``, the commonest first; layers that differ in a number are one.
+    """``{operation: number}``, the most frequent first; layers that differ in a number are merged.
 
     An operation is named by the last parts of its path, as ``BatchNorm_*/reduce_sum``.
     """
@@ -206,7 +206,7 @@ def places(found: Iterable[Collective | Product]) -> dict[str, int]:
 
 
 def in_full_precision(products: Iterable[Product]) -> list[Product]:
-    """Those that a TPU multiplies as float32: it takes float32 as bfloat16 unless asked for more.
+    """The products that a TPU computes in float32: by default it rounds float32 inputs to bfloat16.
 
     So the gradients of attention's scores, which are float32, cost no more than bfloat16.
     """

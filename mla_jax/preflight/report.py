@@ -140,7 +140,7 @@ def _estimated(stage: Any) -> list[str]:
 
 
 def _digits(value: float) -> str:
-    """Three digits that say something."""
+    """Three significant digits."""
     return f"{value:,.0f}" if value >= 100 or not value else f"{value:#.3g}"
 
 

@@ -1,6 +1,6 @@
-"""The TPU slices that programs can be compiled for, and what their chips can do at most.
+"""The TPU slices that programs can be compiled for, and the peaks of their chips.
 
-Peaks are what the makers publish: nothing here was measured.
+Peaks are published figures: nothing here was measured.
 """
 
 import contextlib
@@ -30,17 +30,17 @@ class Chip(NamedTuple):
     hbm: int
     """Bytes of memory."""
     hbm_bandwidth: float
-    """Bytes per second to and from it."""
+    """Bytes per second to and from the memory."""
     link_bandwidth: float
     """Bytes per second of one link between chips, in one direction."""
     axes: int
-    """2 or 3: a slice is a grid of so many dimensions."""
+    """2 or 3: a slice is a grid with this many dimensions."""
     wraps_at: int
-    """An axis of a multiple of so many chips is a ring, else a line."""
+    """An axis is a ring if its length is a multiple of this, else a line."""
     host_cores: int
     """Virtual CPUs of the host of four chips."""
     clock: float | None
-    """Cycles per second, to read the cost model of the compiler by; None where none is published.
+    """Cycles per second, to interpret the compiler's cost model; None if not published.
     """
     source: str
 
@@ -77,19 +77,19 @@ EXAMPLES = {
 KNOWN = f"{'; '.join(EXAMPLES.values())}, or cpu:N for N simulated devices"
 NAME = re.compile(r"(\w+):(\d+(?:x\d+)*)")
 QUIET = {
-    "TPU_SKIP_MDS_QUERY": "1",  # asks no metadata server, which there is on Google's machines only
-    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # no TPU is opened, so none has to be locked
+    "TPU_SKIP_MDS_QUERY": "1",  # query no metadata server, which only Google's machines have
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # no TPU is opened, so no lock is needed
     "TPU_WORKER_HOSTNAMES": "localhost",
     "TPU_WORKER_ID": "0",
     "TPU_ACCELERATOR_TYPE": "v5litepod-4",
     "TPU_STDERR_LOG_LEVEL": "3",
     "TPU_MIN_LOG_LEVEL": "3",
 }
-"""What libtpu reads when it is loaded; none of it changes what is compiled."""
+"""Environment variables that libtpu reads when loaded; they do not change what is compiled."""
 
 
 class Target(NamedTuple):
-    """What programs are compiled for."""
+    """The devices that programs are compiled for."""
 
     name: str
     chip: Chip | None
@@ -105,7 +105,7 @@ class Target(NamedTuple):
 
 
 def create_target(name: str) -> Target:
-    """The target called ``v5e:4x4``, ``v4:2x2x2``, ``cpu:4`` and so on.
+    """The target named ``v5e:4x4``, ``v4:2x2x2``, ``cpu:4`` and so on.
 
     Raises:
       UserError: there is no such slice, or no compiler for it.
@@ -151,7 +151,7 @@ def _of_tpu(name: str, chip: Chip, shape: tuple[int, ...]) -> Target:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """``QUIET`` in the environment while libtpu is loaded, where nothing else is set."""
+    """Sets ``QUIET`` in the environment while libtpu is loaded, unless already set."""
     added = {name: value for name, value in QUIET.items() if name not in os.environ}
     os.environ.update(added)
     try:
@@ -162,8 +162,8 @@ def _quiet() -> Iterator[None]:
 
 
 def _cpu_devices(count: int) -> list[Any]:
-    """``count`` simulated devices; their number is fixed once JAX has looked for devices."""
-    with contextlib.suppress(RuntimeError):  # there are devices already, maybe enough of them
+    """``count`` simulated devices; their number is fixed once JAX has started."""
+    with contextlib.suppress(RuntimeError):  # JAX has started already, maybe with enough devices
         jax.config.update("jax_num_cpu_devices", count)
     devices = jax.devices("cpu")
     if len(devices) < count:

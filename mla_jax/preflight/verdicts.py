@@ -1,4 +1,4 @@
-"""What the figures of a report mean, in sentences."""
+"""The conclusions from the figures of a report, in sentences."""
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from mla_jax.preflight import Report
 
 DONATED = 0.95
-"""Of the state at least, or a step holds it twice."""
+"""The least share of the state that must be donated, or a step holds it twice."""
 
 
 class Verdict(NamedTuple):
@@ -33,7 +33,7 @@ def fewer_examples_than_devices(report: "Report") -> Verdict:
 
 
 def verdicts(report: "Report") -> Iterator[Verdict]:
-    """All of a report with programs; the first is whether it fits."""
+    """All verdicts on a report with programs; the first is whether it fits."""
     problems = list(_memory(report))
     yield from problems or [_fits(report)]
     yield from _structure(report)
@@ -43,14 +43,14 @@ def verdicts(report: "Report") -> Iterator[Verdict]:
 
 
 def next_batch(report: "Report") -> int:
-    """Bytes on each device of the batch that arrives while another is in use."""
+    """Bytes per device of the batch that arrives while another is in use."""
     return int(report.example_bytes * report.batch_per_device)
 
 
 def taken_by(report: "Report", compiled: programs.Compiled) -> int:
-    """Bytes on each device while a program runs: its own peak and what lies beside.
+    """Bytes per device while a program runs: its own peak and what else is in memory.
 
-    Beside a phase that is the next batch, beside the evaluation the training state, of which the
+    For a phase that is the next batch; for the evaluation it is the training state, of which the
     evaluation itself reads a part.
     """
     if compiled.stage:
@@ -95,7 +95,7 @@ def _memory(report: "Report") -> Iterator[Verdict]:
 
 
 def _structure(report: "Report") -> Iterator[Verdict]:
-    """What the design of the step promises, looked up in the compiled programs."""
+    """Checks in the compiled programs what the design of the step promises."""
     in_bfloat16 = report.target.chip and report.config.compute_dtype == "bfloat16"
     for compiled in report.programs:
         text = compiled.text

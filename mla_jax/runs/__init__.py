@@ -1,1 +1,1 @@
-"""What a run is and leaves behind: its folder, checkpoints, figures, report, predictions."""
+"""A run and its output: its folder, checkpoints, figures, report and predictions."""

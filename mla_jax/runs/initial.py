@@ -1,4 +1,4 @@
-"""A run's first weights, from checkpoints or other runs: ``config.init_from``."""
+"""A run's initial weights, from checkpoints or other runs: ``config.init_from``."""
 
 import json
 import pathlib
@@ -28,21 +28,21 @@ def initialize_from(
 ) -> TrainState:
     """A fresh training state with the weights of checkpoints, raw or converted, or of other runs.
 
-    A run gives the weights of its chosen epoch; so do its folder and the files that
-    ``weights.save_weights`` makes of it, of which ``.pth`` does not record the convention.
+    A run's folder gives the weights of its chosen epoch, and so do the files that
+    ``weights.save_weights`` makes from it.  A ``.pth`` file does not record the convention.
 
     Each encoder of a checkpoint replaces the encoder of that modality, with its running
     statistics, and must match it tensor by tensor.  A head is replaced by the head of its name if
-    the shapes agree, else it keeps its initialisation, as do encoders that no checkpoint has (an
-    ImageNet ResNet for the images alone).  The blocks of a joint head on the concatenation follow
-    their modalities, should the two have them in another order.  ``say`` is told what was taken and
-    what was not.  Optimiser states and method state stay fresh.
+    the shapes agree.  Otherwise it keeps its initialisation, as do encoders that no checkpoint has
+    (an ImageNet ResNet is only for images).  The blocks of a joint head on the concatenation are
+    reordered if the two have their modalities in different orders.  ``say`` gets lines about what
+    was replaced and what was not.  Optimiser states and method state stay fresh.
 
     Args:
-      paths: one path, or several with commas between (CAV-MAE for audio, M3AE for the rest).
-      state: of the run.
-      say: takes lines for a person.
-      conventions: ``Encoders.conventions`` of the run, which its weights must be made for, in the
+      paths: one path, or several separated by commas (CAV-MAE for audio, M3AE for the rest).
+      state: the run's.
+      say: prints a line for the user.
+      conventions: ``Encoders.conventions`` of the run, which the weights must match, in the
         order of its modalities.
 
     Raises:
@@ -98,7 +98,7 @@ def initialize_from(
     kept += [f"head {name}" for name in heads if f"head {name}" not in replaced]
     say(f"initialised from {paths}: {', '.join(replaced)}")
     if kept:
-        say(f"not in that checkpoint in this shape, so newly initialised: {', '.join(kept)}")
+        say(f"not in that checkpoint with this shape, so newly initialised: {', '.join(kept)}")
     return state.replace(
         params={**state.params, "encoder": params, "head": heads}, batch_stats=stats
     )
@@ -107,9 +107,10 @@ def initialize_from(
 def _read(
     path: pathlib.Path, state: TrainState
 ) -> tuple[Tensors, Mapping[str, Any], Sequence[str]]:
-    """A checkpoint's tensors, the conventions they are for, and the order of a joint head's blocks.
+    """A checkpoint's tensors, their conventions, and the order of a joint head's blocks.
 
-    The order is empty where there are none.  A raw checkpoint's encoders go where their like are.
+    The order is empty if there are none.  A raw checkpoint's encoders go to modalities with the
+    same kind of encoder.
     """
     if is_run(path):
         run = open_run(path)

@@ -1,4 +1,4 @@
-"""Running means, the watch for non-finite losses, and the metrics file."""
+"""Running means, the check for non-finite losses, and the metrics file."""
 
 import importlib.util
 import json
@@ -28,9 +28,9 @@ class _Pending(NamedTuple):
 
 
 class RunningMeans:
-    """Means over an epoch of what the phases report, read from the devices in few, late visits.
+    """Means over an epoch of what the phases report, read from the devices late and seldom.
 
-    ``fetch(index)`` gives the training examples of a batch again, should its loss not be finite.
+    ``fetch(index)`` loads the training examples of a batch again, if its loss is not finite.
     """
 
     def __init__(self, sums: dict[str, list[float]], fetch: Callable[[np.ndarray], Batch]):
@@ -42,21 +42,21 @@ class RunningMeans:
         """The losses of the newest batch that was read, by phase."""
 
     def add(self, step: int, epoch: int, phase: str, metrics: Metrics, index: np.ndarray) -> None:
-        """Notes what a phase reported for the examples ``index`` of this process; reads nothing."""
+        """Records a phase's metrics for the examples ``index`` of this process; reads nothing."""
         self._pending.append(_Pending(step, epoch, phase, metrics, index))
 
     def wait(self, batches: int) -> None:
-        """Waits until no more than the newest ``batches`` are still being computed."""
+        """Waits until at most the newest ``batches`` are still being computed."""
         for pending in reversed(self._pending):
             if pending.step <= self._pending[-1].step - batches:
                 jax.block_until_ready(pending.metrics["loss"])
                 return
 
     def drain(self) -> None:
-        """Reads all that is pending.
+        """Reads everything that is pending.
 
         Raises:
-          NonFiniteLossError: at the first loss that is not a number.
+          NonFiniteLossError: at the first loss that is not finite.
         """
         self.newest = {} if self._pending else self.newest
         scalars = [{k: v for k, v in p.metrics.items() if not v.ndim} for p in self._pending]
@@ -74,9 +74,9 @@ class RunningMeans:
         self._pending.clear()
 
     def _explain(self, pending: _Pending, loss: float) -> dict[str, Any]:
-        """Which examples of the global batch are to blame: by their inputs, else by their losses.
+        """Which examples of the global batch are the cause: by their inputs, else by their losses.
 
-        The loss is that of all processes, so all of them come here.
+        The loss is that of all processes, so all of them make this call.
         """
         index = rows_of_all(pending.index)
         inputs = {
@@ -101,9 +101,9 @@ class RunningMeans:
         }
 
     def means(self) -> dict[str, float]:
-        """The means so far; a batch counts by the share of its examples that took part.
+        """The means so far; a batch is weighted by the share of its examples that took part.
 
-        NaN where none did, as in a phase whose modality no example has.
+        NaN if none did, as in a phase whose modality no example has.
         """
         return {
             name: total / count if count else math.nan for name, (total, count) in self.sums.items()
@@ -111,32 +111,32 @@ class RunningMeans:
 
 
 def local_rows(array: jax.Array) -> np.ndarray:
-    """The rows of a batch-sharded array that live on this process, in order."""
+    """The rows of a batch-sharded array that are on this process, in order."""
     rows = {s.index[0].start or 0: np.asarray(s.data) for s in array.addressable_shards}
     return np.concatenate([rows[start] for start in sorted(rows)])
 
 
 class MetricsFile:
-    """``metrics.jsonl``: one JSON object per line, each with ``step``, timing apart in ``time``.
+    """``metrics.jsonl``: one JSON object per line, with ``step``, and with timing under ``time``.
 
-    Figures that are no numbers, such as the accuracy of a modality that no example has, are null.
+    Figures that are NaN or infinite are null: the accuracy of a modality that no example has.
 
-    Its scalars also go to TensorBoard where tensorboardX is installed.
+    Its scalars also go to TensorBoard if tensorboardX is installed.
 
-    In a bucket, where nothing can be appended, the whole file is put with each line of an epoch,
+    In a bucket, where nothing can be appended, the whole file is uploaded with the line of an epoch
     and at the end.
     """
 
     def __init__(
         self, path: pathlib.Path, resume_at: int, before_put: Callable[[], None] = lambda: None
     ):
-        """Drops the lines past step ``resume_at``: what came after the checkpoint happens again.
+        """Drops the lines past step ``resume_at``: the steps after the checkpoint are repeated.
 
-        ``before_put`` is called before the file is put into a bucket, and may refuse.
+        ``before_put`` is called before the file is uploaded to a bucket; it may raise.
         """
         kept = [line for line in read_lines(path) if line["step"] <= resume_at]
         self.epochs = {line["epoch"] for line in kept if "epoch" in line and "event" not in line}
-        """The epochs that have a line, as the file was found."""
+        """The epochs that had a line when the file was opened."""
         self._path, self._before_put = path, before_put
         storage.put(path, "".join(_written(line) + "\n" for line in kept))
         self._lines = list(map(_written, kept)) if storage.in_bucket(path) else []
@@ -165,7 +165,7 @@ class MetricsFile:
             self._board.close()
         if self._file:
             self._file.close()
-        elif not storage.is_lost(self._path):  # else the error has been raised
+        elif not storage.is_lost(self._path):  # otherwise the error has been raised already
             self._put()
 
 
@@ -177,7 +177,7 @@ def read_lines(path: pathlib.Path) -> list[dict[str, Any]]:
     """The objects of a metrics file; a last line cut short by a crash is left out.
 
     Raises:
-      UserError: the file is unreadable, or another line is not one of ours.
+      UserError: the file is unreadable, or a line other than the last is damaged.
     """
     try:
         lines = path.read_text(encoding="utf-8").split("\n")[:-1] if path.exists() else []
@@ -196,7 +196,7 @@ def read_lines(path: pathlib.Path) -> list[dict[str, Any]]:
 def _tensorboard(directory: pathlib.Path, resume_at: int) -> Any:
     if importlib.util.find_spec("tensorboardX") is None:
         return None
-    with mock.patch.dict(sys.modules, {"torch": None}):  # it would import torch where there is one
+    with mock.patch.dict(sys.modules, {"torch": None}):  # it would import torch if installed
         import tensorboardX
 
     return tensorboardX.SummaryWriter(str(directory), purge_step=resume_at + 1)

@@ -1,4 +1,4 @@
-"""Figures that are no numbers, in files and out of them: JSON has null, and no NaN."""
+"""NaN and infinity as null in JSON files, and back."""
 
 import math
 from collections.abc import Mapping
@@ -8,8 +8,8 @@ from typing import Any
 def with_nulls(tree: Any) -> Any:
     """``tree``, of mappings and sequences, with None for every NaN and infinity.
 
-    The accuracy of a modality that no example has is NaN, which ``json`` would write as a word
-    that other readers of JSON refuse.
+    The accuracy of a modality that no example has is NaN, which ``json`` would write as a token
+    that other JSON readers refuse.
     """
     if isinstance(tree, Mapping):
         return {key: with_nulls(value) for key, value in tree.items()}
@@ -19,5 +19,5 @@ def with_nulls(tree: Any) -> Any:
 
 
 def number(value: float | None) -> float:
-    """A figure from such a file as a number: NaN for null.  Earlier versions wrote NaN itself."""
+    """A figure from such a file as a number: NaN for null.  Earlier versions wrote NaN."""
     return math.nan if value is None else value

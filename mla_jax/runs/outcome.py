@@ -18,7 +18,7 @@ from mla_jax.runs.run import Run
 
 
 def missing_facts(run: Run, dataset: Dataset) -> dict[str, Any]:
-    """What a result says of masks that hide modalities; empty where there are none."""
+    """The part of a result about masks that hide modalities; empty if there are none."""
     chosen = run.config.missing
     if chosen.rule == "none" and not chosen.masks:
         return {}
@@ -32,11 +32,11 @@ def missing_facts(run: Run, dataset: Dataset) -> dict[str, Any]:
 def contribution_facts(
     run: Run, dataset: Dataset, subsets: dict[str, Any] | None
 ) -> dict[str, Any]:
-    """What each modality adds to the test accuracy, for a run with telemetry; else empty.
+    """How much each modality adds to the test accuracy; empty for a run without telemetry.
 
-    Shapley values, which sum to the accuracy with all modalities less that of always saying the
-    commonest class.  Only for test data that lacks no modality but for masks: subsets would
-    otherwise be over different examples.  ``subsets``: those of the test split, if they are known.
+    Shapley values, which sum to the accuracy with all modalities minus that of predicting only the
+    most frequent class.  Only for test data with all modalities (before masks): otherwise subsets
+    would be over different examples.  ``subsets``: the test split's figures, if they are known.
     """
     test = dataset.splits["test"]
     whole = getattr(test, "unmasked", test)
@@ -50,7 +50,7 @@ def contribution_facts(
 
 
 def without_counts(figures: dict[str, Any]) -> dict[str, Any]:
-    """The figures of one split less the confusion counts, which go to ``confusion.json``."""
+    """The figures of one split without the confusion counts, which go to ``confusion.json``."""
     return {key: value for key, value in figures.items() if key != "confusion"}
 
 
@@ -96,7 +96,7 @@ def result_of(run: Run, program: Program, parameters: int) -> dict[str, Any]:
 
 
 def source_commit() -> str:
-    """The commit of the source this runs from, ``-dirty`` if it was changed since; empty where
+    """The commit of the running source, with ``-dirty`` if it was changed since; empty if
     mla_jax is installed without its repository."""
     folder = pathlib.Path(mla_jax.__file__).parent
 

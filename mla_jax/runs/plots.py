@@ -1,4 +1,4 @@
-"""The pictures of a run: losses and accuracies by epoch, and the confusion matrices."""
+"""The plots of a run: losses and accuracies by epoch, and the confusion matrices."""
 
 import contextlib
 import io
@@ -13,13 +13,13 @@ from mla_jax import storage
 from mla_jax.runs.nulls import number
 
 MOST_NAMED = 400
-"""With more classes than this, every second, third, ... class is named beside a matrix."""
+"""With more classes than this, only every second, third, ... class is named beside a matrix."""
 
 
 def figure(width: float, height: float, columns: int = 1, left: float = 0.6, gap: float = 0.5):
     """A Matplotlib figure that needs no display: ``(figure, axes [columns])``, sizes in inches.
 
-    Margins are set, since a computed layout takes as long as the rest of the drawing.
+    Margins are fixed, because a computed layout takes as long as the rest of the drawing.
     """
     from matplotlib.figure import Figure  # 0.5 s to import, needed only at the end
 
@@ -34,7 +34,7 @@ def figure(width: float, height: float, columns: int = 1, left: float = 0.6, gap
 
 
 def set_ticks(axis: Any, most: int, integer: bool = False) -> None:
-    """At most so many intervals between ticks, whose labels are plain numbers, on an ``Axis``.
+    """Limits an ``Axis`` to ``most`` intervals between ticks, with plain numbers as labels.
 
     Matplotlib's own choice puts more ticks than a narrow panel can label, and writes close values
     as small differences from an offset.
@@ -46,18 +46,18 @@ def set_ticks(axis: Any, most: int, integer: bool = False) -> None:
 
 
 def curves(lines: Sequence[Mapping[str, Any]], chosen: int):
-    """The training losses, then the accuracies of each split, against the epoch: a figure.
+    """A figure with the training losses and the accuracies of each split, by epoch.
 
     Args:
       lines: those of ``metrics.jsonl``, one per epoch; at least one has accuracies.
-      chosen: the epoch whose figures are the result; a dotted line marks it.
+      chosen: the epoch of the result; a dotted line marks it.
     """
     scored = [line for line in lines if "test" in line]
     splits = [split for split in ("validation", "test") if split in scored[0]]
     losses = {name: None for line in lines for name in line["train"] if name.endswith("/loss")}
     phases = [name.removesuffix("/loss") for name in losses]
     scores = list(scored[0]["test"]["macro_f1"])
-    colours = dict.fromkeys([*scores, *phases])  # a modality has one colour in all panels
+    colours = dict.fromkeys([*scores, *phases])  # a modality has the same colour in all panels
     for i, name in enumerate(name for name in colours if name != "fused"):
         colours[name] = f"C{i}"
     colours["fused"] = "black"
@@ -87,15 +87,15 @@ def curves(lines: Sequence[Mapping[str, Any]], chosen: int):
 
 
 def confusion(counts: Mapping[str, Sequence], class_names: Sequence[str]):
-    """Confusion matrices: label down, prediction across, a panel per modality: a figure.
+    """A figure with confusion matrices, one panel per modality: label down, prediction across.
 
-    The colour is the share of the label's examples, so that rare classes are seen too, on a scale
-    of square roots, so that a mistake in a hundred is seen too.  The row of a label without
+    The colour is the share of the label's examples, so that rare classes show too, on a scale
+    of square roots, so that one mistake in a hundred is visible.  The row of a label without
     examples is grey.
 
     Args:
       counts: ``{"fused" or modality: int[C, C]}``, label by row.
-      class_names: of the C classes.
+      class_names: the names of the C classes.
     """
     from matplotlib.colors import PowerNorm
     from matplotlib.figure import Figure
@@ -130,7 +130,7 @@ def confusion(counts: Mapping[str, Sequence], class_names: Sequence[str]):
 
 
 def longest(texts: Sequence[str], size: float) -> float:
-    """Inches that the widest of some texts takes at a font size in points."""
+    """The width in inches of the widest of some texts, at a font size in points."""
     from matplotlib.font_manager import FontProperties
     from matplotlib.textpath import text_to_path
 
@@ -141,7 +141,7 @@ def longest(texts: Sequence[str], size: float) -> float:
 
 
 def save(canvas: Any, path: pathlib.Path) -> None:
-    """Writes a figure; its letters that Matplotlib's font lacks, such as Chinese, become boxes."""
+    """Writes a figure; characters that Matplotlib's font lacks, such as Chinese, become boxes."""
     with boxes_for_unknown_letters():
         if not storage.in_bucket(path):
             canvas.savefig(path)
@@ -153,7 +153,7 @@ def save(canvas: Any, path: pathlib.Path) -> None:
 
 @contextlib.contextmanager
 def boxes_for_unknown_letters() -> Iterator[None]:
-    """Keeps Matplotlib from a warning for each such letter: ``report.md`` has the names in full."""
+    """Turns off Matplotlib's warning for each such character: ``report.md`` has the full names."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", r"Glyph .* missing from|Matplotlib currently does not")
         yield

@@ -1,4 +1,4 @@
-"""What a run predicts, as numpy arrays, and the checks on what it is given."""
+"""The predictions of a run, as numpy arrays, and the checks on its inputs."""
 
 import io
 import pathlib
@@ -15,7 +15,7 @@ from mla_jax.evaluate import Classes, Outputs
 
 
 class ModalityPredictions(NamedTuple):
-    """What one modality says by itself; rows of examples that lack it are NaN and -1."""
+    """The predictions of one modality by itself; rows of examples that lack it are NaN and -1."""
 
     logits: np.ndarray
     """``float32[N, C]``."""
@@ -26,7 +26,7 @@ class ModalityPredictions(NamedTuple):
 
 
 class Predictions(NamedTuple):
-    """What a run says of N examples.
+    """The predictions of a run for N examples.
 
     >>> run = mla_jax.open_run("runs/mfeat")
     >>> test = run.dataset().splits["test"]
@@ -44,12 +44,12 @@ class Predictions(NamedTuple):
     probabilities: np.ndarray
     """Their softmax, ``float32[N, C]``."""
     classes: np.ndarray
-    """``int32[N]``: the most probable class, a place in ``class_names``."""
+    """``int32[N]``: the most probable class, an index into ``class_names``."""
     weights: np.ndarray | None
-    """``float32[N, M]``: how much each modality's logits counted, 0 where it is missing; ``[N, M +
+    """``float32[N, M]``: the weight of each modality's logits, 0 where it is missing; ``[N, M +
     1]``, with the joint logits last, for DI-MML; None for methods that fuse features."""
     modalities: Mapping[str, ModalityPredictions]
-    """Of those that were given."""
+    """The predictions of each modality that was given."""
     class_names: tuple[str, ...]
 
 
@@ -94,10 +94,10 @@ def softmax(logits: np.ndarray) -> np.ndarray:
 
 
 def save_classes(path: pathlib.Path, found: Classes) -> None:
-    """Writes an ``.npz``, all of it or nothing: ``modalities`` (names), ``fused: int16[N]``,
+    """Writes a whole ``.npz`` or nothing: ``modalities`` (names), ``fused: int16[N]``,
     ``unimodal: int16[M, N]`` (-1 where missing), ``label: int16[N]``, ``present: bool[N, M]``.
 
-    ``int32`` where a class has a larger number than ``int16`` holds.
+    ``int32`` if a class number does not fit into ``int16``.
     """
     most = max(array.max(initial=0) for array in found[1:])
     kind = np.int16 if most <= np.iinfo(np.int16).max else np.int32
@@ -110,7 +110,7 @@ def save_classes(path: pathlib.Path, found: Classes) -> None:
 
 
 def read_classes(path: pathlib.Path) -> Classes | None:
-    """What ``save_classes`` wrote; None where there is no such file, as of earlier versions.
+    """What ``save_classes`` wrote; None if there is no such file, as in runs of earlier versions.
 
     Raises:
       UserError: it is damaged.
@@ -124,7 +124,7 @@ def read_classes(path: pathlib.Path) -> Classes | None:
         return None
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise UserError(
-            f"{path} is damaged ({error}): delete it, and statistics leave this run out"
+            f"{path} is damaged ({error}): delete it, and statistics will leave this run out"
         ) from error
     return found
 
@@ -135,17 +135,17 @@ def split_of_arrays(
     present: np.ndarray | None = None,
     vocabularies: Mapping[str, int] | None = None,
 ) -> Split:
-    """A split of the user's arrays, of which every example has at least one modality.
+    """A split made of the user's arrays; every example must have at least one modality.
 
     Args:
-      spec: of the run's data.
-      inputs: ``{modality: [N, ...]}``, any of the run's modalities.
-      present: ``bool[N, len(inputs)]`` in the order of ``inputs``; default: all there.
-      vocabularies: by modality, how many token ids its encoder knows.
+      spec: the run's.
+      inputs: ``{modality: [N, ...]}``, for any of the run's modalities.
+      present: ``bool[N, len(inputs)]`` in the order of ``inputs``; default: all present.
+      vocabularies: ``{modality: how many token ids its encoder has}``.
 
     Raises:
       UserError: an unknown modality, arrays of another length, shape or type, values that are not
-        finite or no token ids, or an example without any modality.
+        finite or not token ids, or an example without any modality.
     """
     try:
         arrays = {m: np.asarray(array) for m, array in inputs.items()}
@@ -154,11 +154,11 @@ def split_of_arrays(
     for modality in arrays:
         check_choice(f"modality of this run ({'+'.join(spec.modalities)})", modality, spec.shapes)
     if not arrays:
-        raise UserError(f"give at least one modality of {', '.join(spec.modalities)}")
+        raise UserError(f"give at least one of the modalities {', '.join(spec.modalities)}")
     lengths = {m: len(array) if array.ndim else 0 for m, array in arrays.items()}
     (count, *others) = set(lengths.values())
     if others or not count:
-        raise UserError(f"inputs need equally many examples, at least one, not {lengths}")
+        raise UserError(f"inputs need the same number of examples, at least one, not {lengths}")
     if present is None:
         present = np.ones((count, len(arrays)), bool)
     present = np.asarray(present)
@@ -197,7 +197,7 @@ def check_split(spec: DataSpec, split: Split) -> None:
 def _checked(
     modality: str, array: np.ndarray, spec: DataSpec, there: np.ndarray, vocabulary: int
 ) -> np.ndarray:
-    """The array in the type that the run takes, with zeros where ``there: bool[N]`` is False."""
+    """The array in the run's type, with zeros where ``there: bool[N]`` is False."""
     shape, dtype = spec.shapes[modality], np.dtype(spec.dtypes[modality])
     wanted = f"{dtype.name}[N, {', '.join(map(str, shape))}]".replace(", ]", "]")
     note = spec.input_notes.get(modality, "")
@@ -206,7 +206,7 @@ def _checked(
     if array.shape[1:] != shape:
         raise UserError(f"{given}, and this run takes {wanted}")
     if not any(array.dtype.kind in kind and dtype.kind in kind for kind in ("iu", "f")):
-        raise UserError(f"{given}, and this run takes {wanted}: convert it on purpose")
+        raise UserError(f"{given}, and this run takes {wanted}: convert it first")
     flat = array.reshape(len(array), -1)
     if dtype.kind in "iu":
         limits = np.iinfo(dtype)
@@ -214,13 +214,13 @@ def _checked(
         good = np.asarray(((flat >= low) & (flat <= high)).all(1))
         problem = f"values outside {low} to {high}"
     else:
-        with np.errstate(over="ignore"):  # what is too large becomes infinite, and is refused
+        with np.errstate(over="ignore"):  # too large values become infinite and are refused
             flat = flat.astype(dtype)
         good = np.isfinite(flat).all(1)
         problem = f"NaN, infinity or values too large for {dtype.name}"
     if not good[there].all():
         row = int(np.flatnonzero(there & ~good)[0])
         raise UserError(
-            f"input '{modality}' holds {problem} in example {row}: mend it, or mark it missing"
+            f"input '{modality}' holds {problem} in example {row}: fix it, or mark it missing"
         )
     return np.where(there[:, None], flat, 0).astype(dtype).reshape(array.shape)

@@ -1,4 +1,4 @@
-"""Where a run's time goes, and the bar that shows how far it is."""
+"""How a run's time is spent, and its progress bar."""
 
 import sys
 import time
@@ -10,7 +10,7 @@ import tqdm
 from mla_jax import distributed
 
 HEARTBEAT = 30.0
-"""Seconds without a line after which one is printed where there is no terminal."""
+"""Seconds without a line after which one is printed, if there is no terminal."""
 
 
 KINDS = ("setup", "compile", "train", "evaluate", "checkpoint", "telemetry")
@@ -23,7 +23,7 @@ class Stopwatch:
         self.spent = dict.fromkeys(KINDS, 0.0)
 
     def continue_from(self, spent: dict[str, float]) -> None:
-        """Adds what an earlier part of the run has spent."""
+        """Adds the time that an earlier part of the run has spent."""
         for kind, seconds in spent.items():
             self.add(kind, seconds)
 
@@ -46,9 +46,9 @@ class Stopwatch:
 
 
 class ProgressBar(tqdm.tqdm):
-    """A bar on a terminal; lines are printed above it.
+    """A progress bar on a terminal; lines are printed above it.
 
-    Elsewhere ``say`` is told how far the work is, whenever ``HEARTBEAT`` has passed without a line.
+    Elsewhere ``say`` prints the progress whenever ``HEARTBEAT`` has passed without a line.
     """
 
     def __init__(self, total: int, initial: int, say: Callable[[str], None] | None = None):
@@ -58,7 +58,7 @@ class ProgressBar(tqdm.tqdm):
         )
         self._say = say if hidden else None
         self.note = ""
-        """What is said beside how far the work is."""
+        """A text that is shown beside the progress."""
         self._first: float = initial
         self._done: float = initial
         self._began = self._said = time.monotonic()
@@ -77,7 +77,7 @@ class ProgressBar(tqdm.tqdm):
         return displayed
 
     def leave_out(self, seconds: float) -> None:
-        """Takes no account of the last ``seconds`` in what it says of the time left."""
+        """Leaves the last ``seconds`` out of the estimate of the time left."""
         self._began += seconds
         self._said += seconds
         if not self.disable:

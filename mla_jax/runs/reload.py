@@ -1,4 +1,4 @@
-"""The data set of a run, loaded again."""
+"""Loads the data set of a run again."""
 
 import pathlib
 
@@ -11,7 +11,7 @@ from mla_jax.errors import UserError
 from mla_jax.program import masked
 
 DATA_FIELDS = {"arrays": "path"}
-"""Where ``--data_dir`` goes, for data sets that were not prepared; for the others ``data_dir``."""
+"""The field that ``--data_dir`` sets for each data set that was not prepared; else ``data_dir``."""
 
 
 def dataset_of(
@@ -21,12 +21,12 @@ def dataset_of(
 
     Args:
       settings: the run's configuration.
-      path: its folder.
-      fingerprint: that of its data.
-      data_dir: where the data is now, if not where the run found it.
+      path: the run's folder.
+      fingerprint: of the run's data.
+      data_dir: where the data is now, if it was moved.
 
     Raises:
-      UserError: it is not at hand, or it has changed since.
+      UserError: the data cannot be found, or it has changed since.
     """
     config = settings.dataset.to_dict()
     where = DATA_FIELDS.get(config["name"], "data_dir" if config["name"] in DESCRIPTIONS else "")

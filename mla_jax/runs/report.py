@@ -1,4 +1,4 @@
-"""What a person reads: lines on the terminal, ``report.md`` and its plots."""
+"""Output for people: lines on the terminal, ``report.md`` and its plots."""
 
 import json
 import pathlib
@@ -19,11 +19,11 @@ from mla_jax.runs.nulls import number
 from mla_jax.telemetry import measurements
 
 TABLED_CLASSES, EXTREME_CLASSES = 20, 10
-"""Up to how many classes ``report.md`` lists each of them; how many best and worst ones beyond."""
+"""How many classes ``report.md`` lists at most; with more, how many of the best and the worst."""
 
 
 def run_header(config: FrozenConfigDict, dataset: Dataset) -> str:
-    """One line: what is trained on what; and one for every remark about the data."""
+    """One line about the method and the data, and one for every remark about the data."""
     shapes = ", ".join(
         f"{m} {'x'.join(map(str, shape))}" for m, shape in dataset.splits["train"].shapes.items()
     )
@@ -54,7 +54,7 @@ def epoch_line(line: Mapping[str, Any], epochs: int) -> str:
         if name.endswith("/loss")
     ]
     parts = [f"epoch {line['epoch']:>3}/{epochs}"]
-    if losses:  # a stage in closed form has none
+    if losses:  # a stage with a closed-form solution has none
         parts.append("loss " + ", ".join(losses))
     for split in ("validation", "test"):
         if split in line:
@@ -64,7 +64,7 @@ def epoch_line(line: Mapping[str, Any], epochs: int) -> str:
 
 
 def not_finite(figures: Mapping[str, Any]) -> list[str]:
-    """A remark for every modality with logits that are no numbers, and for the fusion."""
+    """A remark for every modality with logits that are not finite, and for the fusion."""
     return [
         f"{number} of {figures['examples']} examples have '{name}' logits that are NaN or infinite"
         for name, number in figures.get("not_finite", {}).items()
@@ -122,7 +122,7 @@ def result_table(result: Mapping[str, Any]) -> str:
 
 
 def rate(examples_per_second: float) -> str:
-    """``10,200 examples/s``, ``0.25 examples/s``; 0 is what earlier versions made of very few."""
+    """``10,200 examples/s``, ``0.25 examples/s``; earlier versions rounded small rates to 0."""
     if not examples_per_second:
         return "below 0.05 examples/s"
     digits = ",.0f" if examples_per_second >= 10 else ".2g"
@@ -162,7 +162,7 @@ def write_report(
     if measurements(everything):
         plots.save(telemetry_plot.plot(everything), path / telemetry_plot.FILE)
         telemetry = [f"![telemetry by epoch]({telemetry_plot.FILE})"]
-    if any("test" in line for line in lines):  # unless somebody removed the metrics
+    if any("test" in line for line in lines):  # unless the metrics were deleted
         plots.save(plots.curves(lines, result["selection"]["epoch"]), path / "curves.png")
     plots.save(plots.confusion(confusion, class_names), path / "confusion.png")
     test = result["test"]
@@ -194,7 +194,7 @@ def write_report(
 
 
 def missing_section(result: Mapping[str, Any]) -> list[str]:
-    """What was missing, and the accuracy for every subset of the modalities; as Markdown."""
+    """What was missing, and the accuracy for every subset of the modalities, as Markdown."""
     if "missing" not in result:
         return []
     facts = result["missing"]
@@ -220,7 +220,7 @@ def share(value: float | None) -> str:
 def classes_section(confusion: Mapping[str, Sequence], class_names: Sequence[str]) -> str:
     """The recall of each class, fused and per modality, and its fused F1, as Markdown.
 
-    All classes in a table up to ``TABLED_CLASSES``; beyond, the best and the worst ten by F1.
+    Up to ``TABLED_CLASSES`` classes are all in a table; of more, the best and worst ten by F1.
     """
     tables = {name: np.asarray(counts) for name, counts in confusion.items()}
     fused = tables["fused"]
@@ -252,9 +252,9 @@ def classes_section(confusion: Mapping[str, Sequence], class_names: Sequence[str
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]], align: str = "--:") -> str:
-    """A Markdown table; all columns but the first are aligned by ``align``, to the right.
+    """A Markdown table; all columns but the first have the alignment ``align``, to the right.
 
-    A cell is one line; a bar in it is written as Markdown wants it.
+    A cell is made one line, and a ``|`` in it is escaped.
     """
     lines = [header, [":--", *[align] * (len(header) - 1)], *rows]
     lines = [[" ".join(cell.split()).replace("|", r"\|") for cell in line] for line in lines]

@@ -1,4 +1,4 @@
-"""What a run makes of each modality: the features that its heads see, and what they say of them."""
+"""The features that a run's encoders give to its heads, and the predictions from them."""
 
 import io
 from collections.abc import Callable, Mapping, Sequence
@@ -15,7 +15,7 @@ from mla_jax.methods import Method
 from mla_jax.runs.predictions import Predictions, collect
 from mla_jax.state import Batch
 
-if TYPE_CHECKING:  # the run's own module need not know this one
+if TYPE_CHECKING:  # the run's own module does not import this one
     from mla_jax.runs.run import Run
 
 Compute = Callable[[dict[str, Any], Any, Batch], tuple[dict[str, jax.Array], Outputs]]
@@ -39,15 +39,15 @@ class Representation(NamedTuple):
     present: np.ndarray
     """``bool[N, M]``."""
     features: Mapping[str, np.ndarray]
-    """``{modality: float32[N, D]}``, NaN where an example lacks it; of those that any has."""
+    """``{modality: float32[N, D]}`` of modalities that occur; NaN where an example lacks one."""
     predictions: Predictions
 
 
 def compute_of(method: Method) -> Compute:
-    """The compiled function behind ``features``, for all runs of one program.
+    """The compiled function behind ``features``, which all runs of one program can share.
 
     Raises:
-      UserError: the method trains no encoder, so that it has no features of its own.
+      UserError: the method trains no encoder, so it has no features.
     """
     if method.features is None:
         raise UserError(
@@ -70,12 +70,12 @@ def features(
     data_dir: str = "",
     compute: Compute | None = None,
 ) -> Representation:
-    """The features of a split, as the heads of a run see them, in evaluation mode.
+    """The features of a split that the heads of a run get, in evaluation mode.
 
     Args:
       run: with a checkpoint.
       split, modalities, epoch, data_dir: as in ``Run.evaluate``.
-      compute: ``compute_of`` of the run's program, to spare its compilation.
+      compute: ``compute_of`` of the run's program, to avoid compiling it again.
 
     Raises:
       UserError: as ``Run.evaluate``; the method has no features; or a number is not finite.

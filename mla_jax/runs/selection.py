@@ -26,11 +26,11 @@ class Selector:
 
     @property
     def keeps_best(self) -> bool:
-        """Whether the chosen epoch's checkpoint must outlive the newer ones."""
+        """Whether the chosen epoch's checkpoint must be kept when newer ones are saved."""
         return self.rule != "last"
 
     def offer(self, epoch: int, step: int, scores: dict[str, dict[str, Any]]) -> bool:
-        """Notes an epoch's figures; returns whether it is now the chosen one."""
+        """Considers an epoch; returns whether it is now the chosen one."""
         split = "test" if self.rule == "best_test" else "validation"
         score = epoch if self.rule == "last" else scores[split]["fused"]
         if self.chosen and not _better(score, self.chosen["score"]):
@@ -40,6 +40,6 @@ class Selector:
 
 
 def _better(score: float | None, than: float | None) -> bool:
-    """Whether a score is higher; any number is better than None or NaN, and these than nothing."""
+    """Whether a score is higher; any number is better than None or NaN."""
     score, than = number(score), number(than)
     return not math.isnan(score) and (math.isnan(than) or score > than)

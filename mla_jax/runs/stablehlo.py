@@ -1,4 +1,4 @@
-"""A trained model as one StableHLO file, which runs again where JAX is and mla_jax is not.
+"""A trained model as one StableHLO file, which runs with JAX and without mla_jax.
 
 The file is what ``jax.export`` serialises, with the weights inside::
 
@@ -8,21 +8,21 @@ The file is what ``jax.export`` serialises, with the weights inside::
     model = export.deserialize(bytearray(pathlib.Path("digits.stablehlo").read_bytes()))
     found = model.call({"image": images, "audio": mfcc}, present)
 
-``inputs``: ``{modality: array[B, ...]}``, every modality of the run, shaped and typed as in
-``data.json``: the run's own transform, as in evaluation, is inside.  ``present: bool[B, M]`` in the
-order of the modalities; what a missing modality's array holds does not matter.  The result:
+``inputs``: ``{modality: array[B, ...]}``, every modality of the run, with shapes and types as in
+``data.json``: the file contains the run's own evaluation transform.  ``present: bool[B, M]`` in the
+order of the modalities; the array of a missing modality is ignored.  The result:
 
 * ``logits: float32[B, C]``, fused, and ``probabilities: float32[B, C]``, their softmax;
 * ``unimodal_logits: float32[M, B, C]``, NaN where the modality is missing;
-* ``weights``, for methods that fuse predictions: ``float32[B, M]``, how much each modality counted;
+* ``weights``, for methods that fuse predictions: ``float32[B, M]``, the weight of each modality;
   DI-MML has one more column, for the joint logits.
 
-These are ``Run.predict``'s, up to the rounding of another batch size or device.
+These equal the results of ``Run.predict``, up to rounding on another batch size or device.
 
-Two things depend on more than the example.  With ``method.fusion=batch_entropy`` the weights are
-those of the batch, so an answer depends on its company, as in evaluation.  And a prepared picture
-that was stored with another shape than it had is cut as if it always had the one it has, as for
-arrays given to ``Run.predict``.
+Two results depend on more than the example.  With ``method.fusion=batch_entropy`` the weights are
+those of the batch, so a result depends on the other examples, as in evaluation.  And a prepared
+image that was stored with a changed aspect ratio is cropped as if that were its original one, as
+for arrays given to ``Run.predict``.
 """
 
 import json
@@ -79,11 +79,11 @@ def lower(run: "Run", batch: int | str = SYMBOLIC, epoch: str = "chosen") -> exp
 
     Args:
       run: with a checkpoint.
-      batch: the number of examples in a call, or ``symbolic``: any number.
+      batch: the number of examples per call, or ``symbolic`` for any number.
       epoch: ``chosen`` or ``last``, as in ``Run.load``.
 
     Raises:
-      UserError: ``batch`` is neither, the model takes no symbolic batch, or there is no checkpoint.
+      UserError: ``batch`` is neither, a symbolic batch is not possible, or there is no checkpoint.
     """
     size = batch_size(batch)
     length = export.symbolic_shape("B")[0] if size is None else size
@@ -95,12 +95,12 @@ def lower(run: "Run", batch: int | str = SYMBOLIC, epoch: str = "chosen") -> exp
     function = prediction(run, epoch)
     try:
         return export.export(function, platforms=PLATFORMS)(inputs, present)
-    except Exception as error:  # JAX raises many kinds for what cannot be symbolic
+    except Exception as error:  # JAX raises many kinds if a size cannot be symbolic
         if size is not None or isinstance(error, UserError):
             raise
         reason = str(error).strip().splitlines()[0]
         raise UserError(
-            f"{run.path} takes no symbolic batch ({reason}): name a size with --batch=N"
+            f"{run.path} allows no symbolic batch ({reason}): give a size with --batch=N"
         ) from error
 
 
@@ -108,7 +108,7 @@ def serialize(exported: export.Exported) -> bytes:
     """The bytes of a ``.stablehlo`` file.
 
     Raises:
-      UserError: the package is missing with which JAX writes and reads them.
+      UserError: flatbuffers, which JAX needs to write and read them, is missing.
     """
     try:
         return bytes(exported.serialize())
@@ -117,7 +117,7 @@ def serialize(exported: export.Exported) -> bytes:
 
 
 def batch_size(batch: int | str) -> int | None:
-    """The number that ``batch`` is, None for ``symbolic``; ``UserError`` if it is neither."""
+    """``batch`` as a number, None for ``symbolic``; ``UserError`` if it is neither."""
     if batch == SYMBOLIC:
         return None
     try:
@@ -130,7 +130,7 @@ def batch_size(batch: int | str) -> int | None:
 
 
 def prediction(run: "Run", epoch: str = "chosen") -> Any:
-    """``jit((inputs, present) -> dict)``: what is exported, the weights as constants in it."""
+    """``jit((inputs, present) -> dict)``: the exported function, with the weights as constants."""
     method, state = run.program.method, run.load(epoch)
     compute = outputs(method)
 
@@ -147,8 +147,8 @@ def prediction(run: "Run", epoch: str = "chosen") -> Any:
             "index": jnp.arange(length, dtype=jnp.int32),
             "valid": jnp.ones(length, bool),
         }
-        # Between the barriers is what Run.predict compiles, so it is rounded in the same way: the
-        # weights are as good as arguments and nothing around is fused into it.
+        # The code between the barriers is what Run.predict compiles, so it rounds in the same way:
+        # the weights act like arguments, and no code around is fused into it.
         variables, batch = jax.lax.optimization_barrier((state.variables, batch))
         found = jax.lax.optimization_barrier(compute(variables, state.method_state, batch))
         answer = {
@@ -162,7 +162,7 @@ def prediction(run: "Run", epoch: str = "chosen") -> Any:
 
 
 def describe(run: "Run", exported: export.Exported) -> dict[str, Any]:
-    """What the file beside an exported model says, as plain JSON values; ``B`` is the batch."""
+    """The content of the file beside an exported model, as JSON values; ``B`` is the batch."""
     (inputs, present), _ = jax.tree.unflatten(exported.in_tree, exported.in_avals)
     results = jax.tree.unflatten(exported.out_tree, exported.out_avals)
     notes = run.data.input_notes

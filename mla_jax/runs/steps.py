@@ -1,4 +1,4 @@
-"""What a run tells while it trains: a line every few batches, and a trace of some of them.
+"""Reports while a run trains: a line every few batches, and a profiler trace of some of them.
 
     python -m mla_jax.main --config=configs/digits.py --config.log_every_steps=10
     python -m mla_jax.main --config=configs/digits.py --profile=100:110
@@ -20,33 +20,33 @@ from mla_jax.config import limits
 from mla_jax.runs.run import Run
 
 EVENT = "steps"
-"""The name of its lines in ``metrics.jsonl``."""
+"""The name of these lines in ``metrics.jsonl``."""
 TRACE = "profile"
-"""The folder of a trace in the run's folder."""
+"""The folder for a trace, in the run's folder."""
 
 
 class StepLog:
-    """Every ``config.log_every_steps`` batches a line of ``metrics.jsonl``, also to TensorBoard.
+    """Writes a line to ``metrics.jsonl`` and TensorBoard every ``config.log_every_steps`` batches.
 
-    It has the ``loss`` of each phase for that batch and the ``learning_rate``, and under ``time``
-    ``examples_per_second`` and ``input_seconds``, what was spent waiting for input, both since the
-    line before, without what compiling and evaluating took.
+    It has the ``loss`` of each phase for that batch and the ``learning_rate``.  Under ``time`` are
+    ``examples_per_second`` and ``input_seconds``, the time spent waiting for input, both since the
+    previous line and without compiling and evaluating.
     """
 
     def __init__(self, run: Run, done: int):
-        """Counts from batch ``done`` on."""
+        """Starts counting after batch ``done``."""
         self._run, self._every = run, run.config.log_every_steps
         self.waiting = Waiting()
-        """``with log.waiting: ...`` around what waits for input."""
+        """``with log.waiting: ...`` around code that waits for input."""
         self.shown = ""
-        """The last line, for a person."""
+        """The last line as text for the user."""
         self._start(done)
 
     def _start(self, done: int) -> None:
         self._since = done, self._run.seconds.spent["train"], self.waiting.seconds
 
     def due(self, done: int) -> bool:
-        """Whether to write after ``done`` batches; the losses must have been read by then."""
+        """Whether to write after ``done`` batches; the losses must be read first."""
         return bool(self._every) and done % self._every == 0
 
     def write(self, at: Mapping[str, Any], losses: Mapping[str, float]) -> None:
@@ -54,7 +54,7 @@ class StepLog:
 
         Args:
           at: its ``step``, and ``epoch``, ``stage`` and ``learning_rate``.
-          losses: of the batch, by phase.
+          losses: ``{phase: loss}`` of the batch.
         """
         done, train, waited = self._since
         self._start(at["step"])
@@ -77,21 +77,21 @@ class Profile:
     """
 
     def __init__(self, wanted: str, folder: pathlib.Path, say: Callable[[str], None] = print):
-        """``wanted``: ``config.profile``; ``folder``: of the run; ``say`` is told where it is."""
+        """``wanted``: ``config.profile``; ``folder``: the run's; ``say`` prints its place."""
         self._first, self._last, everywhere = limits.profiled_batches(wanted)
         self._on = bool(self._last) and (everywhere or distributed.is_main())
         self._folder, self._say = folder / TRACE, say
         self._local: str | pathlib.Path | None = None
 
     def begin(self, number: int, state: Any) -> None:
-        """Begins, if batch ``number`` is the first one to trace."""
+        """Starts the trace if batch ``number`` is the first one to trace."""
         if self._on and number == self._first:
-            jax.block_until_ready(state)  # the batches before are no part of it
+            jax.block_until_ready(state)  # the batches before must not be in it
             self._local = tempfile.mkdtemp() if storage.in_bucket(self._folder) else self._folder
             jax.profiler.start_trace(str(self._local))
 
     def end(self, number: int, state: Any) -> None:
-        """Ends, if batch ``number`` is the last one to trace."""
+        """Ends the trace if batch ``number`` is the last one to trace."""
         if self._local is not None and number == self._last:
             jax.block_until_ready(state)
             self._write()

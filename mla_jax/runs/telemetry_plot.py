@@ -1,4 +1,4 @@
-"""The picture of a run's telemetry: who leads, whose gradients are large, what the head is left."""
+"""The plot of a run's telemetry: accuracies, gradients, and the projection of the head."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -18,9 +18,9 @@ Lines = Sequence[Mapping[str, Any]]
 
 
 def plot(lines: Lines):
-    """The measurements of a run against the epoch: a figure, a panel per kind.
+    """A figure of the measurements of a run by epoch, one panel per kind.
 
-    On the probe batch, one colour per modality: its accuracy, OGM's ratio, the norm of its
+    On the probe batch, in one colour per modality: its accuracy, OGM's ratio, the norm of its
     encoder's gradient; then the cosines between the heads' gradients of two modalities (dashed:
     after the projection), and the eigenvalues of P.  Without a projection, the last is left out.
 
@@ -28,7 +28,7 @@ def plot(lines: Lines):
       lines: those of ``metrics.jsonl``; at least one has telemetry.
     """
     found = measurements(lines)
-    ends = [line for line in lines if "event" not in line] or found  # of epochs, as far as known
+    ends = [line for line in lines if "event" not in line] or found  # ends of epochs, if known
     steps_per_epoch = ends[0]["step"] / ends[0]["epoch"]
     x = [line["step"] / steps_per_epoch for line in found]
     told = [line[EVENT] for line in found]

@@ -1,4 +1,4 @@
-"""A run's weights as files: our own tensors, or PyTorch's names where PyTorch has them."""
+"""Writes a run's weights: under our own names, or under PyTorch's where it has them."""
 
 import json
 import pathlib
@@ -30,14 +30,14 @@ def save_weights(
     ``.safetensors``: every tensor under our flat names (``params/encoder/<modality>/...``,
     ``params/head/...``, ``batch_stats/<modality>/...``), with ``metadata`` in the header.
     ``.pth`` and ``.pt``: the whole classifier in the names and the form of the MLA reference, which
-    loads it strictly where its encoders are ResNets of width 512; with ``encoder`` that one
+    loads it strictly if its encoders are ResNets of width 512; with ``encoder``, only that
     backbone in the names of torchvision's ``resnet18`` (without ``fc``), M3AE or CAV-MAE.
-    No suffix: a converted directory, for which the same holds.
+    No suffix: a converted directory, with the same content as ``.pth``.
 
     Args:
       run: with a checkpoint.
       path: the file or directory; an existing one is overwritten.
-      encoder: a modality; the empty string: the whole model.
+      encoder: a modality, or the empty string for the whole model.
       epoch: ``chosen`` or ``last``, as in ``Run.load``.
 
     Raises:
@@ -73,12 +73,12 @@ def _manifest(run: "Run", tensors: Tensors, encoder: str) -> dict[str, Any]:
     conventions = conventions_of(run)
     if encoder:
         return layouts.manifest_of_encoder(tensors, encoder, conventions)
-    # A method that fuses features and yet has a head per modality adds their logits up.
+    # A method that fuses features but has one head per modality adds up their logits.
     return layouts.manifest_of(tensors, conventions, summed=run.program.method.weigh is None)
 
 
 def metadata(run: "Run", tensors: Mapping[str, Any], epoch: str = "chosen") -> dict[str, str]:
-    """What the header of a ``.safetensors`` file says of a run; every value is a string."""
+    """The metadata in the header of a ``.safetensors`` file of a run; every value is a string."""
     return {
         "mla_jax": mla_jax.__version__,
         "method": run.config.method.name,
@@ -93,7 +93,7 @@ def metadata(run: "Run", tensors: Mapping[str, Any], epoch: str = "chosen") -> d
 
 
 def conventions_of(run: "Run") -> dict[str, dict[str, Any]]:
-    """By modality, what the run's weights are for; ``{}`` for encoders without conventions."""
+    """``{modality: the convention of its weights}``; ``{}`` for encoders without conventions."""
     return {
         m: {name: value for name, value in switches.items() if name != "differs_from_weights"}
         for m, switches in run.program.encoders.conventions.items()

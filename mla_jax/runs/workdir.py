@@ -1,4 +1,4 @@
-"""A run's directory: what it holds, whether it may be used, and which run it belongs to."""
+"""A run's directory: its content, whether it may be used, and which run it belongs to."""
 
 import json
 import pathlib
@@ -15,15 +15,15 @@ from mla_jax.storage.lease import Lease
 
 try:
     import fcntl
-except ImportError:  # Windows: two runs in one directory are then not noticed
+except ImportError:  # Windows: two runs in one directory are not detected
     fcntl = None  # type: ignore[assignment]
 
 ELSEWHERE = "give another --workdir"
-ELSEWHERE_EMPTY = "name a folder that is empty or is not there yet"
+ELSEWHERE_EMPTY = "name a folder that is empty or does not exist yet"
 EARLY = ("checkpoints", "config.tmp", "data.json", "data.tmp", "metrics.jsonl")
-"""What a run that was killed may leave without its ``config.json``."""
+"""Files that a killed run may leave without a ``config.json``."""
 LOGS = (".err", ".log", ".out", ".txt")
-"""Endings of what a user may keep where a run is going to be."""
+"""Suffixes of files that may be in a folder before a run."""
 
 IDENTITY = {
     "config": {
@@ -36,7 +36,7 @@ IDENTITY = {
     },
     "data": str,
 }
-"""What every ``config.json`` of ours holds, at least: types by name."""
+"""``{name: type}`` that every ``config.json`` of ours has at least."""
 NUMBER = (int, float)
 FIGURE = (*NUMBER, type(None))
 RESULT = {
@@ -54,7 +54,7 @@ RESULT = {
         **dict.fromkeys(("compile_seconds", "evaluate_seconds"), NUMBER),
     },
 }
-"""What every ``result.json`` holds, of those things that are read again: types by name."""
+"""``{name: type}`` that every ``result.json`` has and that is read again."""
 
 
 class Workdir:
@@ -62,7 +62,7 @@ class Workdir:
     and plots."""
 
     def __init__(self, path: str | pathlib.Path):
-        """``path`` is local, or of a bucket (``gs://``); raises as ``storage.place`` does."""
+        """``path`` is local or in a bucket (``gs://``); raises as ``storage.place`` does."""
         self.path = storage.place(path)
         self.metrics = self.path / "metrics.jsonl"
         self.checkpoints = self.path / "checkpoints"
@@ -73,28 +73,28 @@ class Workdir:
         self._lock: Any = None
 
     def identity(self) -> dict[str, Any] | None:
-        """The ``{"config": ..., "data": fingerprint}`` of the run that lives here, if one does.
+        """The ``{"config": ..., "data": fingerprint}`` of the run in this directory, if any.
 
-        Fields and switches that ``config.json`` is too old to have are filled in with what the code
-        did before it had them.
+        Fields and switches that an old ``config.json`` lacks are filled in with what the code
+        did before they existed.
 
         Raises:
           UserError: ``config.json`` is damaged, or is not ours.
         """
         content = self._read(self._config, {"config": dict, "data": str})
         if content is not None and (missing := _missing(content, IDENTITY)):
-            raise UserError(f"{self._config} is damaged (no sound '{missing}'): {ELSEWHERE}")
+            raise UserError(f"{self._config} is damaged (no valid '{missing}'): {ELSEWHERE}")
         return content and {**content, "config": fields.completed(content["config"])}
 
     def is_run(self) -> bool:
-        """Whether a run lives here, to judge by what lies in the directory."""
+        """Whether the directory holds a run, to judge by its files."""
         try:
             return self.identity() is not None
-        except UserError:  # somebody else's config.json
+        except UserError:  # a config.json of another program
             return False
 
     def check_path(self) -> None:
-        """Raises ``UserError`` unless a directory is at the path, or could be made there."""
+        """Raises ``UserError`` unless the path is a directory, or one could be made there."""
         try:
             parents = () if storage.in_bucket(self.path) else self.path.parents
             for path in (self.path, self.checkpoints, *parents):
@@ -108,12 +108,12 @@ class Workdir:
     def check(self, identity: dict[str, Any]) -> None:
         """Refuses a directory that belongs to another run.
 
-        A run of fewer epochs is the same run where its epochs are the first ones of the longer run
+        A run with fewer epochs is the same run if its epochs are the first ones of the longer run
         (``fields.extension_problem``).
 
         Raises:
           UserError: the path is not a directory, or it holds a run of another configuration or
-            something that is no run.
+            something that is not a run.
         """
         self.check_path()
         for path in (self.metrics, self._data, self._result):
@@ -124,22 +124,22 @@ class Workdir:
             self.require_same(saved, identity)
             if self.is_shorter(saved, identity) and not self.newest_checkpoint():
                 raise UserError(
-                    f"{self.path} holds a run of {saved['config']['epochs']} epochs and no "
+                    f"{self.path} holds a run of {saved['config']['epochs']} epochs but no "
                     f"checkpoint to go on from: {ELSEWHERE}"
                 )
         elif self._result.exists() or self.newest_checkpoint():
             raise UserError(
-                f"{self._config} is gone, so nothing says what was trained here: {ELSEWHERE}"
+                f"{self._config} is gone, so it is unknown what was trained here: {ELSEWHERE}"
             )
         elif name := foreign(self.path, EARLY):
-            raise UserError(f"--workdir={self.path} holds {name} and no run: {ELSEWHERE_EMPTY}")
+            raise UserError(f"--workdir={self.path} holds {name} but no run: {ELSEWHERE_EMPTY}")
 
     def is_shorter(self, saved: dict[str, Any], identity: dict[str, Any]) -> bool:
-        """Whether a run has fewer epochs than are wanted now."""
+        """Whether a run has fewer epochs than the configuration now has."""
         return saved["config"].get("epochs", 0) < identity["config"]["epochs"]
 
     def require_same(self, saved: dict[str, Any], identity: dict[str, Any]) -> None:
-        """Raises ``UserError`` with the fields in which two identities differ, if they do."""
+        """Raises ``UserError`` naming the fields in which two identities differ, if they do."""
         differing = fields.differing_fields(
             {**saved["config"], "data": saved["data"]},
             {**identity["config"], "data": identity["data"]},
@@ -165,11 +165,11 @@ class Workdir:
     def create(self, identity: dict[str, Any], data: DataSpec) -> None:
         """Makes the directory, locks it, and writes ``config.json`` and ``data.json``.
 
-        What ``check`` saw may have changed since, so it is checked once more under the lock.  A
-        directory without ``config.json`` holds no run: a ``data.json`` that lies there is replaced.
+        What ``check`` saw may have changed since, so it is checked again under the lock.  A
+        directory without ``config.json`` holds no run: a ``data.json`` in it is replaced.
 
         Raises:
-          UserError: the directory cannot be written, another process is at work in it, or it
+          UserError: the directory cannot be written, another process is using it, or it
             belongs to another run by now.
         """
         try:
@@ -182,17 +182,17 @@ class Workdir:
                 self._write(self._config, identity)
         except OSError as error:
             if storage.in_bucket(self.path):
-                raise  # ``storage.watched`` says what it means
+                raise  # ``storage.watched`` explains it
             raise UserError(
                 f"cannot write to --workdir={self.path} ({error.strerror}): name a directory that "
                 "you may write to"
             ) from error
 
     def extend(self, identity: dict[str, Any]) -> None:
-        """Makes this the directory of a longer run, if it is that of a shorter one.
+        """Turns the directory of a shorter run into that of the longer one.
 
-        The result of the shorter run is kept as ``result-<epochs>-epochs.json``, and likewise what
-        it predicted.
+        The result of the shorter run is kept as ``result-<epochs>-epochs.json``, and its
+        predictions likewise.
         """
         saved = self.identity()
         if saved is not None and self.is_shorter(saved, identity):
@@ -258,27 +258,27 @@ class Workdir:
             ) from error
 
     def release(self) -> None:
-        """Gives up the lock."""
+        """Releases the lock."""
         if self._lock:
             self._lock.close()
             self._lock = None
 
     def steps(self) -> list[int]:
-        """The steps of all checkpoint directories, sound or not, newest first."""
+        """The steps of all checkpoint directories, complete or not, newest first."""
         found = (p for p in self.checkpoints.glob("*") if p.name.isdigit() and storage.is_whole(p))
         return sorted((int(path.name) for path in found), reverse=True)
 
     def newest_checkpoint(self) -> int:
-        """The step of the newest checkpoint directory, sound or not; 0 if there is none."""
+        """The step of the newest checkpoint directory, complete or not; 0 if there is none."""
         return next(iter(self.steps()), 0)
 
     def result(self) -> dict[str, Any] | None:
         """The result of a finished run, else None.
 
-        Figures that are no numbers are None (NaN where an earlier version wrote the file).
+        Figures that are not finite are None (NaN in files of earlier versions).
 
         Raises:
-          UserError: it is damaged, or lacks what every result has.
+          UserError: it is damaged or incomplete.
         """
         content = self._read(self._result, {"test": dict, "train": dict, "method": str})
         if content is None:
@@ -290,13 +290,13 @@ class Workdir:
             missing = _missing(content["test"], figures, "test")
         if missing:
             raise UserError(
-                f"{self._result} is damaged (no sound '{missing}'): delete it and repeat the "
+                f"{self._result} is damaged (no valid '{missing}'): delete it and repeat the "
                 f"command that trained the run, or {ELSEWHERE}"
             )
         return content
 
     def finish(self, result: dict[str, Any]) -> None:
-        """Writes ``result.json``, all of it or nothing; figures that are no numbers are null."""
+        """Writes the whole ``result.json`` or nothing; figures that are not finite are null."""
         self._write(self._result, with_nulls(result))
 
     def _read(self, path: pathlib.Path, expected: dict[str, type]) -> dict[str, Any] | None:
@@ -316,14 +316,14 @@ class Workdir:
 
 
 def foreign(folder: pathlib.Path, known: Collection[str]) -> str:
-    """The name of something in a folder that is not ``known``, hidden or a log, if there is any."""
+    """The name of an entry in a folder that is not ``known``, hidden or a log; empty if none."""
     names = (path.name for path in sorted(folder.iterdir())) if folder.is_dir() else ()
     others = (n for n in names if n not in known and not n.startswith(".") and not n.endswith(LOGS))
     return next(others, "")
 
 
 def _missing(content: Any, expected: Any, name: str = "") -> str:
-    """The name of the first thing that is missing or of another type, as ``test.examples``."""
+    """The name of the first entry that is missing or has another type, as ``test.examples``."""
     if not isinstance(expected, dict):
         return "" if isinstance(content, expected) else name
     if not isinstance(content, dict):

@@ -1,11 +1,11 @@
-"""Where files lie: local folders, through ``pathlib``, and buckets (``gs://``), through
+"""Access to files in local folders, through ``pathlib``, and in buckets (``gs://``), through
 ``etils.epath``.
 
-A bucket has objects and no folders.  An object appears as a whole or not at all, cannot be appended
-to, and is renamed by copying it.  So what is written to a temporary name and renamed on a disk is
-put as one object into a bucket.
+A bucket has objects but no folders.  An object appears as a whole or not at all, cannot be appended
+to, and is renamed by copying it.  So a file that is written under a temporary name and renamed on a
+disk is uploaded to a bucket as one object.
 
-Nothing here is loaded for a local path, and nothing of TensorFlow for a bucket: ``gcsfs`` (extra
+Nothing is imported for a local path, and no TensorFlow for a bucket: ``gcsfs`` (extra
 ``gcs``) reads and writes.
 """
 
@@ -24,9 +24,9 @@ from mla_jax.errors import UserError
 
 BUCKET = "gs://"
 SHORTEST_BUCKET = 3
-"""Characters of a bucket's name, at least; Google's rule, which TensorStore checks too."""
+"""The fewest characters of a bucket's name, by Google's rule, which TensorStore also checks."""
 COMMITTED = "commit_success.txt"
-"""The object that orbax puts last into a checkpoint in a bucket: one without it is not whole."""
+"""The object that orbax writes last: a checkpoint in a bucket without it is incomplete."""
 
 
 def place(path: str | os.PathLike) -> pathlib.Path:
@@ -46,7 +46,7 @@ def place(path: str | os.PathLike) -> pathlib.Path:
         )
     bucket = _bucket_of(text)
     if len(bucket) < SHORTEST_BUCKET:
-        raise UserError(f"{text} names no bucket: write gs://BUCKET/FOLDER")
+        raise UserError(f"{text} has no bucket name: write gs://BUCKET/FOLDER")
     _check_bucket(bucket)
     from etils import epath
 
@@ -54,20 +54,20 @@ def place(path: str | os.PathLike) -> pathlib.Path:
 
 
 def in_bucket(path: str | os.PathLike) -> bool:
-    """Whether a path is one of a bucket."""
+    """Whether a path is in a bucket."""
     return os.fspath(path).startswith(BUCKET)
 
 
 def is_known(path: str | os.PathLike) -> bool:
-    """Whether a path is local, or of a bucket that ``place`` knows."""
+    """Whether a path is local, or in a bucket of a supported kind."""
     return "://" not in os.fspath(path) or in_bucket(path)
 
 
 @functools.cache
 def file_system() -> Any:
-    """The ``gcsfs`` file system that all accesses share.
+    """The shared ``gcsfs`` file system.
 
-    It asks the bucket each time: a listing that was kept would hide what other processes, and
+    It queries the bucket each time: cached listings would hide what other processes, and
     TensorStore, have written since.
 
     Raises:
@@ -75,19 +75,19 @@ def file_system() -> Any:
     """
     if importlib.util.find_spec("gcsfs") is None:
         raise UserError("a gs:// path needs gcsfs: pip install gcsfs")
-    os.environ["EPATH_USE_TF"] = "false"  # epath takes TensorFlow's file system if there is one
+    os.environ["EPATH_USE_TF"] = "false"  # epath uses TensorFlow's file system if installed
     import fsspec
 
-    logging.getLogger("gcsfs").setLevel(logging.CRITICAL)  # it logs errors that it raises too
+    logging.getLogger("gcsfs").setLevel(logging.CRITICAL)  # it logs errors that it also raises
     for name in ("gcs", "gs"):
         fsspec.config.conf.setdefault(name, {})["use_listings_cache"] = False
-    return fsspec.filesystem("gcs", finalize_on_close=True)  # as epath asks for it
+    return fsspec.filesystem("gcs", finalize_on_close=True)  # as epath does
 
 
 @functools.cache
 def _check_bucket(bucket: str) -> None:
-    """Raises ``UserError`` unless the bucket is there and its objects may be listed."""
-    file_system()  # or says what is not installed
+    """Raises ``UserError`` unless the bucket exists and its objects may be listed."""
+    file_system()  # raises if gcsfs is not installed
     try:
         require_answer(BUCKET + bucket)
     except FileNotFoundError as error:
@@ -95,7 +95,7 @@ def _check_bucket(bucket: str) -> None:
             f"there is no bucket gs://{bucket}, or this account may not see it: check the name "
             "(gcloud storage ls)"
         ) from error
-    except Exception as error:  # of many kinds
+    except Exception as error:  # many kinds are raised
         reason = trouble(error) or str(error).partition("\n")[0]
         raise UserError(f"gs://{bucket} cannot be used: {reason}") from error
 
@@ -110,8 +110,8 @@ _LOST: set[str] = set()
 
 
 def is_lost(path: str | os.PathLike | None = None) -> bool:
-    """Whether the bucket of a path (default: any) did not answer the last time: each try takes a
-    minute, so what only tidies up need not try."""
+    """Whether the bucket of a path (default: any) did not answer last time: each try takes a
+    minute, so clean-up code does not try."""
     return bool(_LOST) if path is None else _bucket_of(path) in _LOST
 
 
@@ -131,7 +131,7 @@ def _bucket_of(path: str | os.PathLike) -> str:
 
 
 def put(path: pathlib.Path, content: str | bytes) -> None:
-    """Writes a file: all of it or nothing, whatever happens meanwhile."""
+    """Writes a whole file or nothing, even if it is interrupted."""
     if in_bucket(path):
         with _noting_loss(path):
             path.write_bytes(content.encode() if isinstance(content, str) else content)
@@ -145,29 +145,29 @@ def put(path: pathlib.Path, content: str | bytes) -> None:
 
 
 def absolute(path: pathlib.Path) -> pathlib.Path:
-    """``path.absolute()``; a path of a bucket is that already."""
+    """``path.absolute()``; a path in a bucket is already absolute."""
     return path if in_bucket(path) else path.absolute()
 
 
 def is_whole(checkpoint: pathlib.Path) -> bool:
-    """Whether a checkpoint was saved to its end, to judge by names.
+    """Whether a checkpoint was saved completely, to judge by names.
 
-    On a disk orbax renames a finished checkpoint, so one of that name is whole.
+    On a disk orbax renames a finished checkpoint, so one with the final name is complete.
     """
     return not in_bucket(checkpoint) or (checkpoint / COMMITTED).exists()
 
 
 def free_space(path: pathlib.Path) -> int:
-    """Bytes that may be written where ``path`` is, or will be; a bucket has no end."""
+    """Free bytes on the file system of ``path``; infinite for a bucket."""
     return sys.maxsize if in_bucket(path) else errors.free_space(path)
 
 
 @contextlib.contextmanager
 def watched(path: pathlib.Path, needed: int = 0) -> Iterator[None]:
-    """Turns the errors of a full disk, or of a bucket that fails, into one sentence.
+    """Turns the errors of a full disk, or of a failing bucket, into one sentence.
 
     Args:
-      path: of the run.
+      path: the run's.
       needed: the bytes of a checkpoint, for the message.
 
     Raises:
@@ -182,12 +182,12 @@ def watched(path: pathlib.Path, needed: int = 0) -> Iterator[None]:
             if not reason or isinstance(error, UserError):
                 raise
             raise UserError(
-                f"cannot go on in {path}: {reason}; then repeat the command, which goes on from "
+                f"cannot continue in {path}: {reason}; then repeat the command, to continue from "
                 "the last checkpoint"
             ) from error
 
 
-REACHED = "it cannot be reached: look at the network"
+REACHED = "it cannot be reached: check the network"
 ALLOWED = (
     "no permission: give this account the role 'Storage Object User' (roles/storage.objectUser) on "
     "the bucket, or log in with gcloud auth application-default login"
@@ -195,7 +195,7 @@ ALLOWED = (
 
 
 def trouble(error: BaseException) -> str:
-    """What an error of a bucket means and what to do, as the end of a sentence; empty: unknown."""
+    """The meaning of a bucket's error and the remedy, to end a sentence; empty if unknown."""
     import aiohttp
     import google.auth.exceptions
     import requests
@@ -230,7 +230,7 @@ def trouble(error: BaseException) -> str:
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    """The error and those that led to it."""
+    """The error and the errors that caused it."""
     if error is None:
         return
     yield error

@@ -1,10 +1,10 @@
 """A lock in a bucket, where ``flock`` does not exist: an object that one process can create.
 
-The holder changes the object's metadata every ``RENEWAL`` seconds, as a sign of life.  A process
-that finds the object takes it for left behind if the holder ran on this machine and is gone, or if
-no sign of life comes for ``PATIENCE`` seconds; then it deletes that very object and creates its
-own.  Google Cloud Storage checks both steps (``ifGenerationMatch``), so of two processes that try
-one succeeds.
+The holder changes the object's metadata every ``RENEWAL`` seconds, as a heartbeat.  A process
+that finds the object treats it as stale if the holder ran on this machine and has ended, or if
+there is no heartbeat for ``PATIENCE`` seconds; then it deletes exactly that object and creates its
+own.  Google Cloud Storage checks both steps (``ifGenerationMatch``), so only one of two processes
+succeeds.
 """
 
 import contextlib
@@ -20,14 +20,14 @@ from mla_jax import storage
 from mla_jax.errors import UserError
 
 RENEWAL = 10.0
-"""Seconds between two signs of life; one object may be changed about once per second."""
+"""Seconds between two heartbeats; one object may be changed about once per second."""
 PATIENCE = 3 * RENEWAL
 LOST = (FileNotFoundError, FileExistsError)
-"""How ``gcsfs`` says that an object is gone, and that it is not the expected one."""
+"""The errors of ``gcsfs`` for an object that is gone, or is not the expected one."""
 
 
 class Lease:
-    """The lock object at ``path``: ``take`` it, look that it is ``held``, ``close`` it."""
+    """The lock object at ``path``: ``take`` it, check it with ``require``, ``close`` it."""
 
     def __init__(self, path: pathlib.Path):
         self._fs = storage.file_system()
@@ -38,7 +38,7 @@ class Lease:
         self._lost = False
 
     def take(self) -> bool:
-        """Creates the object; False where another process holds it."""
+        """Creates the object; False if another process holds it."""
         while True:
             try:
                 self._fs.pipe_file(os.fspath(self._path), b"", mode="create", metadata=_metadata())
@@ -60,15 +60,15 @@ class Lease:
         """Raises ``UserError`` if another process has taken the lock since."""
         if self._lost:
             raise UserError(
-                f"another process has taken over {self._path.parent}, since this one gave no sign "
-                "of life for a while: this one stops"
+                f"another process has taken over {self._path.parent}, since this one sent no "
+                "heartbeat for a while: this one stops"
             )
 
     def close(self) -> None:
         """Deletes the object, if it is still ours."""
         self._ended.set()
         if storage.is_lost(self._path):
-            return  # the next run finds it left behind
+            return  # the next run finds it stale
         with contextlib.suppress(Exception):
             self._delete(self._generation)
 
@@ -129,8 +129,8 @@ def _process() -> str:
 
 
 def _machine() -> str:
-    """Tells machines apart, and containers on one machine: process numbers mean something within
-    it only."""
+    """Identifies the machine, or the container on it: process numbers are only valid
+    within it."""
     parts = [socket.gethostname()]
     try:
         parts.append(

@@ -1,7 +1,7 @@
-"""A local copy of a bucket's folder, made once per host: records are read at random, from a disk.
+"""A local copy of a bucket's folder, made once per host, because records are read in random order.
 
-A copy that was interrupted goes on where it stopped.  Each file is compared with the bucket's size
-and CRC-32C when it is complete, and later by size and by the object's generation.
+An interrupted copy continues where it stopped.  Each file is compared with the bucket's size
+and CRC-32C when it is complete, and later by size and the object's generation.
 """
 
 import base64
@@ -24,7 +24,7 @@ from mla_jax.errors import NoSpaceError, UserError, free_space, space_watched
 
 try:
     import fcntl
-except ImportError:  # Windows: two processes that copy at once are then not noticed
+except ImportError:  # Windows: two processes that copy at once are not detected
     fcntl = None  # type: ignore[assignment]
 
 CHUNK = 8 << 20
@@ -32,7 +32,7 @@ CHUNK = 8 << 20
 THREADS = 4
 """Files that are copied at the same time."""
 NOTES = ".staged.json"
-"""``{file: [size, CRC-32C, generation]}`` of what was copied and compared."""
+"""The file with ``{file: [size, CRC-32C, generation]}`` of what was copied and compared."""
 
 
 def local_copy(
@@ -41,9 +41,9 @@ def local_copy(
     """The local folder with the files of a bucket's folder, copied if they are not there yet.
 
     Args:
-      folder: in a bucket; the files in it are copied, folders are not.
+      folder: in a bucket; its files are copied, but not its folders.
       stage_dir: where copies go (default: a folder of this user under the system's temporary one).
-      say: takes lines for a person.
+      say: prints a line for the user.
 
     Raises:
       UserError: the bucket cannot be read, a file stays different from the bucket's, or the
@@ -61,7 +61,7 @@ def local_copy(
         wanted = _listing(folder)
         notes = _notes(local)
         missing = {n: w for n, w in wanted.items() if not _is_there(local / n, w, notes.get(n))}
-        for name in set(notes) - set(wanted):  # the bucket has it no more
+        for name in set(notes) - set(wanted):  # no longer in the bucket
             (local / name).unlink(missing_ok=True)
         if missing:
             _copy(folder, local, wanted, missing, notes, say)
@@ -69,7 +69,7 @@ def local_copy(
 
 
 def _place_of(folder: pathlib.Path, stage_dir: str) -> pathlib.Path:
-    """Where the copy of a bucket's folder is: under its own name, beside a digest of the whole."""
+    """Where the copy of a bucket's folder is: under its name and a digest of its full path."""
     user = "".join(c for c in getpass.getuser() if c.isalnum()) or "user"
     base = pathlib.Path(stage_dir or pathlib.Path(tempfile.gettempdir()) / f"mla_jax-{user}")
     text = os.fspath(folder)
@@ -91,12 +91,12 @@ def _listing(folder: pathlib.Path) -> dict[str, list[Any]]:
 def _notes(local: pathlib.Path) -> dict[str, list[Any]]:
     try:
         return dict(json.loads((local / NOTES).read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):  # not there, or cut: all files are compared again
+    except (OSError, ValueError, TypeError):  # missing or truncated: all files are compared again
         return {}
 
 
 def _is_there(path: pathlib.Path, wanted: list[Any], noted: list[Any] | None) -> bool:
-    """Whether a file was copied and compared, and is of the same size still."""
+    """Whether a file was copied and compared, and still has the same size."""
     return noted == wanted and path.is_file() and path.stat().st_size == wanted[0]
 
 
@@ -142,12 +142,12 @@ def _copy(
 
 
 def _part(local: pathlib.Path, name: str, wanted: list[Any]) -> pathlib.Path:
-    """Where a file lies until it is complete; of another object of the same name, another file."""
+    """The name of a file until it is complete; it differs for another object of the same name."""
     return local / f"{name}.{wanted[2]}.part"
 
 
 def _copy_file(source: pathlib.Path, part: pathlib.Path, wanted: list[Any], bar: Any) -> None:
-    """Copies what is missing of a file; a second time, from its start, where the two differ."""
+    """Copies the missing part of a file; if the result differs, copies it again from its start."""
     size, expected, _ = wanted
     for again in (False, True):
         if again or (part.is_file() and part.stat().st_size > size):
@@ -165,12 +165,12 @@ def _copy_file(source: pathlib.Path, part: pathlib.Path, wanted: list[Any], bar:
         if part.stat().st_size == size and _crc32c(part) == expected:
             return
     raise UserError(
-        f"the copy of {source} differs from the bucket's, twice: look at the disk of {part.parent}"
+        f"the copy of {source} differs from the bucket's, twice: check the disk of {part.parent}"
     )
 
 
 def _crc32c(path: pathlib.Path) -> str:
-    """The checksum of a file, as Google Cloud Storage writes it."""
+    """The checksum of a file, in the form of Google Cloud Storage."""
     import google_crc32c  # comes with gcsfs
 
     found = google_crc32c.Checksum()

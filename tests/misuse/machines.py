@@ -5,7 +5,7 @@ from tests.misuse.case import Case
 PREFLIGHT = "preflight --config=small.py --workdir=x"
 STEP = "benchmark step --config=small.py"
 CASES = {
-    "preflight_without_topology": Case(PREFLIGHT, "give --topology=NAME, as v5e:4x4"),
+    "preflight_without_topology": Case(PREFLIGHT, "give --topology=NAME, for example v5e:4x4"),
     "preflight_without_config": Case(
         "preflight --topology=cpu:4", "give --config=FILE, for example"
     ),

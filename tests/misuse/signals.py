@@ -15,7 +15,7 @@ def stopped(typed: str, during: str, sentence: str = "?", **options: object) -> 
     )
 
 
-BEFORE = "stopped before the first checkpoint: the same command starts anew"
+BEFORE = "stopped before the first checkpoint: the same command starts from the beginning"
 RESUMED = "stopped: the same command goes on from the last checkpoint"
 LONGER = "main --config=small.py --workdir=run --config.epochs=3"
 COMPARED = {"x/mla/seed1/checkpoints/4/state": ""}

@@ -5,7 +5,7 @@ from tests.misuse.case import Case
 COMPARE = "compare --config=small.py --workdir=x"
 CASES = {
     "vary_without_values": Case(
-        f"{COMPARE} --vary=epochs=", "--vary=epochs= names no value: write it as"
+        f"{COMPARE} --vary=epochs=", "--vary=epochs= has no value: write it as"
     ),
     "vary_without_a_field": Case(
         f"{COMPARE} --vary=0.1,0.2", "--vary=0.1,0.2: write it as --vary="
@@ -29,14 +29,14 @@ CASES = {
         f"{COMPARE} --vary=batch_size=4 --config.batch_size=8",
         "--config.batch_size and --vary=batch_size=4 both set 'batch_size': use one",
     ),
-    "vary_the_seed": Case(f"{COMPARE} --vary=seed=1,2", "--vary=seed=1,2 cannot be: "),
+    "vary_the_seed": Case(f"{COMPARE} --vary=seed=1,2", "--vary=seed=1,2 is not possible: "),
     "study_that_is_none": Case(f"{COMPARE} --study=table9", "unknown study 'table9': did you mean"),
     "study_beside_methods": Case(
         f"{COMPARE} --study=table3 --methods=mla",
-        "--study=table3 has its own --methods: leave out one of the two",
+        "--study=table3 sets its own --methods: leave out one of the two",
     ),
     "runs_of_nothing": Case(
-        "compare --runs= --workdir=x", "--runs names none: give folders of finished runs"
+        "compare --runs= --workdir=x", "--runs is empty: give folders of finished runs"
     ),
     "runs_that_are_none": Case(
         "compare --runs=data --workdir=x",
@@ -44,12 +44,12 @@ CASES = {
     ),
     "runs_beside_methods": Case(
         "compare --runs=run --methods=mla --workdir=x",
-        "--runs trains nothing, so --methods means nothing to it",
+        "--runs trains nothing, so --methods does not apply",
         needs_run=True,
     ),
     "corrupt_without_a_number": Case(
         "evaluate --run=run --corrupt=a:noise",
-        "'a:noise' is no corruption: write MODALITY:KIND=NUMBER",
+        "'a:noise' is not a corruption: write MODALITY:KIND=NUMBER",
         needs_run=True,
     ),
     "corrupt_an_unknown_modality": Case(
@@ -60,7 +60,7 @@ CASES = {
     ),
     "features_beside_output": Case(
         "evaluate --run=run --features=f.npz --output=o.json",
-        "--features writes those of the split as it is: leave out --output",
+        "--features is for the whole, unchanged split: leave out --output",
         needs_run=True,
     ),
     "leaderboard_without_a_name": Case(

@@ -114,11 +114,11 @@ def cut(pattern: str):
 CASES = {
     # ---- Pickles -------------------------------------------------------------------------------
     "pth_forbidden": convert("pth", pickle.dumps(Forbidden()), "a pickle that calls shutil.rmtree", sentence="w.pth is not a readable PyTorch checkpoint: it is damaged"),
-    "pth_forbidden_zip": convert("pth", zipped, "a PyTorch file that calls shutil.rmtree", sentence="w.pth is refused: it asks for shutil.rmtree, which no"),
+    "pth_forbidden_zip": convert("pth", zipped, "a PyTorch file that calls shutil.rmtree", sentence="w.pth is refused: it refers to shutil.rmtree, which no"),
     "pth_empty": convert("pth", b"", "empty", sentence="w.pth is not a readable PyTorch checkpoint: it is damaged"),
     "pth_text": convert("pth", "hello\n", "text", sentence="w.pth is not a readable PyTorch checkpoint: it is damaged"),
     "pth_list": convert("pth", pickle.dumps([1, 2]), "a pickled list", sentence="w.pth is not a readable PyTorch checkpoint: it is damaged"),
-    "pkl_forbidden": convert("pkl", pickle.dumps(Forbidden()), "a pickle that calls shutil.rmtree", sentence="w.pkl is refused: it asks for shutil.rmtree, which no"),
+    "pkl_forbidden": convert("pkl", pickle.dumps(Forbidden()), "a pickle that calls shutil.rmtree", sentence="w.pkl is refused: it refers to shutil.rmtree, which no"),
     "pkl_empty": convert("pkl", b"", "empty", sentence="w.pkl is not a readable pickle: Ran out of input"),
     "pkl_cut": convert("pkl", pickle.dumps({"state": list(range(100))})[:50], "50 bytes of a pickle", sentence="w.pkl is not a readable pickle: pickle data was truncated"),
     "pkl_list": convert("pkl", pickle.dumps([1, 2]), "a pickled list", sentence="w.pkl is not a checkpoint of M3AE: it has no parameters"),
@@ -138,7 +138,7 @@ CASES = {
     "unknown_ending": convert("bin", b"\x00", "a byte", sentence="w.bin is not a readable PyTorch checkpoint: it is damaged"),
     "convention": convert("safetensors", tensors(weight=ONE), "a tensor 'weight'", convention="theirs", sentence="w.safetensors is neither a classifier of the reference"),
     # ---- Converted directories -----------------------------------------------------------------
-    "folder_without_manifest": Case("convert --from=w --to=w.safetensors", "w is no converted checkpoint: it has no manifest.json", files=FOLDER, holds="w: no manifest.json"),
+    "folder_without_manifest": Case("convert --from=w --to=w.safetensors", "w is not a converted checkpoint: it has no manifest.json", files=FOLDER, holds="w: no manifest.json"),
     "manifest_text": folder("hello", "hello", sentence="w/manifest.json is not a manifest of mla_jax.convert"),
     "manifest_list": folder([], "[]", sentence="w/manifest.json is not a manifest of mla_jax.convert"),
     "manifest_shallow": folder({}, "{}", sentence="w/manifest.json is not a manifest of mla_jax.convert"),
@@ -146,7 +146,7 @@ CASES = {
     "manifest_other_tensors": folder({**MANIFEST, "tensors": {}}, "no tensors", sentence="w: manifest.json does not describe variables.safetensors;"),
     "manifest_towers": folder({**MANIFEST, "towers": []}, "towers: []", sentence="w does not hold the expected tensors: 1 unexpected"),
     "manifest_backbone": folder({**MANIFEST, "backbones": {"a": "vgg"}, "towers": {"a": ""}}, "backbone vgg", sentence="unknown backbone in the manifest of w 'vgg': known:"),
-    "folder_with_options": folder(MANIFEST, "sound", typed="convert --from=w --to=w.pth --modalities=a", sentence="w is converted already: its tensors are written as they"),
+    "folder_with_options": folder(MANIFEST, "sound", typed="convert --from=w --to=w.pth --modalities=a", sentence="w is already converted: its tensors are written as they"),
     "folder_to_itself": folder(MANIFEST, "sound", typed="convert --from=w --to=w/variables.safetensors", sentence="--to=w/variables.safetensors is a file of --from=w: name"),
     # ---- First weights -------------------------------------------------------------------------
     "init_nothing": Case(INIT + "nowhere", "no checkpoint at nowhere"),
@@ -162,7 +162,7 @@ CASES = {
     "init_metadata": initial(safetensors.numpy.save({"params/encoder/a/kernel": ONE}, {"conventions": "{"}), "a header that is no JSON", sentence="the header of w.safetensors is damaged: convert the run"),
     "init_metadata_list": initial(safetensors.numpy.save({"params/encoder/a/kernel": ONE}, {"conventions": "[]"}), "a header of another form", sentence="the header of w.safetensors is damaged: convert the run"),
     "init_deep": initial(tensors(params__encoder=ONE), "a tensor called params/encoder", sentence="w.safetensors holds tensors that no run has, such as"),
-    "init_empty_folder": Case(INIT + "w", "w is no converted checkpoint: it has no", files={"w": lambda path: path.mkdir()}, holds="w: an empty folder"),
+    "init_empty_folder": Case(INIT + "w", "w is not a converted checkpoint: it has no", files={"w": lambda path: path.mkdir()}, holds="w: an empty folder"),
     # ---- Checkpoints ---------------------------------------------------------------------------
     "checkpoint_arrays": checkpoint("state/d/*", "the arrays of the newest checkpoint: half", sentence="checkpoint 4 of run/checkpoints cannot be used, it is"),
     "checkpoint_manifest": checkpoint("state/manifest.ocdbt", "the manifest of the newest checkpoint: half", sentence="checkpoint 4 of run/checkpoints cannot be used, it is"),

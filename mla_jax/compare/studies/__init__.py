@@ -1,7 +1,7 @@
-"""The studies that ``--study`` names: tables and figures of the papers, a file each, as data.
+"""The studies of ``--study``: tables and figures of the papers as data, one file per study.
 
-A file defines ``STUDY``; here it is entered.  A study trains nothing that ``--methods``, ``--vary``
-and ``--missing`` could not: it adds the order, the headings and the published figures.
+A file defines ``STUDY``, and this file registers it.  ``--methods``, ``--vary`` and ``--missing``
+could train the same rows: a study adds the order, the headings and the published figures.
 """
 
 from mla_jax.compare.studies import (

@@ -1,7 +1,7 @@
-"""DI-MML beside what it is compared with, and its parts: each off, each hyper-parameter varied.
+"""DI-MML, its baselines, and its ablations: each part off, each hyper-parameter varied.
 
-No figure of the paper could be read, so there is no published column.  Its noise study is this one
-crossed with ``--vary=dataset.noise=0,0.1,0.2,0.3,0.4``, on a data set of pictures.
+The paper's figures could not be read, so there is no published column.  Its noise study is this one
+crossed with ``--vary=dataset.noise=0,0.1,0.2,0.3,0.4``, on a data set of images.
 """
 
 from mla_jax.compare.studies.study import Study

@@ -1,7 +1,7 @@
-"""MLA as the paper has it, as its code was released, as it was first dropped, and switch by switch.
+"""The forms of MLA (paper, released code, first code drop), and each of their switches.
 
-Each switch of the two published forms is set alone in the paper's form, then each of those of the
-released form is set back.  ``docs/fidelity.md`` says what each is.
+Each switch of the two published forms is set by itself in the paper's form, then each switch of the
+released form is set back by itself.  ``docs/fidelity.md`` explains each.
 """
 
 from mla_jax.compare.studies.study import Study
@@ -12,16 +12,16 @@ STUDY = Study(
         "mla": "paper",
         "mla:fidelity=released": "released",
         "mla:fidelity=first_drop": "first drop",
-        # What released differs in, each alone.
+        # The differences of released, one at a time.
         "mla:projection.enabled=false": "no projection",
         "mla:fusion=batch_entropy": "entropy over the batch",
         "mla:zero_grad_drift=true": "drift on zero gradients",
-        # What first_drop differs in beside the last two, each alone.
+        # The differences of first_drop besides the last two, one at a time.
         "mla:projection.denominator=elementwise": "elementwise denominator",
         "mla:projection.normalize=frobenius": "Frobenius normalisation",
         "mla:projection.order=update_then_project": "update, then project",
         "mla:projection.skip_first=true": "first batch skipped",
-        # What other readings of the code have.
+        # Other readings of the code.
         "mla:projection.apply=add": "projection added",
         "mla:fusion=fixed": "fixed fusion",
         # Released, with one switch set back.

@@ -1,7 +1,7 @@
-"""What the shared head of MLA forgets, and what the projection prevents: ours, in no paper.
+"""What MLA's shared head forgets, and what the projection prevents; our study, not a paper's.
 
-The runs measure themselves every fifth batch (``mla_jax/telemetry.py``); ``compare/forgetting.py``
-adds it up.  Five does not divide the 26 or 25 batches of an epoch of the embedded data sets, so all
+The runs are measured every fifth batch (``mla_jax/telemetry.py``); ``compare/forgetting.py``
+summarises it.  With the 26 or 25 batches per epoch of the embedded data sets, all
 batches of an epoch are seen in turn.
 """
 

@@ -1,8 +1,8 @@
-"""One modality spoilt at test time: ours, as MultiBench and QMF test robustness, in no paper.
+"""One modality corrupted at test time, as MultiBench and QMF test robustness; our own study.
 
-``data/corruptions.py`` spoils the test split, ``compare/robustness.py`` evaluates the finished runs
-on it.  MLA with equal weights is the run of ``mla`` under another fusion: what it lacks beside
-``mla`` is what entropy fusion does under noise.
+``data/corruptions.py`` corrupts the test split, ``compare/robustness.py`` evaluates finished runs
+on it.  MLA with equal weights is the run of ``mla`` under another fusion: its difference from
+``mla`` is the effect of entropy fusion under noise.
 """
 
 from mla_jax.compare.studies.study import Study

@@ -1,9 +1,11 @@
-"""What methods make of the modalities: ours, after figures that papers show without numbers.
+"""How methods represent the modalities: our own study, after figures that papers show without
+
+numbers.
 
 The features of the test split are measured (``compare/representation.py``): the gap between
-modalities, what tells classes apart in each, DI-MML's effective dimensions, and whether the weights
-of the fusion go to the modality that is right.  ``late_fusion`` trains its encoders apart, so
-whatever modalities share there is chance, and weighs them equally.
+modalities, how well each separates the classes, DI-MML's effective dimensions, and whether the
+weights of the fusion go to the modality that is right.  ``late_fusion`` trains its encoders
+separately and weighs them equally, so whatever its modalities share is due to chance.
 """
 
 from mla_jax.compare.studies.study import Study

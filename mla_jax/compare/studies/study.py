@@ -1,11 +1,11 @@
-"""What a study is: the rows of a published table or figure, as data."""
+"""The definition of a study: the rows of a published table or figure, as data."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 Figures = Mapping[str, float]
-"""Per cent by ``fused`` or modality, by our names."""
+"""``{"fused" or modality: per cent}``, with our names of the modalities."""
 
 
 def columns(entries: tuple[str, ...], **figures: tuple[float, ...]) -> dict[str, Figures]:
@@ -20,31 +20,31 @@ def columns(entries: tuple[str, ...], **figures: tuple[float, ...]) -> dict[str,
 
 @dataclass(frozen=True)
 class Study:
-    """One file of ``mla_jax/compare/studies``; its docstring says what it is and what is left out.
+    """One file of ``mla_jax/compare/studies``; its docstring explains it and what it leaves out.
 
-    The rows keep the order of ``entries``.  A published figure has its table and its rows beside
-    it, in a comment.
+    The rows keep the order of ``entries``.  A comment beside a published figure gives its table
+    and rows.
     """
 
     title: str
     entries: Mapping[str, str]
-    """The rows: entries of ``--methods``, with the heading that the paper gives each."""
+    """``{entry of --methods: the paper's heading for it}``: the rows."""
     source: str = ""
-    """Where the published figures are from, as ``MLA paper, Table 1``."""
+    """The source of the published figures, for example ``MLA paper, Table 1``."""
     published: Mapping[str, Mapping[str, Figures]] = field(default_factory=dict)
-    """``{data set: {entry: figures}}``; a data set that has none is compared without them."""
+    """``{data set: {entry: figures}}``; other data sets are compared without published figures."""
     notes: Mapping[str, str] = field(default_factory=dict)
-    """What a reader must know: by data set, and for all of them under an empty name."""
+    """``{data set: note for the reader}``; the key "" is for all data sets."""
     entries_are_columns: bool = False
-    """Whether the paper's columns are the entries, and its rows the modalities."""
+    """Whether the paper's table has the entries as columns and the modalities as rows."""
     seeds: tuple[str, ...] = ("0", "1", "2")
     vary: tuple[str, ...] = ()
-    """As ``--vary`` takes them."""
+    """Options of ``--vary``."""
     missing: tuple[str, ...] = ()
-    """As ``--missing`` takes them."""
+    """Rates of ``--missing``."""
     settings: Mapping[str, Any] = field(default_factory=dict)
     """Fields of the configuration that differ from its defaults, unless the command sets them."""
     measure: str = ""
-    """What is measured of the finished runs beside their accuracy (``compare/measures.py``)."""
+    """What is measured on the finished runs besides their accuracy (``compare/measures.py``)."""
     same_unimodal: tuple[tuple[str, ...], ...] = ()
     """Groups of entries whose unimodal figures must be equal to the bit."""

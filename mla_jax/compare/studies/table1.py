@@ -22,7 +22,7 @@ STUDY = Study(
     entries=ENTRIES,
     entries_are_columns=True,
     source="MLA paper, Table 1",
-    # Read off a machine transcription of the slides; mean of three seeds, no deviation given.
+    # From a machine transcription of the slides; means of three seeds, without deviations.
     published={
         # Table 1, rows CREMA-D Audio, Video, Multi.
         "cremad": columns(
@@ -64,7 +64,7 @@ STUDY = Study(
     notes={
         "": "The paper's figures are means of three seeds on its own splits, without "
         "a validation split: context, not a target.",
-        # Table 1 has the paper's own figure; these are of three papers that ran MLA again.
+        # Table 1 has the paper's own figure; these are from three papers that ran MLA again.
         "cremad": "Others who ran MLA on CREMA-D report 72.30 (BalanceBench), 73.21 (PDMP) and "
         "79.43 (AUG).",
         "kinetics_sounds": "BalanceBench reports 69.05 for MLA on Kinetics-Sounds.",

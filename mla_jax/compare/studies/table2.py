@@ -1,6 +1,6 @@
 """Table 2 of the MLA paper: twelve methods under missing modalities.
 
-Its figures are in ``compare/published.py``, with their origins; the sweep prints them for IEMOCAP.
+Its figures and their origins are in ``compare/published.py``; the sweep prints them for IEMOCAP.
 """
 
 from mla_jax.compare.studies.study import Study

@@ -16,7 +16,7 @@ ORDER = tuple(ENTRIES)
 
 
 def _twice(without: float, with_hgm: float) -> tuple[float, ...]:
-    """The four columns of a modality, of which those with the same HGM are equal."""
+    """The four columns of a modality; those with the same HGM are equal."""
     return without, without, with_hgm, with_hgm
 
 
@@ -25,7 +25,7 @@ STUDY = Study(
     entries=ENTRIES,
     entries_are_columns=True,
     source="MLA paper, Table 3",
-    # Read off a machine transcription of the slides; mean of three seeds, no deviation given.
+    # From a machine transcription of the slides; means of three seeds, without deviations.
     published={
         # Table 3, rows CREMA-D Audio, Video, Multi.
         "cremad": columns(

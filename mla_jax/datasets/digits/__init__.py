@@ -1,11 +1,11 @@
 """digits: handwritten digits, spoken digits and number words, embedded in the package.
 
-3000 MNIST images, 3000 recordings of the Free Spoken Digit Dataset as 13 MFCC a 25 ms frame, and
+3000 MNIST images, 3000 recordings of the Free Spoken Digit Dataset as 13 MFCC per 25 ms frame, and
 1030 number words of 87 languages (Unicode CLDR); see ``NOTICE`` beside this file.
 
 The three are *paired by class*, not recorded together: an example is an image of a seven, someone
-saying "seven" and the word "sju".  Within a split a recording and an image occur once.  Speakers
-of the test split (two of six) are never heard in training, those of the validation split are.
+saying "seven" and the word "sju".  Within a split, each recording and image occurs once.  Speakers
+of the test split (two of six) do not occur in training, those of the validation split do.
 """
 
 import hashlib
@@ -46,11 +46,11 @@ ARRAYS = {
     "word_y": (np.uint8, ("words",)),
     "word_lang": (np.bytes_, ("words",)),
 }
-"""Type and shape of each array of the file; a name stands for the same number everywhere."""
+"""The type and shape of each array in the file; a name is the same number everywhere."""
 
 
 _FEATURES: dict[tuple[str, str], np.ndarray] = {}
-"""By the file's digest and the modality: a comparison loads the data once per run."""
+"""A cache ``{(digest of the file, modality): array}``: a comparison loads the data per run."""
 
 
 def load(config: Any, modalities: tuple[str, ...] = ("image", "audio")) -> Dataset:
@@ -85,7 +85,7 @@ def load(config: Any, modalities: tuple[str, ...] = ("image", "audio")) -> Datas
             split.inputs["audio"][:] = (split.inputs["audio"] - mean) / deviation
     names = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
     fingerprint = f"digits-{digest}-{RECIPE}-seed{config.split_seed}"
-    # The validation speakers are heard in training, the test speakers are not: an epoch chosen on
+    # The validation speakers occur in training, the test speakers do not: an epoch chosen on
     # validation would be chosen for another task.
     notes = {m: NOTES[m] for m in modalities}
     return Dataset(
@@ -163,8 +163,8 @@ def _images(raw: dict[str, np.ndarray]) -> np.ndarray:
 def _recordings(raw: dict[str, np.ndarray]) -> np.ndarray:
     """MFCC -> ``float32[N, 32, 13]``, time first, cut or padded with zeros.
 
-    Each recording is brought to mean 0 and deviation 1 first; without that, unseen speakers are
-    out of reach.
+    Each recording is standardised to mean 0 and deviation 1 first; without that, models do not
+    generalise to unseen speakers.
     """
     frames = np.split(raw["audio"].astype(np.float32), np.cumsum(raw["audio_len"].astype(int))[:-1])
     out = np.zeros((len(frames), FRAMES, frames[0].shape[1]), np.float32)
@@ -188,9 +188,9 @@ def ngram_ids(word: str) -> np.ndarray:
 
 
 def _without_repeats(splits: list[np.ndarray], word: np.ndarray) -> list[np.ndarray]:
-    """Drops from each split the words that read the same as one of a split before it.
+    """Drops from each split the words that are equal to a word of an earlier split.
 
-    Without their accents a dozen words of different languages are one ("tres", "três").
+    Without accents, a dozen words of different languages are equal ("tres", "três").
     """
     seen: set[bytes] = set()
     kept = []
@@ -204,7 +204,7 @@ def _without_repeats(splits: list[np.ndarray], word: np.ndarray) -> list[np.ndar
 def _draw(
     path: pathlib.Path, raw: dict[str, np.ndarray], seed: int
 ) -> dict[str, tuple[dict[str, np.ndarray], Any]]:
-    """For each split the rows of each modality and the labels, class by class."""
+    """The rows of each modality and the labels of each split, class by class."""
     rng = np.random.default_rng(seed)
     held_out = np.isin(raw["audio_group"], TEST_SPEAKERS)
     train, validation, test = PER_CLASS.values()

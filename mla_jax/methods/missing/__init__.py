@@ -1,1 +1,1 @@
-"""Methods about missing modalities, a room of their own; ``methods.REGISTRY`` has them all."""
+"""Methods about missing modalities; ``methods.REGISTRY`` has them all."""

@@ -1,11 +1,11 @@
-"""What an encoder makes of a zero input: a modality's features where the modality is absent.
+"""The features of a zero input, which stand for a missing modality.
 
     z_im = enc_m(x_im)  where example i has modality m,   enc_m(0) elsewhere
 
-as published: the encoder runs, and its answer to zeros is not zero.  The answer is the one of
-evaluation mode, in training too, and the same for every example: batch statistics are made of
-examples that have the modality, and would turn zeros into something else in training than at test.
-For encoders without batch statistics the two are one.
+as published: the encoder runs, and its output for zeros is not zero.  The output is that of
+evaluation mode, also in training, and the same for every example: batch statistics are over
+examples that have the modality, and zeros would have other features in training than at test.
+For encoders without batch statistics the two are the same.
 """
 
 from collections.abc import Callable, Mapping
@@ -22,7 +22,7 @@ from mla_jax.state import Batch, Prediction
 def blank_features(
     encoders: Encoders, params: Any, batch_stats: Any, inputs: Mapping[str, jax.Array]
 ) -> Features:
-    """``{modality: [1, D]}`` of zero inputs, whose shapes are those of ``inputs``."""
+    """``{modality: [1, D]}`` of zero inputs with the shapes of ``inputs``."""
     blanks = {}
     for m in encoders.modalities:
         nothing = jnp.zeros_like(inputs[m][:1])
@@ -31,7 +31,7 @@ def blank_features(
 
 
 def fill_in(features: Features, present: jax.Array, blanks: Features) -> Features:
-    """The features, and the blank ones where ``present: bool[B, M]`` is False.
+    """The features, replaced by the blank ones where ``present: bool[B, M]`` is False.
 
     ``features``: as ``encoders.features`` returns them, in the order of the modalities.
     """
@@ -50,23 +50,23 @@ def features_or_blanks(
 def joined(features: Features, modalities: tuple[str, ...]) -> jax.Array:
     """``[z_1; ...; z_M]``: ``[B, M D]``, in the order of ``modalities``.
 
-    Of these and not of the dictionary: JAX sorts one by name wherever it passes through a tree.
+    The order of the dictionary is not used, because JAX sorts dictionaries in trees by name.
     """
     return jnp.concatenate([features[m] for m in modalities], axis=-1)
 
 
 def whole(batch: Batch) -> Batch:
-    """The batch as the data has it, nothing hidden by masks."""
+    """The batch as in the data, before masks."""
     return {**batch, **batch.get("whole", {})}
 
 
 def predict_from_features(
     encoders: Encoders, classify: Callable[[Mapping[str, Any], Features], jax.Array]
 ) -> Callable[[dict[str, Any], Batch], Prediction]:
-    """``Method.predict``: the joint logits, and those of each modality when all others are absent.
+    """``Method.predict``: the joint logits, and those of each modality when all others are missing.
 
-    ``classify``: ``(heads, {modality: [N, D]}) -> float32[N, C]``.  It makes the joint logits apart
-    from the others, so that XLA drops these where nobody asks for them (``Evaluator.subsets``).
+    ``classify``: ``(heads, {modality: [N, D]}) -> float32[N, C]``.  It is called separately for the
+    joint logits, so that XLA drops the others where they are not used (``Evaluator.subsets``).
     """
     modalities = encoders.modalities
 

@@ -1,26 +1,26 @@
-"""CCA and a linear SVM: canonical correlation analysis of every pair of modalities, no gradient.
+"""CCA and a linear SVM: canonical correlation analysis of every pair, without gradients.
 
-For each pair (m, n) the k directions along which the two views correlate most
-(``functional/correlation.py``), then the code of an example, and a linear SVM on it:
+For each pair (m, n), CCA finds the k directions along which the two views correlate most
+(``functional/correlation.py``).  They give the code of an example, and a linear SVM classifies it:
 
     c = [(x_m - mean_m) A_mn, (x_n - mean_n) B_mn for every pair],   logits = W c + b
 
-A view x_m is the flattened input, where that is at most 4096 floating-point numbers, and otherwise
-the features of the encoder as it was initialised or loaded: nothing trains it (``targets.py``).
+A view x_m is the flattened input if that is at most 4096 floating-point numbers, and otherwise
+the features of the encoder as initialised or loaded: it is not trained (``targets.py``).
 
 Source: GCNet's baseline (``baseline-cca/cca.py``, k = 10 of a grid to 20; r = 1e-4; ``LinearSVC``
 with C = 0.01).  A missing entry is filled with the mean, so it counts as 0 in the covariances and
 in the code.  Neither labels nor masks enter the directions, and filling shrinks the covariances:
-with a share p of either view missing, a view's by 1 - p and a pair's by (1 - p)^2.  That is as
-published; ``pairs=present`` takes, for each pair, only the examples that have both.
+with a share p of either view missing, a view's by 1 - p and a pair's by (1 - p)^2.  This is as
+published; ``pairs=present`` uses, for each pair, only the examples that have both.
 
-``scaling`` says what r is compared with.  ``standard``: features of variance 1, so that r has one
+``scaling`` sets the scale of r.  ``standard``: features have variance 1, so that r has one
 meaning for all views (ours).  ``none``: the features as they are, ``released``.  ``range``: a view
-over the difference of its largest and its smallest value, the other half of the published grid.
-Correlations do not depend on scaling otherwise.  Sums are in float32, so r is at least a millionth
+divided by the difference of its largest and smallest value, the other half of the published grid.
+Otherwise correlations do not depend on scaling.  Sums are in float32, so r is at least a millionth
 of a feature's variance; the rest is float64 on the host.
 
-Several pairs: every unordered one, in the alphabetical order of their names.  One modality is
+There is one pair per unordered pair of modalities, in alphabetical order.  A single modality is
 paired with itself, and r makes its directions the leading principal components.
 """
 
@@ -67,7 +67,7 @@ PUBLISHED_PROJECTIONS = 10
 
 
 def build(switches: Any, encoders: Encoders, optimizer: Optimizer, task: Task) -> Method:
-    """CCA over any number of modalities; ``projections=0``: 10, or the smallest width if less."""
+    """CCA for any number of modalities; ``projections=0``: 10, or the smallest width if less."""
     modalities = encoders.modalities
     names = sorted(modalities)
     pairs = list(itertools.combinations(names, 2)) or [(names[0], names[0])]
@@ -79,7 +79,7 @@ def build(switches: Any, encoders: Encoders, optimizer: Optimizer, task: Task) -
         return raw_vectors(encoders, variables, batch["inputs"])
 
     def centred(variables: dict[str, Any], batch: Batch, shown: jax.Array) -> dict[str, jax.Array]:
-        """The views less their means: 0 where ``shown: bool[M, B]`` is False."""
+        """The views minus their means; 0 where ``shown: bool[M, B]`` is False."""
         mean, x = variables["params"]["head"]["fill"], views(variables, batch)
         return {m: where_shown(shown[i], x[m] - mean[m], 0) for i, m in enumerate(modalities)}
 

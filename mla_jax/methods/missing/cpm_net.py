@@ -1,27 +1,27 @@
 """CPM-Net: cross partial multi-view networks (Zhang et al., NeurIPS 2019).
 
 Every training example n has a free latent vector h_n in R^K.  The networks run *from* it *to* the
-views, f_v(h) = W_v' h + b_v, so that a missing view is only a term less (s_nv = 0):
+views, f_v(h) = W_v' h + b_v, so a missing view only removes a term (s_nv = 0):
 
     R_n      = sum_v s_nv || f_v(h_n) - x_nv ||^2
     M_nc     = mean over j != n with y_j = c of <h_n, h_j>
     Lambda_n = max(0, 1[argmax_c M_nc != y_n] + max_c M_nc - M_n,y_n)
 
-Two phases a batch, five steps each: ``views`` minimises mean_n R_n over W, b with the injected
-optimiser; ``latents`` minimises sum_n R_n + lambda Lambda_n over the batch's own h_n with Adam,
-whose moments and number of steps are kept a row.  A batch of all N examples is the published
-algorithm; in a smaller one the latents of all others stand still in the class means.  The means
-count the examples that training has met.
+There are two phases per batch, of five steps each: ``views`` minimises mean_n R_n over W, b with
+the given optimiser; ``latents`` minimises sum_n R_n + lambda Lambda_n over the batch's h_n with
+Adam, with moments and a number of steps per row.  A batch of all N examples is the published
+algorithm; with smaller batches the latents of all other examples are fixed in the class means.  The
+means include the examples that training has seen.
 
-With ``scaling=range`` a view is (x - mean) / (max - min) of all its numbers in the training set, as
-``util.py`` has it, without which the view of most numbers decides alone.  ``normalized`` divides
-the loss of W, b by ``view_steps (1 + mean |h|^2)``, so that SGD with momentum stays stable; Adam
-hardly notices, and the published form is without.  ``retune`` adds the last stage of the paper
-(section 2.3): ``views`` alone, at the learning rate of the last epoch; both code bases skip it.
+With ``scaling=range`` a view is (x - mean) / (max - min) over all its numbers in the training set,
+as in ``util.py``; without it the view with most numbers dominates.  ``normalized`` divides
+the loss of W, b by ``view_steps (1 + mean |h|^2)``, so that SGD with momentum stays stable; it
+hardly changes Adam, and the published form lacks it.  ``retune`` adds the last stage of the paper
+(section 2.3): only ``views``, at the learning rate of the last epoch; both code bases skip it.
 
-At test time h starts from one vector, the same for everybody, and takes ``test_steps`` of Adam on
+At test time h starts from the same vector for every example and takes ``test_steps`` of Adam on
 R; its logits are o_c = <h, mean of the training latents of class c>.  A modality's own logits are
-those of its view alone; an example without any keeps the first h.
+those with only its view; an example without any view keeps the first h.
 
 No encoder is trained: x_m is the raw vector of ``targets.py``, an input of at most 4096 numbers,
 else the encoder's features as initialised or loaded (``init_from``).  Any number of views.
@@ -30,8 +30,8 @@ Source: ``util/model.py`` and ``test_hand.py`` of ``hanmenghan/CPM_Nets``, and G
 ``baseline-cpmnet``.  Both sum R over the batch where equation 8 has the mean;
 with their Adam this is the same.  They start each h of the test set at random.  The optimiser of
 W, b is the run's; published: ``optimizer.name=adam``, at 1e-2 (digits) or 1e-3 (GCNet).
-``latent_dim`` 0 means feature_dim.  R and Lambda are weighed against each other as they are, so
-views of many numbers, or unscaled ones, want a larger ``class_weight``.
+``latent_dim`` 0 means feature_dim.  R and Lambda are added without scaling, so
+views of many numbers, or unscaled ones, need a larger ``class_weight``.
 """
 
 import math
@@ -82,11 +82,11 @@ LIMITS = {
 HANDLES_MISSING = True
 TRAINS_ENCODERS = False
 
-RETUNE_SHARE = 0.2  # of the epochs; the paper says no number
+RETUNE_SHARE = 0.2  # of the epochs; the paper gives no number
 
 
 def build(switches: Any, encoders: Encoders, optimizer: Optimizer, task: Task) -> Method:
-    """CPM-Net of any number of views."""
+    """CPM-Net for any number of views."""
     modalities, N, C = encoders.modalities, task.examples, task.classes
     K = switches.latent_dim or encoders.feature_dim
 
@@ -195,7 +195,7 @@ def build(switches: Any, encoders: Encoders, optimizer: Optimizer, task: Task) -
         x, present, valid = views_of(state.variables, batch), batch["present"], batch["valid"]
         heads = [state.params["head"][m] for m in modalities]
         table, rows = state.method_state, batch["index"]
-        written = jnp.where(valid, rows, N)  # N is no row: what is written there is dropped
+        written = jnp.where(valid, rows, N)  # N is not a row: writes to it are dropped
         label = jnp.where(valid, batch["label"], -1)
         rest = table["label"].at[written].set(-1, mode="drop")
         rest = cpm.class_sums(table["latents"], rest, C)
@@ -252,7 +252,7 @@ def build(switches: Any, encoders: Encoders, optimizer: Optimizer, task: Task) -
 
 
 def _looked_at(seen: dict[str, jax.Array], x: jax.Array, present: jax.Array) -> dict[str, Any]:
-    """The sum, the count and the ends of all numbers of a view, with those of ``x: [B, F]``."""
+    """Adds ``x: [B, F]`` to the sum, count, minimum and maximum of all numbers of a view."""
     mask = present[:, None]
     return {
         "sum": seen["sum"] + jnp.where(mask, x, 0).sum(),
@@ -267,7 +267,7 @@ def _with_heads(tree: dict[str, Any], heads: dict[str, Any]) -> dict[str, Any]:
 
 
 def _metrics(losses: jax.Array, scores: jax.Array, batch: Batch) -> Metrics:
-    """Before the first step of the phase."""
+    """The metrics before the first step of the phase."""
     return {
         "loss": losses.mean(),
         "accuracy": accuracy(scores, batch["label"], batch["valid"]),

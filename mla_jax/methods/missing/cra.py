@@ -4,11 +4,12 @@
     x^_m = decoder_m(c^),   logits = classifier(c^)
     L = CE(logits, y) + w sum_m hidden_m mean_d (x^_md - x_md)^2
 
-Every block predicts what the sum of the damaged input and the residuals so far still lacks.
+Every block predicts what is still missing in the sum of the incomplete input and the residuals so
+far.
 
-Source: GCNet's ``baseline-mmin/models/mmin_CRA_model.py``, which is ``ae`` with this autoencoder in
-the place of its own and a transition T that Tran et al. do not have; they train the cascade on the
-error of c^ alone.  See ``ae`` for the losses, the switches and what an absent modality does.  The
+Source: GCNet's ``baseline-mmin/models/mmin_CRA_model.py``, which is ``ae`` with this autoencoder
+instead, and with a transition T that Tran et al. do not have; they train the cascade only on the
+error of c^.  See ``ae`` for the losses, the switches and missing modalities.  The
 published grid: 2, 3, 5 or 6 blocks of widths 256, 128 or 256, 200, 128; weights 0.01, 0.02, 0.03
 of a sum over 256 examples (0.8 in the README's example): 5.12 is 0.02 times 256.
 """
@@ -41,7 +42,7 @@ LIMITS = {"reconstruction_weight": (0, math.inf), "dropout": (0, 1), "blocks": (
 
 
 def build(switches: Any, encoders: Encoders, optimizer: Optimizer, task: Task) -> Method:
-    """CRA over any number of modalities; with one, a residual autoencoder of its features."""
+    """CRA for any number of modalities; with one, a residual autoencoder of its features."""
 
     def init(rng, features, widths, initialization):
         return init_residual(rng, features, widths, switches.blocks, initialization)

@@ -1,19 +1,20 @@
 """Deep canonically correlated autoencoders: deep CCA whose codes can be decoded (Wang et al.).
 
-Deep CCA (``dcca.py``: stages, filling, switches, prediction) with one more term in its first stage,
+Deep CCA (see ``dcca.py`` for stages, filling, switches, prediction) with one more term in stage 1,
 
     L = sum over pairs of  -sum_i sqrt(sigma_i^2 + r)  +  lambda sum_m mean (dec_m(c_m) - x_m)^2
 
-with x_m the flattened input where that is at most 4096 floating-point numbers, and otherwise the
-features z_m, which get no gradient from being a target (``targets.py``); lambda = 0.001
-(``reconstruction_weight``), the mean over the examples and the numbers of x_m.  The decoder mirrors
-the published encoder: three layers of Linear, BatchNorm and ReLU, of the width of the features, and
-a Linear one.  It is used in training alone, so its batch normalisation keeps no running statistics.
+where x_m is the flattened input if that is at most 4096 floating-point numbers, and otherwise the
+features z_m, which get no gradient as a target (``targets.py``); lambda = 0.001
+(``reconstruction_weight``), and the mean is over the examples and the numbers of x_m.  The decoder
+mirrors the published encoder: three layers of Linear, BatchNorm and ReLU, as wide as the features,
+and a Linear one.  It is only used in training, so its batch normalisation keeps no running
+averages.
 
 Source: GCNet's baseline (``baseline-cca/dccae.py``); the idea is of Wang et al., ICML 2015.
 Filled entries are reconstructed too, as published; under ``pairs=present`` they are not.  The
-released code keeps the checkpoint of the lowest validation loss, judged one epoch late; ours
-is the last.
+released code keeps the checkpoint with the lowest validation loss, judged one epoch late; ours
+keeps the last.
 With one modality it is an autoencoder.
 """
 
@@ -41,11 +42,11 @@ LIMITS = {**dcca.LIMITS, "reconstruction_weight": (0, math.inf)}
 DEPENDS_ON_EPOCHS = "dccae fits its SVM after the last epoch of its first stage"
 HIDDEN_LAYERS = 3
 EPSILON = 1e-5
-"""Of PyTorch's batch normalisation."""
+"""The epsilon of PyTorch's batch normalisation."""
 
 
 def build(switches: Any, encoders: Encoders, optimizer: Optimizer, task: Task) -> Method:
-    """DCCAE over any number of modalities."""
+    """DCCAE for any number of modalities."""
     D = encoders.feature_dim
 
     def init_decoder(rng: jax.Array, k: int, width: int) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What deep CCA and its autoencoders share: see ``dcca.py`` for the method and its source."""
+"""Code that deep CCA and DCCAE share: see ``dcca.py`` for the method and its source."""
 
 import itertools
 from collections.abc import Callable, Sequence
@@ -23,19 +23,19 @@ from mla_jax.state import Batch, Metrics, Prediction, TrainState
 PUBLISHED_PROJECTIONS = 10
 
 Named = dict[str, Any]
-"""Something for each modality, by its name."""
+"""``{modality: something}``."""
 
 
 class Term(NamedTuple):
-    """What is added to the loss, with heads of its own; they are stepped with their modality."""
+    """An extra loss term with its own heads, which are updated with their modality."""
 
     init_head: Callable[[jax.Array, int, int], Any]
     """``(rng, k, width of the raw vector) -> head``."""
     loss: Callable[[Named, Named, Named, Named], jax.Array]
-    """``(heads, codes: [B, k], raw vectors: [B, F_m], counted: bool[B]) -> a number``, all by
-    modality; filled entries are filled."""
+    """``(heads, codes: [B, k], raw vectors: [B, F_m], counted: bool[B]) -> a number``, each by
+    modality and with missing entries filled."""
     suffix: str
-    """Of the heads' names, after the modality's."""
+    """The suffix of the heads' names, after the modality's."""
 
 
 def correlation_method(
@@ -46,7 +46,7 @@ def correlation_method(
     task: Task,
     term: Term | None = None,
 ) -> Method:
-    """Deep CCA, with another ``term`` in the loss of its first stage."""
+    """Deep CCA, with an extra ``term`` in the loss of its first stage."""
     modalities, D = encoders.modalities, encoders.feature_dim
     pairs = list(itertools.combinations(modalities, 2))
     k = _projections(switches, D)
@@ -91,7 +91,7 @@ def correlation_method(
         if len(batch["valid"]) <= k:
             raise UserError(
                 f"batch_size={len(batch['valid'])} must be more than the {k} projections of "
-                f"{name}, whose covariances are those of a batch"
+                f"{name}, whose covariances are over a batch"
             )
         grad = jax.value_and_grad(loss_of, has_aux=True)
         (loss, (stats, c)), gradients = grad(state.params, state.batch_stats, batch)
@@ -122,7 +122,7 @@ def correlation_method(
     # ---- Stage 2, and prediction ---------------------------------------------------------------
 
     def means_of(variables: Named, batch: Batch) -> Named:
-        """What the fill is the mean of: the inputs, or the features of tokens."""
+        """The values whose mean fills gaps: the inputs, or the features of tokens."""
         params, stats, x = variables["params"], variables["batch_stats"], batch["inputs"]
         return {
             m: x[m] if _has_mean(x[m]) else feature(m, params, stats, x[m], train=False)[0]
@@ -130,7 +130,7 @@ def correlation_method(
         }
 
     def coded(variables: Named, batch: Batch) -> Callable[[jax.Array], jax.Array]:
-        """``(shown: bool[M, B]) -> float32[B, M k]``: the codes, of the fill where not shown."""
+        """``(shown: bool[M, B]) -> float32[B, M k]``: the codes, with the fill where not shown."""
         params, stats = variables["params"], variables["batch_stats"]
         given, absent = {}, {}
         for m in modalities:
@@ -200,20 +200,20 @@ def _has_mean(x: jax.Array) -> bool:
 
 
 def _projections(switches: Any, D: int) -> int:
-    """k, once the numbers of the switches are known to make sense."""
+    """k, after checking the numbers of the switches."""
     for switch in ("regularization", "svm_cost"):
         if not switches[switch]:
             raise UserError(f"method.{switch} must be positive, not 0")
     if switches.projections > D:
         raise UserError(
             f"method.projections={switches.projections} must be at most feature_dim={D}: a linear "
-            "layer makes no more independent numbers of a feature vector"
+            "layer cannot give more independent numbers"
         )
     return switches.projections or min(PUBLISHED_PROJECTIONS, D)
 
 
 def _networks(switches: Any, modalities: Sequence[str]) -> dict[str, str]:
-    """Whose encoder and last layer each modality goes through."""
+    """``{modality: the modality whose encoder and last layer it uses}``."""
     network = {m: m for m in modalities}
     if switches.third_encoder == "second" and len(modalities) > 2:
         network[modalities[2]] = modalities[1]

@@ -1,32 +1,32 @@
 """IF-MMIN: imagination from modality-invariant features (Zuo et al., ICASSP 2023).
 
-Stage 1, ``teacher``, on the whole data; one encoder S is shared by all modalities:
+Stage 1, ``teacher``, on the complete data; all modalities share one encoder S:
 
     f = [z_1; ...; z_M],   H = [S(z_1); ...; S(z_M)],   logits = teacher([f; H])
     L = CE(logits, y) + mean over pairs m < n of CMD_5(S(z_m), S(z_n))
 
-Stage 2, ``imagination``, on what masks leave, everything started from the teacher, a copy frozen:
+Stage 2, ``imagination``, on masked data, from the teacher's weights, of which a copy is frozen:
 
     u_1 = f + H,   u_{k+1} = dec_k(enc_k(u_k)) + H,   f' = T(last decoder's output)
     logits = classifier([l_1; ...; l_n])
     L = CE(logits, y) + MSE(t, f') + 100 MSE(H_whole, H)
 
-CMD (``losses.central_moment_discrepancy``) makes what S says of two modalities alike; f' imagines
-t, the teacher's features of the inputs that are *not* seen (``imagination.py``); H, which S goes on
-learning, must be what the frozen S says of the whole data.  MSE is a mean over all elements.
+CMD (``losses.central_moment_discrepancy``) makes the outputs of S for two modalities similar; f'
+predicts t, the teacher's features of the inputs that are *not* seen (``imagination.py``); and H,
+while S keeps learning, must match the frozen S on complete data.  MSE is a mean over all elements.
 
 Source: ``ZhuoYulang/IF-MMIN``, ``models/{IFMMIN,utt_shared}_model.py``.  S is Linear, LeakyReLU,
 Linear, LeakyReLU, D -> D -> D.  Unlike in MMIN's cascade the residuals are not summed up, and
-there is no way back (``autoencoders.invariant_autoencoder``).  The published script gives the
-weight 100 to an option that the model does not have, and so stops at once; the option that it does
-have is 1 by default.  5 blocks of widths 2/3, 1/3, 1/6 of M D; heads F -> D -> D -> C with dropout
-0.5, the teacher's 0.3; ``teacher_epochs`` 0 is the published share, 20 of 40.  ``released`` starts
-every linear layer as that code does, Kaiming.
+there is no backward network (``autoencoders.invariant_autoencoder``).  The published script gives
+the weight 100 to an option that the model does not have, so it stops at once; the option that it
+does have is 1 by default.  5 blocks of widths 2/3, 1/3, 1/6 of M D; heads F -> D -> D -> C with
+dropout 0.5, the teacher's 0.3; ``teacher_epochs`` 0 is the published share, 20 of 40.  ``released``
+has that code's Kaiming initialisation of linear layers.
 
-Any number of modalities, every unordered pair of which has its CMD term; with one there is none.
-An absent modality is a zero input to its encoder, and S runs on what that makes of it; one that the
-data lack takes no part in CMD, and of it nothing is imagined.  While the teacher learns,
-predictions are those of a student that has not.
+Any number of modalities; every unordered pair has a CMD term, so with one there is none.
+A missing modality is a zero input to its encoder, and S runs on the result; one that the
+data lack is left out of CMD and has no target.  While the teacher learns,
+predictions are those of an untrained student.
 """
 
 import itertools
@@ -77,7 +77,7 @@ TEACHER_SHARE = 20 / 40
 
 
 def build(switches: Any, encoders: Encoders, optimizer: Optimizer, task: Task) -> Method:
-    """IF-MMIN over any number of modalities; with one there is no discrepancy to reduce."""
+    """IF-MMIN for any number of modalities; with one there is no discrepancy to reduce."""
     modalities = encoders.modalities
     D, MD = encoders.feature_dim, encoders.feature_dim * len(modalities)
     layers = widths("layers", switches.layers, [MD * r for r in imagination.PUBLISHED_WIDTHS])

@@ -1,16 +1,16 @@
-"""What MMIN and IF-MMIN share: a teacher that saw everything, and a student that must imagine it.
+"""Code that MMIN and IF-MMIN share: a teacher on complete data, a student on masked data.
 
-Stage 1, ``teacher``: encoders and a head of its own on the whole data, masks or not.
+Stage 1, ``teacher``: encoders and their own head are trained on the complete data, without masks.
 
-Stage 2, ``imagination``: encoders start as the teacher's, a copy of which is frozen, and see what
-masks leave.  Optimisers start anew.  The frozen copy answers, without a gradient, to what the
-student does not see:
+Stage 2, ``imagination``: encoders start from the teacher's, a copy of which is frozen, and see
+masked data.  Optimisers are reset.  The frozen copy gives, without a gradient, the features of what
+the student does not see:
 
     t_im = T_m(x_im)  where masks hide m from example i,   T_m(0) where the student sees it
 
-(``complement``) and to the whole data (``everything``).  So the target for a modality that is there
-is the teacher's answer to zeros, neither zero nor the true features, as published.  A modality that
-the data lack has no target.
+(``complement``) and of the complete data (``everything``).  So the target for a modality that the
+student sees is the teacher's output for zeros, not zero or the true features, as published.  A
+modality that the data lack has no target.
 """
 
 import math
@@ -54,7 +54,7 @@ SWITCHES: dict[str, Any] = {
     "teacher_epochs": 0,
     "initialization": "head_init",
 }
-"""Those of both methods, with their values under ``paper``."""
+"""The switches of both methods, with their values under ``paper``."""
 CHOICES = {"initialization": STARTS}
 LIMITS = {
     "blocks": (1, 100),
@@ -63,23 +63,23 @@ LIMITS = {
     "teacher_epochs": (0, 1_000_000),
 }
 PUBLISHED_WIDTHS = (2 / 3, 1 / 3, 1 / 6)
-"""Of the M D joined features: 256, 128, 64 of 384."""
+"""Shares of the M D joined features: 256, 128, 64 of 384."""
 WEIGHT = (0, math.inf)
 
 
 class Seen(NamedTuple):
-    """All that a loss may look at in one training step."""
+    """Everything that a loss may use in one training step."""
 
     batch: Batch
     heads: Heads
     features: Features
-    """Of the student, or of the teacher while it learns; blank where a modality is absent."""
+    """Of the student, or of the teacher while it learns; blank if a modality is missing."""
     drop: Callable[[str], Drop]
-    """The dropout of a network, by its name."""
+    """``(name of a network) -> its dropout``."""
 
 
 class Taught(NamedTuple):
-    """What the frozen teacher makes of a batch; no gradient passes."""
+    """The outputs of the frozen teacher for a batch, without gradients."""
 
     complement: jax.Array
     """``[B, M D]``: t."""
@@ -89,14 +89,14 @@ class Taught(NamedTuple):
 
 
 class Parts(NamedTuple):
-    """What makes one method differ from the other."""
+    """The differences between the two methods."""
 
     init_heads: Callable[[jax.Array], dict[str, Any]]
-    """``(rng) -> {name: head}``, those of both stages."""
+    """``(rng) -> {name: head}``, the heads of both stages."""
     teach: Callable[[Seen], tuple[jax.Array, jax.Array]]
     """The loss of each example ``float32[B]`` and the logits ``[B, C]`` of the first stage."""
     imagine: Callable[[Seen, Taught], tuple[jax.Array, jax.Array]]
-    """Those of the second."""
+    """The same for the second stage."""
     classify: Callable[[Heads, Features], jax.Array]
     """``(heads, features) -> [B, C]``: the prediction."""
     shared: tuple[str, ...] = ()
@@ -106,7 +106,7 @@ class Parts(NamedTuple):
 
 
 def known_error(target: jax.Array, found: jax.Array, batch: Batch) -> jax.Array:
-    """The mean over all elements of ``(target - found)^2``, an example's share ``float32[B]``.
+    """The mean over all elements of ``(target - found)^2``, as each example's share ``float32[B]``.
 
     ``target, found: [B, M D]``; modalities that the data lack are left out of the mean.
     """
@@ -125,7 +125,7 @@ def imagination_method(
     optimizer: Optimizer,
     task: Task,
 ) -> Method:
-    """The method of ``parts``; its teacher has ``teacher_share`` of the epochs by default."""
+    """The method with ``parts``; its teacher has ``teacher_share`` of the epochs by default."""
     modalities = encoders.modalities
     optimizers = {"encoder": optimizer, "head": optimizer}
     check_dropout("dropout", switches.dropout)
@@ -133,7 +133,7 @@ def imagination_method(
     teacher_epochs = switches.teacher_epochs or max(1, round(task.epochs * teacher_share))
 
     def frozen(params: dict[str, Any], batch_stats: Any) -> dict[str, Any]:
-        """Copies, so that the state holds no array twice and can be donated."""
+        """Copies, so that the state contains no array twice and can be donated."""
         heads = {key: params["head"][key] for key in parts.shared}
         kept = {"encoder": params["encoder"], "head": heads, "batch_stats": batch_stats}
         return jax.tree.map(jnp.copy, kept)
@@ -211,7 +211,7 @@ def imagination_method(
         predict=predict_from_features(encoders, parts.classify),
         fuse=joint_fusion,
         describe=lambda state: [
-            f"the teacher learns for {teacher_epochs} epochs from all that the data hold; the "
-            "accuracies of its epochs are those of a student that has not begun"
+            f"the teacher learns for {teacher_epochs} epochs from the complete data; the "
+            "accuracies of these epochs are those of the untrained student"
         ],
     )

@@ -1,9 +1,9 @@
-"""What stands for a missing entry in the correlation methods: the mean of the observed ones.
+"""Fills missing entries of the correlation methods with the mean of the observed ones.
 
     fill_m = mean of x_im over the training examples i that have modality m
 
 GCNet's baselines take the mean over training, validation and test examples together
-(``padmeanV1`` of ``baseline-cca/util.py``); here it is that of the training examples alone.
+(``padmeanV1`` of ``baseline-cca/util.py``); here it is over the training examples only.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,18 +17,18 @@ from mla_jax.methods.base import ReduceTraining
 from mla_jax.state import Batch
 
 Vectors = Callable[[dict[str, Any], Batch], dict[str, jax.Array]]
-"""``(variables, batch) -> {modality: float[B, ...]}``: of what the means are taken."""
+"""``(variables, batch) -> {modality: float[B, ...]}``: the values whose means are taken."""
 FindMeans = Callable[[dict[str, Any], ReduceTraining], dict[str, np.ndarray]]
 """``(variables, reduce_training) -> {modality: float32[...]}``."""
 
 
 def where_shown(shown: jax.Array, x: jax.Array, otherwise: Any) -> jax.Array:
-    """``x: [B, ...]`` of the examples that are ``shown: bool[B]``, ``otherwise`` of the rest."""
+    """``x: [B, ...]`` where ``shown: bool[B]``, ``otherwise`` for the other examples."""
     return jnp.where(shown.reshape(-1, *[1] * (x.ndim - 1)), x, otherwise)
 
 
 def observed(batch: Batch) -> jax.Array:
-    """``bool[M, B]``: which entries are there."""
+    """``bool[M, B]``: which entries are present."""
     return (batch["present"] & batch["valid"][:, None]).T
 
 

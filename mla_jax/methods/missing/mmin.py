@@ -1,27 +1,27 @@
 """MMIN: the missing modality imagination network (Zhao, Li and Jin, ACL 2021).
 
-Stage 1, ``teacher``, on the whole data:   logits = teacher([z_1; ...; z_M]),   L = CE(logits, y)
+Stage 1, ``teacher``, on complete data:   logits = teacher([z_1; ...; z_M]),   L = CE(logits, y)
 
-Stage 2, ``imagination``, on what masks leave, the teacher frozen:
+Stage 2, ``imagination``, on masked data, with the teacher frozen:
 
-    h = [z_1; ...; z_M]             z_m of a zero input where m is absent (``blanks.py``)
+    h = [z_1; ...; z_M]             z_m of a zero input where m is missing (``blanks.py``)
     h', l = CRA_f(h),   h'' = CRA_b(h'),   logits = classifier(l)
     L = CE(logits, y) + lambda_1 MSE(t, h') + lambda_2 MSE(sg(h), h'')
 
-h' imagines t, the teacher's features of the inputs that are *not* seen (``imagination.py``), and
-h'' must lead back to h, which gets no gradient as a target (sg).  l joins the n bottlenecks of
-CRA_f, and is all that the classifier sees.  MSE is a mean over all elements.
+h' predicts t, the teacher's features of the inputs that are *not* seen (``imagination.py``), and
+h'' must recover h, which gets no gradient as a target (sg).  l joins the n bottlenecks of
+CRA_f and is the classifier's only input.  MSE is a mean over all elements.
 
 Source: ``AIM3-RUC/MMIN``, branch master, ``models/mmin_model.py``.  CRA is
 ``autoencoders.residual_autoencoder``: 5 blocks of widths 2/3, 1/3, 1/6 of M D (``layers`` ();
 256, 128, 64 as published); the heads are F -> D -> D -> C with dropout 0.5, the teacher's 0.3.
-``teacher_epochs`` 0 is the published share, 20 of 60 epochs.  ``released`` starts every linear
-layer as that code does, Kaiming; GCNet's port, which the MLA paper's Table 2 seems to quote, has
+``teacher_epochs`` 0 is the published share, 20 of 60 epochs.  ``released`` has that code's Kaiming
+initialisation; GCNet's port, which the MLA paper's Table 2 seems to quote, has
 ``initialization=normal``, and as many epochs for the teacher as for the student.  The published
-encoders (LSTM and TextCNN, or GCNet's perceptrons) are the run's here.
+encoders (LSTM and TextCNN, or GCNet's perceptrons) are replaced by the run's.
 
-Any number of modalities.  An absent one is a zero input to its encoder; of one that the data lack
-nothing is imagined.  While the teacher learns, predictions are those of a student that has not.
+Any number of modalities.  A missing one is a zero input to its encoder; one that the data lack
+has no target.  While the teacher learns, predictions are those of an untrained student.
 """
 
 from typing import Any
@@ -60,7 +60,7 @@ TEACHER_SHARE = 20 / 60
 
 
 def build(switches: Any, encoders: Encoders, optimizer: Optimizer, task: Task) -> Method:
-    """MMIN over any number of modalities; with one, its features are imagined from a zero input."""
+    """MMIN for any number of modalities; with one, its features are predicted from a zero input."""
     modalities = encoders.modalities
     D, MD = encoders.feature_dim, encoders.feature_dim * len(modalities)
     layers = widths("layers", switches.layers, [MD * r for r in imagination.PUBLISHED_WIDTHS])

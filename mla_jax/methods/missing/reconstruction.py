@@ -1,12 +1,12 @@
-"""What AE and CRA share: an autoencoder on the joined features, trained to imagine what is missing.
+"""Code that AE and CRA share: an autoencoder on the joined features that fills in what is missing.
 
-    c = [z_1; ...; z_M]                     z_m of a zero input where m is absent (``blanks.py``)
+    c = [z_1; ...; z_M]                     z_m of a zero input where m is missing (``blanks.py``)
     c^ = autoencoder(c)
     x^_m = decoder_m(c^),   logits = classifier(c^)
     L = CE(logits, y) + w sum_m hidden_m mean_d (x^_md - x_md)^2
 
-x_m is the raw vector of a modality (``targets.py``).  Only what masks hide is reconstructed: what
-is there to see, and what the data lack, add no term.
+x_m is the raw vector of a modality (``targets.py``).  Only what masks hide is reconstructed:
+visible modalities, and modalities that the data lack, add no term.
 
 Decoders and classifier are perceptrons F -> D -> D -> out with ReLU and dropout.  In the published
 code the encoders are such perceptrons too (d_m -> 128 -> 128 -> 128); here they are the run's.
@@ -36,7 +36,7 @@ from mla_jax.state import Batch, TrainState
 
 
 class Autoencoder(NamedTuple):
-    """What AE and CRA differ in."""
+    """The differences between AE and CRA."""
 
     init: Callable[[jax.Array, int, tuple[int, ...], str], Any]
     """``(rng, M D, widths, initialization) -> params``."""
@@ -52,7 +52,7 @@ def reconstruction_method(
     optimizer: Optimizer,
     task: Task,
 ) -> Method:
-    """The method of ``autoencoder``, over any number of modalities."""
+    """The method with ``autoencoder``, for any number of modalities."""
     modalities, D, M = encoders.modalities, encoders.feature_dim, len(encoders.modalities)
     layers = widths("layers", switches.layers, (M * D * 2 / 3, M * D / 3))
     hidden_layers = widths("head_layers", switches.head_layers, (D, D))

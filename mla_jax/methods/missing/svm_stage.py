@@ -20,13 +20,13 @@ def svm_stage(
 ) -> Callable[[TrainState, ReduceTraining], TrainState]:
     """``(state, reduce_training) -> state`` with the head ``svm`` solved.
 
-    The codes of the training set come together in a table ``[task.examples, K]``, each row in the
-    place of its example, so that the batches they came in do not matter.
+    The codes of the training set are collected in a table ``[task.examples, K]``, each in the row
+    of its example, so that the batches do not matter.
     """
 
     def accumulate(variables: dict[str, Any], carry: Any, batch: Batch) -> Any:
         table, label = carry
-        # Rows of padding are nobody's.  Every row is written once: adding is writing.
+        # Rows of padding belong to no example.  Every row is written once, so adding writes it.
         row = jnp.where(batch["valid"], batch["index"], task.examples)
         return (
             table.at[row].add(codes(variables, batch), mode="drop"),
@@ -43,7 +43,7 @@ def svm_stage(
 
 
 def with_heads(state: TrainState, **heads: Any) -> TrainState:
-    """``state`` with heads of these values, on the devices and with the types of the old ones."""
+    """``state`` with these heads, on the devices and with the types of the old ones."""
 
     def place(value: np.ndarray, old: jax.Array) -> jax.Array:
         value = np.asarray(value, old.dtype)

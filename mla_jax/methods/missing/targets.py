@@ -1,9 +1,9 @@
-"""The raw vector of a modality, for methods that reconstruct or model what goes into an encoder.
+"""The raw vector of a modality, for methods that reconstruct or model an encoder's input.
 
-    x_m = the flattened input, where it is at most 4096 floating-point numbers an example
+    x_m = the flattened input, if it is at most 4096 floating-point numbers per example
         = the encoder's features z_m otherwise, without a gradient: tokens, long or integer inputs
 
-The published codes have one feature vector an utterance and modality (512 to 1024 numbers), so the
+The published codes have one feature vector per utterance and modality (512 to 1024 numbers), so the
 first case is theirs.
 """
 
@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from mla_jax.encoders import Encoders
 
 LARGEST = 4096
-"""Numbers an example, of inputs that are used as they are."""
+"""The most numbers per example for an input to be used as it is."""
 
 INPUT, FEATURES = "input", "features"
 
@@ -25,7 +25,7 @@ INPUT, FEATURES = "input", "features"
 def raw_or_features(encoders: Encoders, example_inputs: Mapping[str, jax.Array]) -> dict[str, str]:
     """``{modality: "input" | "features"}``: what the raw vector is.
 
-    ``example_inputs: {modality: [B, ...]}``; only shapes and types are looked at.
+    ``example_inputs: {modality: [B, ...]}``; only shapes and types are used.
     """
     kinds = {}
     for modality in encoders.modalities:

@@ -3,7 +3,7 @@
 Every modality is a step of a sequence; z_m is 0 where the modality is missing.
 
     e_m = block_m(W_m z_m)
-    c_m = [e_m P_mk for all k != m],   one matrix P_mk = P_km an unordered pair
+    c_m = [e_m P_mk for all k != m],   one matrix P_mk = P_km per unordered pair
     X   = [c_m; tag],  tag = (complete, missing_1, ..., missing_M), the same at every step
     E   = block_enc(X),   D = block_dec(E),   g = gated attention pooling of E
     o   = V (U g) + b
@@ -11,25 +11,27 @@ Every modality is a step of a sequence; z_m is 0 where the modality is missing.
           + 1e-5 / 2 ||(V, b)||^2
 
 KL is symmetric, between softmaxes over the features of a step, and a mean over steps; g_tag is the
-part of g in the tag's place.  Stage ``guide`` trains the same network on whole inputs, without the
-guide's term.  Stage ``missing`` goes on from there on what masks leave, and E_guide is what a
-frozen copy of the guide makes of the whole inputs.  A modality that the data itself lacks adds
-nothing to the guide's term.
+part of g in the tag's place.  Stage ``guide`` trains the same network on complete inputs, without
+the guide's term.  Stage ``missing`` continues from there on masked inputs, and E_guide is the
+output of a frozen copy of the guide on the complete inputs.  A modality that the data itself lacks
+adds nothing to the guide's term.
 
-Source: ``iemocap/network.py`` and ``module.py`` of ``JaydenZeng/TATE``; of the paper only what its
-code says.  It has no encoders but sequences of precomputed features, 300 steps in all; here the
-injected encoder makes one vector, so a modality is one step.  It has no positions, and neither has
-this.  For M modalities P_mk is d x d/(M - 1), 300 x 150 there; with one modality c_m = e_m.  Pairs
-and tags are in the order of the modalities' names, so that their order in the configuration means
-nothing; zeros fill the tag up so that the heads divide the width.  ``width`` 0 means feature_dim,
-``missing_epochs`` 0 as many as the guide's.  Published: Adam 1e-3, width 300, batches of 32.
+Source: ``iemocap/network.py`` and ``module.py`` of ``JaydenZeng/TATE``.  Only what this code
+shows is implemented.  It has no encoders, but sequences of precomputed features with 300 steps in
+all; here the encoder gives one vector, so a modality is one step.  Neither has position embeddings.
+For M modalities P_mk is d x d/(M - 1), 300 x 150 there; with one modality c_m = e_m.  Pairs
+and tags are in alphabetical order of the modalities, so that their order in the configuration does
+not matter; the tag is padded with zeros so that the heads divide the width.  ``width`` 0 means
+feature_dim, ``missing_epochs`` 0 as many as the guide's.  Published: Adam 1e-3, width 300, batches
+of 32.
 
-``released`` follows the code where it slips: every example has the last tag (``self.flag[i] == -1``
+``released`` repeats the code's mistakes: every example has the last tag (``self.flag[i] == -1``
 compares a tensor with a number, which is False; quirk i), the guide sees the masked inputs (quirk
-iii), and the tag's and the classifier's terms, which do not grow with the batch as all others do,
-weigh 1/32.  Its dropout stays on in tests (quirk ii), which is not repeated.
+iii), and the terms of the tag and the classifier, which unlike the others do not grow with the
+batch, have weight 1/32.  Its dropout stays on at test time (quirk ii), which is not repeated.
 LayerNorm's epsilon is 1e-8 there: at a vector of zeros it multiplies gradients by 10,000, which
-Adam forgives and SGD does not, hence ``norm_epsilon``.  MOSI's code has ten times the L2 weight.
+Adam tolerates and SGD does not; so ``norm_epsilon`` is a switch.  MOSI's code has ten times the L2
+weight.
 """
 
 import itertools
@@ -96,7 +98,7 @@ class Pass(NamedTuple):
 
 
 def build(switches: Any, encoders: Encoders, optimizer: Optimizer, task: Task) -> Method:
-    """TATE over any number of modalities."""
+    """TATE for any number of modalities."""
     modalities, M = encoders.modalities, len(encoders.modalities)
     network = Network(switches, encoders, task)
     epsilon, heads_of = switches.norm_epsilon, switches.attention_heads
@@ -182,11 +184,11 @@ def build(switches: Any, encoders: Encoders, optimizer: Optimizer, task: Task) -
         return update(state, batch, info, guided=True)
 
     def freeze(state: TrainState, epoch: int, reduce_training: ReduceTraining) -> TrainState:
-        """Before the first epoch with masks: the guide is the network as it is."""
+        """Before the first epoch with masks: the guide becomes a copy of the network."""
         del reduce_training
         if epoch:
             return state
-        guide = jax.tree.map(jnp.copy, state.variables)  # a buffer is donated once
+        guide = jax.tree.map(jnp.copy, state.variables)  # a buffer can be donated only once
         return state.replace(method_state={**state.method_state, "guide": guide})
 
     def predict(variables: dict[str, Any], batch: Batch) -> Prediction:
@@ -196,7 +198,7 @@ def build(switches: Any, encoders: Encoders, optimizer: Optimizer, task: Task) -
         def logits(shown: jax.Array) -> jax.Array:
             return network(params["head"], visible(z, shown, modalities), shown, None).logits
 
-        # Apart, so that XLA drops the unimodal logits where nobody asks for them.
+        # Separate, so that XLA drops the unimodal logits where they are not used.
         alone = present & jnp.eye(M, dtype=bool)[:, None]
         return Prediction(jax.vmap(logits)(alone), joint=logits(present))
 
@@ -218,7 +220,7 @@ class Network:
     def __init__(self, switches: Any, encoders: Encoders, task: Task):
         self.switches, self.encoders, self.task = switches, encoders, task
         self.names = sorted(encoders.modalities)
-        """In the order of steps, pairs and tags."""
+        """The modalities in the order of steps, pairs and tags."""
         self.pairs = [_pair(*pair) for pair in itertools.combinations(self.names, 2)]
         self.columns = jnp.array([encoders.modalities.index(m) for m in self.names])
         heads, M = switches.attention_heads, len(self.names)
@@ -229,7 +231,7 @@ class Network:
         self.step_width = _multiple(self.common + 1 + M, heads)
 
     def init(self, rng: jax.Array) -> dict[str, Any]:
-        """The heads: one a modality, one a pair, and what is common."""
+        """The heads: one per modality, one per pair, and the common one."""
         law, D, W = self.task.head_init, self.encoders.feature_dim, self.step_width
         keys = jax.random.split(jax.random.fold_in(rng, 1), 4)
 
@@ -267,7 +269,7 @@ class Network:
         present: jax.Array,
         kept: Mapping[str, jax.Array] | None,
     ) -> Pass:
-        """``features``: zeros where ``present: bool[B, M]`` is False; ``kept``: see there."""
+        """``features``: zeros where ``present: bool[B, M]`` is False; ``kept``: see ``kept``."""
         of = (self.switches.attention_heads, self.switches.norm_epsilon)
         own = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(heads[m] for m in self.names))
         z = jnp.stack([features[m] for m in self.names])
@@ -296,15 +298,15 @@ class Network:
         return jnp.pad(bits.astype(jnp.float32), ((0, 0), (0, fill)))
 
     def tag_loss(self, pooled: jax.Array, present: jax.Array) -> jax.Array:
-        """The tag's mean error in the last places of g: ``float32[B]``."""
+        """The mean error of the tag, the last entries of g: ``float32[B]``."""
         bits = 1 + len(self.names)
         found = jax.nn.sigmoid(pooled[:, self.common : self.common + bits])
         return jnp.abs(self.tags(present)[:, :bits] - found).mean(1)
 
     def kept(self, key_data: jax.Array, batch: Batch, info: StepInfo) -> dict[str, Any] | None:
-        """What dropout leaves of the attention weights of each block, times 1 / (1 - rate).
+        """The dropout factors of the attention weights of each block: 0 or 1 / (1 - rate).
 
-        A function of the run's seed, the step and the example, not of its place in the batch.
+        They depend on the run's seed, the step and the example, not on its place in the batch.
         """
         rate, M, heads = self.switches.dropout, len(self.names), self.switches.attention_heads
         if not rate:
@@ -328,10 +330,10 @@ def _pair(one: str, other: str) -> str:
 
 
 def _unstacked(tree: Any, names: Sequence[str]) -> dict[str, Any]:
-    """A tree for each name from one whose leaves have them along their first axis."""
+    """A tree per name, from one tree whose leaves have the names along their first axis."""
     return {name: jax.tree.map(lambda leaf, i=i: leaf[i], tree) for i, name in enumerate(names)}
 
 
 def _multiple(number: int, of: int) -> int:
-    """The smallest multiple that is no less."""
+    """The smallest multiple that is at least ``number``."""
     return -(-number // of) * of

@@ -1,4 +1,4 @@
-"""Our method of one column, compiled, and what its training states and evaluation show."""
+"""Our compiled method of one column, and the rows of its training and evaluation."""
 
 import contextlib
 import functools
@@ -31,7 +31,7 @@ from mla_jax.state import Batch, TrainState
 
 
 def recording(name: str) -> optax.GradientTransformation:
-    """Passes gradients on and keeps the last under ``name``: a phase shows what it computed."""
+    """Passes gradients on and keeps the last under ``name``, to see what a phase computed."""
     return optax.GradientTransformation(
         lambda params: {name: jax.tree.map(jnp.zeros_like, params)},
         lambda updates, state, params=None: (updates, {name: updates}),
@@ -96,7 +96,7 @@ class CompiledMethod:
         return state.replace(params=params, batch_stats=stats)
 
     def batches(self) -> Iterator[tuple[int, Batch, StepInfo]]:
-        """The training set: numbers from 1, batches, padded to one size, and when they come."""
+        """The training set: numbers from 1, batches padded to one size, and their ``StepInfo``."""
         for i, batch in enumerate(self.case.training_batches(self.dtype)):
             info = StepInfo(*map(np.int32, (self.column.epoch, i, self.case.batches)))
             full = jax.tree.map(lambda x: jnp.asarray(padded(x, self.case.batch_size)), batch)
@@ -108,10 +108,10 @@ class CompiledMethod:
         return rows.state(traverse_util.flatten_dict(state.variables, sep="/"), momentum, number)
 
     def evaluate(self, tensors: Tensors, learnt: Any = None) -> tuple[dict[str, Any], np.ndarray]:
-        """Logits and features of the ragged test set, and the counts of our own evaluation.
+        """Logits and features of the uneven test set, and the counts of our own evaluation.
 
-        ``learnt``: the method state that fusion reads, where it reads one.  The batches are padded
-        to one size, as training does; the padding must not show.
+        ``learnt``: the method state for the fusion, if it needs one.  The batches are padded
+        to one size, as in training; the padding must have no effect.
         """
         method, state = self.method, self.state(tensors)
         learnt = state.method_state if learnt is None else learnt
@@ -151,7 +151,7 @@ class CompiledMethod:
         return rows.initialization(traverse_util.flatten_dict(found, sep="/"))
 
     def shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
-        """Of all parameters and statistics."""
+        """The shapes of all parameters and statistics."""
         return traverse_util.flatten_dict(self._abstract_state().variables, sep="/")
 
     def _abstract_state(self) -> TrainState:
@@ -164,7 +164,7 @@ def gradients(state: TrainState, what: str) -> Tensors:
 
 
 def _by_module(state: TrainState, *what: str) -> Tensors:
-    """What the optimisers of all encoders and heads hold under the first name that each knows."""
+    """The optimiser state of all encoders and heads, under the first name that each has."""
     found: Tensors = {}
     for group, modules in state.opt_state.items():
         for key, opt_state in modules.items():
@@ -183,7 +183,7 @@ def learning_rates(epochs: int) -> Tensors:
 
 @contextlib.contextmanager
 def unit_noise() -> Iterator[None]:
-    """Every normal draw is one standard deviation, also of those that JAX truncates."""
+    """Makes every normal draw one standard deviation, also for truncated distributions."""
 
     def draw(value: float, key: Any, *others: Any, dtype: Any = float, **_: Any) -> jax.Array:
         shape = next((x for x in others if isinstance(x, tuple)), ())

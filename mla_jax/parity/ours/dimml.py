@@ -21,8 +21,8 @@ from mla_jax.state import Batch, TrainState
 def detached(compiled: CompiledMethod, found: Tensors) -> Tensors:
     """One epoch of stage 1.
 
-    Training goes on with the split that theirs found: where a rounding decides on a dimension, that
-    must show in the row of the split and not in all others.
+    Training continues with the reference's split: if rounding decides on a dimension, that
+    must show only in the row of the split.
     """
     state = split(compiled, compiled.start(found))
     if compiled.column.epoch < 20:
@@ -87,7 +87,7 @@ def contrast(dtype: Any) -> Tensors:
 
 
 def fused(compiled: CompiledMethod, found: Tensors) -> Tensors:
-    """An epoch of stage 2, and evaluation with the weights that theirs ended with."""
+    """An epoch of stage 2, and evaluation with the reference's final weights."""
     state, (phase,) = compiled.start(found), compiled.stages[1]
     own = calendar(compiled, state)
     for number, batch, info in compiled.batches():

@@ -1,6 +1,6 @@
 """Runs the PyTorch references from the user's clones.
 
-PyTorch itself comes with a clone (``clones.loaded``), so that this package imports without it.
+PyTorch is only imported with a clone (``clones.loaded``), so this package imports without it.
 """
 
 from typing import Any
@@ -28,8 +28,8 @@ def run(
     """Every quantity of a column, and the weights before and after training (``rows.py``).
 
     Evaluation starts from the reference's weights after training on both sides, so that its rows
-    show the forward pass alone and not what training accumulated.  Methods for missing modalities
-    have cases of their own (``parity/missing.py``) and no ``case``.
+    show only the forward pass and not what training accumulated.  Methods for missing modalities
+    have their own cases (``parity/missing.py``) and no ``case``.
     """
     if column.published:
         _, published = missing.RUN[column.published]

@@ -1,6 +1,6 @@
 """Loads a PyTorch reference from the user's clone, unmodified, and makes it run on a CPU.
 
-Everything is done from outside and undone afterwards; ``Clone.workarounds`` says what was.
+Everything is done from outside and undone afterwards; ``Clone.workarounds`` lists what was done.
 No code of a reference is part of this package.
 """
 
@@ -44,12 +44,12 @@ class Repository(NamedTuple):
     required: tuple[str, ...]
     modules: Mapping[str, str]
     folders: tuple[str, ...] = ("",)
-    """Where the names that it imports are found."""
+    """The folders from which it imports its modules."""
     packages: tuple[str, ...] = ("models", "utils", "dataset", "loss")
-    """Those of its folders that are packages but have no ``__init__.py``."""
+    """Folders that are packages but have no ``__init__.py``."""
     stubs: tuple[str, ...] = OPTIONAL_IMPORTS
     needs: tuple[str, ...] = ("einops",)
-    """What it does import and this package does not install."""
+    """Its imports that this package does not install."""
     workarounds: tuple[str, ...] = ()
 
 
@@ -165,9 +165,9 @@ def check(path: str | pathlib.Path, flag: str) -> tuple[Repository, pathlib.Path
 def loaded(
     flag: str, path: str | pathlib.Path, float64: bool = False, on_cpu: bool = True
 ) -> Iterator[Clone]:
-    """The reference at ``path``; ``float64`` makes all it computes double precision.
+    """The reference at ``path``; ``float64`` makes it compute in double precision.
 
-    Without ``on_cpu`` it is left the GPU that it asks for.
+    Without ``on_cpu`` it uses a GPU as published.
 
     Raises:
       UserError: PyTorch is not installed, or a file of the reference is not there.
@@ -197,9 +197,9 @@ def loaded(
 
 
 def with_constants(function: Callable[..., Any], constants: dict[Any, Any]) -> Callable[..., Any]:
-    """A copy of ``function`` in whose body other constants stand for those given.
+    """A copy of ``function`` with some constants in its body replaced.
 
-    For a device or a width that the reference has written into its code.
+    It is for a device or a width that is hard-coded in the reference.
     """
     code = function.__code__
     known = tuple(constants.get(c, c) if isinstance(c, str | int) else c for c in code.co_consts)
@@ -212,7 +212,7 @@ def with_constants(function: Callable[..., Any], constants: dict[Any, Any]) -> C
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Drops what the reference prints, and what PyTorch warns of in it."""
+    """Suppresses the reference's output and PyTorch's warnings."""
     with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
@@ -220,7 +220,7 @@ def quiet() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _clean_imports(root: pathlib.Path, repository: Repository) -> Iterator[None]:
-    """Lets the reference's top-level names (``main``, ``models``, ``utils``) mean its own files."""
+    """Makes the top-level names (``main``, ``models``, ``utils``) import the reference's files."""
     own = {name.split(".")[0] for name in repository.modules.values()}
     own |= {"models", "utils", "dataset", "loss", "util", "config", "opts", "data"}
     folders = [str(root / folder) for folder in repository.folders]

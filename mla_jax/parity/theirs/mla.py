@@ -35,12 +35,12 @@ class AlternatingRecorder(Recorder):
 
     @property
     def steps_per_batch(self) -> int:
-        """One a modality."""
+        """One per modality."""
         return len(self.trial.case.modalities)
 
     @property
     def modality(self) -> str:
-        """Whose turn it is."""
+        """The modality of the current step."""
         return self.trial.case.modalities[self.steps % self.steps_per_batch]
 
     def after_backward(self, loss: Any) -> None:
@@ -54,7 +54,7 @@ class AlternatingRecorder(Recorder):
             self.found |= rows.shared_head(self.trial.gradients(), f"gradient of the head/{m}")
 
     def before_step(self, *_: Any) -> None:
-        """What the plugin left."""
+        """The gradient after the plugin."""
         m = self.modality
         self.found[f"projection matrix in training/batch {self.batch} {m}"] = _matrix(self.plugin)
         if self.batch == 1:
@@ -63,7 +63,7 @@ class AlternatingRecorder(Recorder):
             self.found |= rows.encoder_gradients(gradients, [m], self.trial.case.named)
 
     def after_step(self, optimizer: Any, *_: Any) -> None:
-        """The head after each sub-step, and all after a batch."""
+        """The head after each sub-step, and all parameters after a batch."""
         at = f"head after each sub-step/batch {self.batch} {self.modality}"
         self.found |= rows.shared_head(self.trial.tensors(), at)
         super().after_step(optimizer)
@@ -150,7 +150,7 @@ def projection_updates(trial: Trial) -> Tensors:
 
 
 class _PaperPlugin:
-    """``recursion`` in the place of the reference's plugin, called as its loop calls that one."""
+    """``recursion`` instead of the reference's plugin, with the same interface."""
 
     def __init__(self, width: int):
         self.Pl = np.eye(width)
@@ -167,7 +167,7 @@ class _PaperPlugin:
 
 
 def _plugin(trial: Trial) -> Any:
-    """As published, so that nothing happens (Q1), unless a parameter's name makes it fire.
+    """The plugin as published, which does nothing (Q1) unless a parameter's name matches.
 
     For the paper no reference code exists.
     """

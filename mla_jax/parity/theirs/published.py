@@ -1,8 +1,8 @@
-"""What the references' own scripts choose before they train, read from the scripts as they run.
+"""The settings that the references' scripts choose before training, taken from running them.
 
-The ``main`` of each runs as its command would, but for its data and its training: the options, the
-model with its initialisation, the optimiser and the scheduler are then the clone's, and none of
-their values is written down in this package.
+The ``main`` of each runs as from its command, but without data and training: the options, the
+model with its initialisation, the optimiser and the scheduler are then the clone's, and no such
+value is repeated in this package.
 """
 
 import ast
@@ -22,16 +22,16 @@ from mla_jax.parity.theirs.clones import Clone, quiet
 
 
 class Published(NamedTuple):
-    """What a script hands to its training function."""
+    """The arguments that a script passes to its training function."""
 
     options: Any
-    """Its command line, read by itself."""
+    """Its parsed command line."""
     models: tuple[Any, ...]
     optimizer: Any
     rates: np.ndarray
     """The learning rate in each epoch."""
     evaluation: Mapping[str, Any] = {}
-    """What its evaluation gets by keyword."""
+    """The keyword arguments of its evaluation."""
     splits: tuple[int, ...] = ()
     """DI-MML: the epochs before which dimensions are chosen."""
 
@@ -48,7 +48,7 @@ class _TrainingReachedError(Exception):
 def mla(clone: Clone, own_model: bool, options: Mapping[str, Any]) -> Published:
     """What ``main.py`` trains at these ``options`` of its command line.
 
-    Without ``own_model`` a stand-in takes the place of the model, which costs nothing.
+    Without ``own_model`` a cheap stand-in replaces the model.
     """
     seen: list[Any] = []
 
@@ -150,7 +150,7 @@ def stage2(clone: Clone, fused: Any) -> Published:
 
 @contextlib.contextmanager
 def unit_draws(torch: Any) -> Iterator[None]:
-    """Every normal draw is 1, so that a tensor's values are the deviation it is drawn with."""
+    """Makes every normal draw 1, so that a tensor's values are its deviation."""
 
     def normal_(tensor: Any, mean: float = 0, std: float = 1, **_: Any) -> Any:
         return tensor.data.fill_(mean + std)
@@ -163,7 +163,7 @@ def as_script(module: Any) -> None:
     """Runs what a module does when it is the command.
 
     Raises:
-      UserError: it does nothing, so that nobody can tell what the command would.
+      UserError: it does nothing, so its command cannot be reproduced.
     """
     tree = ast.parse(pathlib.Path(module.__file__).read_text(encoding="utf-8"))
     guards = [node for node in tree.body if isinstance(node, ast.If)]
@@ -204,7 +204,7 @@ def _stand_in(clone: Clone) -> Callable[[Any], Any]:
 
 @contextlib.contextmanager
 def _command(options: Mapping[str, Any], *folders: str) -> Iterator[pathlib.Path]:
-    """Lets ``sys.argv`` be the command to train; its ``folders`` are one that goes away again."""
+    """Sets ``sys.argv`` to the training command, with a temporary folder for its ``folders``."""
     with (
         tempfile.TemporaryDirectory() as folder,
         quiet(),

@@ -22,7 +22,7 @@ Features = Callable[[Any, Any], Iterable[tuple[str, Any]]]
 
 
 NO_SCHEDULER = mock.Mock()
-"""In the place of the scheduler, which steps after the one epoch that is run."""
+"""Replaces the scheduler, which would step after the one epoch that is run."""
 
 
 def to_numpy(tensor: Any) -> np.ndarray:
@@ -51,10 +51,10 @@ def loader(torch: Any, batches: Iterable[Batch]) -> list[tuple[Any, ...]]:
 
 
 class Recorder:
-    """What one epoch of training shows, batch by batch."""
+    """Records one epoch of training, batch by batch."""
 
     means_of: tuple[str, ...] = ()
-    """What the mean cross-entropies are of, in the order in which a batch computes them."""
+    """The names of the mean cross-entropies, in the order in which a batch computes them."""
     steps_per_batch = 1
 
     def __init__(self, trial: Trial, features: Mapping[Any, Features]):
@@ -70,7 +70,7 @@ class Recorder:
 
     @property
     def at(self) -> str:
-        """How the names of what every batch has end."""
+        """The end of the names of quantities that every batch has."""
         return f"{rows.later(self.batch)}/batch {self.batch}"
 
     def after_module(self, module: Any, inputs: Any, output: Any) -> None:
@@ -94,7 +94,7 @@ class Recorder:
         self.means.clear()
 
     def before_step(self, *_: Any) -> None:
-        """What the optimiser gets."""
+        """Called before the optimiser's step."""
 
     def after_step(self, optimizer: Any, *_: Any) -> None:
         """Parameters and statistics after each batch, momentum after the last (Q8)."""
@@ -141,9 +141,9 @@ def hooked(torch: Any, after_module: Callable[[Any, Any, Any], None]) -> Iterato
 def softmaxes(
     torch: Any, names: tuple[str, ...], evaluate: Callable[[], Any]
 ) -> tuple[Any, dict[str, np.ndarray]]:
-    """What ``evaluate()`` returns, and what its softmaxes get: ``{name: logits [N, C]}``.
+    """The result of ``evaluate()``, and the inputs of its softmaxes: ``{name: logits [N, C]}``.
 
-    A batch calls one for each of ``names`` in turn.  Of ``weights`` it is the output ``[N, K]``.
+    A batch calls one for each of ``names`` in turn.  For ``weights`` it is the output ``[N, K]``.
     """
     seen: dict[str, list[np.ndarray]] = {name: [] for name in names}
     turns = itertools.cycle(names)

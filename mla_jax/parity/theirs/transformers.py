@@ -1,7 +1,7 @@
-"""The MLA repository's classifiers of transformers, narrow, and made to run without a GPU.
+"""The MLA repository's classifiers of transformers, made narrow and runnable without a GPU.
 
-Their own code computes, at the width and depth of our size ``tiny``.  What it takes from timm, an
-attention and a perceptron, and the stochastic depth that returns nothing (Q13) are stood in for.
+Their own code runs, at the width and depth of our size ``tiny``.  What it imports from timm, an
+attention and a perceptron, and the stochastic depth that returns nothing (Q13) are replaced.
 """
 
 import contextlib
