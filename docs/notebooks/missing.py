@@ -69,7 +69,7 @@ for subset in subsets["mla, gaps"]:
 
 # %% [markdown]
 # `concat` that was trained on complete data has never seen the zeros that stand for a missing
-# modality, and loses much with one modality. Gaps in training mend most of this. MLA predicts from
+# modality, and loses much with one modality. Gaps in training fix most of this. MLA predicts from
 # each modality by itself and leaves a missing one out.
 #
 # ## By rate

@@ -83,7 +83,7 @@ class Running:
             last = self.errors.read().strip().splitlines()[-1:]
             raise UserError(
                 f"the contender '{self.spec.name}' ended without an answer "
-                f"({'; '.join([f'status {status}', *last])}): mend that, or leave it out"
+                f"({'; '.join([f'status {status}', *last])}): fix that, or leave it out"
             )
         return json.loads(answer)
 

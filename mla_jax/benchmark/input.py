@@ -105,7 +105,7 @@ def _torch_rate(
     )
     if done.returncode:
         raise UserError(
-            f"the PyTorch side failed ({done.stderr.strip().splitlines()[-1]}): mend that "
+            f"the PyTorch side failed ({done.stderr.strip().splitlines()[-1]}): fix that "
             "installation, or remove it to measure without"
         )
     return float(done.stdout)

@@ -179,7 +179,7 @@ def in_process(spec: Spec) -> dict[str, Any]:
         last = done.stderr.strip().splitlines()[-1:]
         raise UserError(
             f"{spec.method} with {spec.count} modalities ended with status {done.returncode} "
-            f"({'; '.join(last)}): mend that, or leave it out"
+            f"({'; '.join(last)}): fix that, or leave it out"
         )
     return json.loads(done.stdout.splitlines()[-1])
 

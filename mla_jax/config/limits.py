@@ -86,8 +86,8 @@ def check_missing(missing: ConfigDict) -> None:
         )
     if missing.masks and missing.rule != "none":
         raise UserError(
-            f"missing.masks and missing.rule={missing.rule} both say what is missing: set one of "
-            "them alone"
+            f"missing.masks and missing.rule={missing.rule} both say what is missing: set only "
+            "one of them"
         )
     if missing.rule == "six" and (missing.train or missing.test):
         raise UserError(f"missing.rule=six has no rates: leave out {rates}")

@@ -150,7 +150,7 @@ def read_index(folder: pathlib.Path) -> dict[str, Any]:
         raise UserError(f"{folder / INDEX} is damaged ({error}): {again}") from error
     for key, kind in INDEX_KINDS.items():
         if not isinstance(index, dict) or not isinstance(index.get(key), kind):
-            raise UserError(f"{folder / INDEX} is damaged (no sound '{key}'): {again}")
+            raise UserError(f"{folder / INDEX} is damaged (no valid '{key}'): {again}")
     sizes = index["shard_bytes"]
     for shard, size in enumerate(sizes):
         path = folder / shard_name(index["name"], shard, len(sizes))

@@ -284,7 +284,7 @@ class Evaluator:
                 first = _first_not_finite(split, modality, column)
                 raise UserError(
                     f"'{modality}' holds NaN or infinity in {bad} of the {split.examples} examples "
-                    f"of the {name or 'given'} split, the first is example {first}: mend or remove "
+                    f"of the {name or 'given'} split, the first is example {first}: fix or remove "
                     "them"
                 )
         figures = summarize(total.confusion, self.modalities)
