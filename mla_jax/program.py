@@ -250,7 +250,8 @@ def with_preparation(
         filled, stream, name = fill.get(m), (streams or {}).get(m), None
         if stream is not None:
             stream, name = stream._replace(shared_draw=""), draw_name(m, stream)
-        kind = (original.kind, stream, None if filled is None else filled.tobytes())
+        of_fill = None if filled is None else (filled.shape, filled.tobytes())
+        kind = (original.kind, repr(stream), of_fill)  # repr: fields of a stream may be lists
         return original._replace(kind=kind, draw_name=name)
 
     known = transform is None or streams is not None

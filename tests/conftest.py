@@ -20,8 +20,7 @@ from mla_jax.runs import plots
 from mla_jax.state import TrainState
 from tests.commands import Commands
 
-if "JAX_NUM_CPU_DEVICES" not in os.environ:  # of a process that a test starts
-    jax.config.update("jax_num_cpu_devices", 8)
+jax.config.update("jax_num_cpu_devices", 8)
 # Machine code in haste, here and in the processes that tests start: compiling is half the suite.
 jax.config.update("jax_disable_most_optimizations", True)
 os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"

@@ -77,6 +77,7 @@ def trained_on_nan(folder: pathlib.Path) -> str:
 
 if __name__ == "__main__":
     output, port, count, index = sys.argv[1], *map(int, sys.argv[2:])
+    jax.config.update("jax_num_cpu_devices", 1)  # eight in each would take five times as long
     distributed.initialize("on", f"127.0.0.1:{port}", count, index)
     found = {name: losses_of(name) for name in methods.REGISTRY}
     if distributed.is_main():

@@ -9,9 +9,15 @@ import subprocess
 import sys
 import time
 
+import jax
+import numpy as np
 import pytest
 
+from mla_jax import train
+from mla_jax.compare import workers
+from mla_jax.config import files
 from tests.conftest import TINY
+from tests.runs import open_run
 
 ROOT = pathlib.Path(__file__).parents[1]
 OPTIONS = [f"--config={TINY}", "--methods=concat,mla,mla:fusion=fixed", "--seeds=0"]
@@ -43,6 +49,16 @@ def test_workers_make_the_table_of_one_process(both):
     assert {line.split()[4] for line in lines[:2]} == {"concat", "mla"}, "fixed waits for mla"
     assert "loading jax" not in said
     assert len(re.findall("^run . of 3: ", again.stdout, re.M)) == 3
+
+
+def test_the_runs_are_those_of_this_process(both, tmp_path):
+    """Bit for bit, so the figures are those of a comparison without workers."""
+    overrides = {"epochs": 1, "selection": "last", "seed": 0}
+    config = files.load_config(TINY, overrides, {"method": "mla"})
+    own = train.train(config, tmp_path / "mla", devices=jax.devices()[:1], say=len)
+    run = open_run(both[0] / "mla" / "seed0")
+    assert own.result["test"] == run.result["test"]
+    jax.tree.map(np.testing.assert_array_equal, own.load(), run.load())
 
 
 def test_one_row_makes_no_table(commands, both, tmp_path):
@@ -90,9 +106,53 @@ def locked(path: pathlib.Path) -> bool:
     return False
 
 
+def worker(tmp_path, monkeypatch, script: str) -> None:
+    """The processes of rows are a shell script, in which ``$row`` is the last option."""
+    path = tmp_path / "python"
+    path.write_text(f"#!/bin/sh\nfor row; do :; done\n{script}\n")
+    path.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(path))
+
+
+def test_a_row_that_is_left_out_is_not_trained_again(tmp_path, monkeypatch, capfd):
+    worker(
+        tmp_path, monkeypatch,
+        'echo "run 1 of 1: x seed 0: test; 1.0 s; about 9 min left"\n'
+        '[ "$row" != --row=b ] || echo "b: left out, the loss of \'joint\' is nan"',
+    )  # fmt: skip
+    assert workers.train_rows(["a", "b"], 1, 2) == {"b": "the loss of 'joint' is nan"}
+    said = capfd.readouterr().out
+    assert said.splitlines() == [
+        "run 1 of 2: x seed 0: test; 1.0 s",
+        "run 2 of 2: x seed 0: test; 1.0 s",
+        "b: left out, the loss of 'joint' is nan",
+    ]
+
+
+def test_a_worker_that_fails_ends_the_comparison(tmp_path, monkeypatch, capfd):
+    worker(tmp_path, monkeypatch, "echo 'error: no' >&2; exit 2")
+    with pytest.raises(SystemExit) as end:
+        workers.train_rows(["a", "b"], 1, 2)
+    assert end.value.code == 2 and capfd.readouterr().err.startswith("error: no\n")
+
+
+def test_a_worker_that_is_killed_is_named(tmp_path, monkeypatch, capfd):
+    worker(tmp_path, monkeypatch, "kill -9 $$")
+    with pytest.raises(SystemExit) as end:
+        workers.train_rows(["mla:fusion=fixed"], 1, 2)
+    assert end.value.code == 128 + signal.SIGKILL
+    assert capfd.readouterr().err.startswith(
+        "error: the process of the row 'mla:fusion=fixed' was ended by SIGKILL, perhaps because "
+    )
+
+
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
+        (
+            ["--row=mla:fusion=fixed"],
+            "--row=mla:fusion=fixed is evaluated from the runs of another",
+        ),
         (["--workers=0"], "--workers=0 must be at least 1 and at most 64"),
         (["--row=mls"], "unknown row 'mls': did you mean 'mla'? (known: concat, mla, mla:fusion="),
     ],

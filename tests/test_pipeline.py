@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from mla_jax.data import pipeline, workers
+from mla_jax.data.corruptions import CorruptedSplit
 from mla_jax.data.missing import MaskedSplit
 from mla_jax.data.pipeline import (
     HERE,
@@ -213,6 +214,9 @@ def test_small_batches_in_memory_are_loaded_when_they_are_taken():
     batches = training_batches(memory, BATCH, 0)
     next(batches)
     assert set(threading.enumerate()) == before
+    spoilt = CorruptedSplit(masked, "a", 0, lambda x, rng: x, (0,))  # one example at a time
+    assert not workers.in_memory(spoilt) and not workers.is_quick(spoilt, 1)
+    assert len(list(evaluation_batches(spoilt, BATCH, 1))) == -(-N // BATCH)
     batches.close()
     assert next(batches, None) is None
 
@@ -307,6 +311,7 @@ def test_evaluation_visits_each_example_once(examples, batch_size, devices, proc
 @pytest.mark.parametrize("loader", [Loader(0, 1, 1), Loader(0, 3, 2), Loader(2, 1, 1)])
 def test_evaluation_batches_are_the_same_whoever_loads_them(monkeypatch, loader):
     monkeypatch.setattr(pipeline, "EVALUATED_BY_WORKERS", N)
+    monkeypatch.setattr(workers, "is_our_command", lambda: True)
     expected = list(evaluation_batches(make_split(N), 4, 2))
     loaded = list(evaluation_batches(OnDisk(make_split(N)), 4, 2, loader=loader))
     assert len(loaded) == len(expected) == -(-N // 8)
@@ -358,11 +363,16 @@ def test_evaluation_loads_ahead_of_the_device():
 @pytest.mark.parametrize("count", [0, 2])
 def test_an_evaluation_that_fails_ends_its_threads_and_workers(monkeypatch, count):
     monkeypatch.setattr(pipeline, "EVALUATED_BY_WORKERS", N)
+    monkeypatch.setattr(workers, "is_our_command", lambda: True)
     split, started = Damaged(make_split(N), damaged=21), []
     with pytest.raises(UserError, match="example 21 is damaged"):
         for _ in evaluation_batches(split, 4, 1, loader=Loader(count, 1, 1)):
             started += multiprocessing.active_children()
     assert len(set(started)) == count and not multiprocessing.active_children()
+    monkeypatch.setattr(workers, "is_our_command", lambda: False)
+    with pytest.raises(UserError, match="example 21 is damaged"):
+        for _ in evaluation_batches(split, 4, 1, loader=Loader(count, 1, 1)):
+            assert not multiprocessing.active_children(), "a script of a user has none"
     for thread in split.threads - {threading.current_thread()}:
         thread.join(10)
         assert not thread.is_alive()

@@ -1,9 +1,12 @@
 """What workers read from one memory is what they would have got as a copy."""
 
+import concurrent.futures
 import itertools
 import multiprocessing
 import os
 import pickle
+import threading
+import time
 
 import cloudpickle
 import numpy as np
@@ -16,6 +19,7 @@ from mla_jax.data.sharing import Shared
 from mla_jax.datasets import ArraySplit
 
 N, BATCH = 64, 8
+THREADS = 4
 needs_memory_files = pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="Linux alone")
 
 
@@ -40,6 +44,40 @@ def assert_same(batch, other):
     for name, array in batch["inputs"].items():
         assert other["inputs"][name].dtype == array.dtype
         np.testing.assert_array_equal(other["inputs"][name], array)
+
+
+@needs_memory_files
+def test_threads_that_start_workers_write_the_arrays_once(monkeypatch):
+    """All threads are in ``__getstate__`` before the first of them has written."""
+    shared, made, make = Shared(make_load()), [], os.memfd_create
+    waiting = threading.Barrier(THREADS)
+
+    def memfd_create(name):
+        made.append(make(name))
+        time.sleep(0.05)  # the others would come in now
+        return made[-1]
+
+    def pickled(_):
+        waiting.wait()
+        return cloudpickle.dumps(shared)
+
+    monkeypatch.setattr(os, "memfd_create", memfd_create)
+    with concurrent.futures.ThreadPoolExecutor(THREADS) as threads:
+        assert len(set(threads.map(pickled, range(THREADS)))) == 1
+    shared.close()
+    assert len(made) == 1
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(made[0])
+
+
+@needs_memory_files
+def test_where_files_in_memory_are_forbidden_each_worker_gets_a_copy(monkeypatch):
+    def forbidden(name):
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "memfd_create", forbidden)
+    load = make_load()
+    assert_same(load(2), cloudpickle.loads(cloudpickle.dumps(Shared(load)))(2))
 
 
 @needs_memory_files

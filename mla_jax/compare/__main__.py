@@ -103,7 +103,6 @@ def main() -> None:
         variants = [v._replace(defaults=study.settings) for v in variants]
     if F.row is not None:
         check_choice("row", F.row, [v.label for v in variants])
-        variants = [v for v in variants if v.label == F.row]
     workers.check_count(F.workers)
     if rates:
         for field in variants[0].fields:
@@ -118,14 +117,25 @@ def main() -> None:
                if sources[p.folder] == p.folder]  # fmt: skip
     evaluated = [workdir / p.folder / f"seed{s}" for p in parts for s in seeds
                  if sources[p.folder] != p.folder]  # fmt: skip
+    folders_of = {label: [part.folder for part in row] for label, row in plan.items()}
+    by_themselves = [v for v, row in folders_of.items() if all(sources[f] == f for f in row)]
+    rows, first, diverged = [], None, Diverged()
     if F.workers > 1:
-        rows = {v: [part.folder for part in row] for v, row in plan.items()}
-        by_themselves = [v for v, row in rows.items() if all(sources[f] == f for f in row)]
-        workers.train_rows(by_themselves, F.workers, len(trained) + len(evaluated))
+        total = len(trained) + len(evaluated)
+        diverged.reasons = workers.train_rows(by_themselves, F.workers, total)
+    if F.row is not None:
+        if F.row not in by_themselves:
+            raise UserError(
+                f"--row={F.row} is evaluated from the runs of another row: leave --row out "
+                "once that row is trained"
+            )
+        variants = [v for v in variants if v.label == F.row]
+        trained, evaluated = [p for p in trained if p.parent.name in folders_of[F.row]], []
     progress = Progress(trained, evaluated, reported=F.workers > 1)
     del parts
-    rows, first, diverged = [], None, Diverged()
     for variant in variants:  # the programs of a row end with it
+        if variant.label in diverged.reasons:
+            continue
         row, results = plan.pop(variant.label), []
         with diverged.noted(variant.label):
             results = training.train_row(row, seeds, workdir, sources, progress)
@@ -147,6 +157,7 @@ class Diverged:
     def __init__(self) -> None:
         self.reasons: dict[str, str] = {}
         """``{label: reason}``."""
+        self._last: BaseException = SystemExit(command_line.NON_FINITE)  # workers have said why
 
     @contextlib.contextmanager
     def noted(self, label: str) -> Iterator[None]:
@@ -245,19 +256,25 @@ def compare_missing(
     plan = {v.label: sweep.parts_at(v, rates) for v in variants}
     parts = [part for row in plan.values() for part in row.values()]
     check_folders(parts, seeds, workdir)
+    F = flags.FLAGS
     trained = [workdir / p.folder / f"seed{seed}" for p in parts for seed in seeds]
-    if flags.FLAGS.workers > 1:
-        workers.train_rows(list(plan), flags.FLAGS.workers, len(trained))
-    progress = Progress(trained, reported=flags.FLAGS.workers > 1)
-    first = ""
+    rows, diverged, first = [], Diverged(), ""
+    if F.workers > 1:
+        diverged.reasons = workers.train_rows(list(plan), F.workers, len(trained))
+    if F.row is not None:
+        variants = [v for v in variants if v.label == F.row]
+        folders = {part.folder for part in plan[F.row].values()}
+        trained = [path for path in trained if path.parent.name in folders]
+    progress = Progress(trained, reported=F.workers > 1)
     del parts
-    rows, diverged = [], Diverged()
     for variant in variants:  # the programs of a row end with it
+        if variant.label in diverged.reasons:
+            continue
         at_rates = plan.pop(variant.label)
         with diverged.noted(variant.label):
             rows.append(sweep.train_row(variant, at_rates, rates, seeds, workdir, progress))
             first = first or next(iter(at_rates.values())).folder
-    if flags.FLAGS.row is not None:
+    if F.row is not None:
         return
     diverged.require_others(rows)
     result = Workdir(workdir / first / f"seed{seeds[0]}").result()
@@ -296,7 +313,7 @@ def check_folders(parts: Sequence[Part], seeds: Sequence[int], workdir: pathlib.
     ours = {*table.FILES, *plots, *rows, *(part.folder for part in parts)}
     if name := foreign(workdir, ours):
         raise UserError(f"--workdir={workdir} holds {name} but no comparison: {ELSEWHERE_EMPTY}")
-    for name in table.FILES:
+    for name in table.FILES if flags.FLAGS.row is None else ():
         command_line.check_output(workdir / name, "--workdir", makes_folders=True)
     for part in parts:
         for seed in seeds:

@@ -40,10 +40,10 @@ def check_count(workers: int) -> None:
         )
 
 
-def train_rows(labels: Sequence[str], workers: int, runs: int) -> None:
+def train_rows(labels: Sequence[str], workers: int, runs: int) -> dict[str, str]:
     """Trains the rows with these labels, ``workers`` of them at a time.
 
-    A row whose loss is not finite is reported by its worker and left as it is.
+    Returns the rows that were left out because a loss was not finite, ``{label: reason}``.
 
     Args:
       labels: the rows to train.
@@ -65,6 +65,7 @@ def train_rows(labels: Sequence[str], workers: int, runs: int) -> None:
         finally:
             threads.shutdown(wait=False, cancel_futures=True)
             team.stop()
+    return team.left_out
 
 
 class _Team:
@@ -75,6 +76,7 @@ class _Team:
         self._lock = threading.Lock()
         self._processes: set[subprocess.Popen] = set()
         self._stopping = False
+        self.left_out: dict[str, str] = {}
 
     def train(self, label: str) -> int:
         """Trains a row and prints the output of its process; returns its exit status."""
@@ -90,6 +92,8 @@ class _Team:
             for line in process.stdout or ():
                 if line.endswith(LOADING):
                     continue
+                if line.startswith(start := f"{label}: left out, "):
+                    self.left_out[label] = line.removeprefix(start).rstrip("\n")
                 with self._lock:
                     if found := RUN.fullmatch(line):
                         self._done += 1
@@ -97,7 +101,17 @@ class _Team:
                     print(line, end="", flush=True)
         with self._lock:
             self._processes.discard(process)
-        return 128 - process.returncode if process.returncode < 0 else process.returncode
+        if process.returncode >= 0:
+            return process.returncode
+        if not self._stopping:  # it could not say anything itself
+            name = signal.Signals(-process.returncode).name
+            print(
+                f"error: the process of the row '{label}' was ended by {name}, perhaps because "
+                "memory ran out: repeat the command, with fewer --workers",
+                file=sys.stderr,
+                flush=True,
+            )
+        return 128 - process.returncode
 
     def stop(self) -> None:
         """Makes every process save a checkpoint and end."""
@@ -112,6 +126,8 @@ class _Team:
 
         def end(number: int, frame: Any) -> None:
             del frame
+            for later in numbers:  # the workers are saving: a second signal changes nothing
+                signal.signal(later, signal.SIG_IGN)
             raise SystemExit(128 + number)
 
         numbers = (signal.SIGINT, signal.SIGTERM)

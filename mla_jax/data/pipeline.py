@@ -196,20 +196,22 @@ def evaluation_batches(
 ) -> Generator[Batch, None, None]:
     """Every example once, in order: batches ``[devices, batch_size, ...]`` for this process.
 
-    The split is cut into consecutive blocks of ``batch_size``, one a device, whatever the number
+    The split is cut into consecutive blocks of ``batch_size``, one per device, whatever the number
     of devices: a rule that looks at its whole batch sees the same neighbours anywhere.  The last
     blocks are padded with example 0, loaded once, and ``valid=False``; all processes get equally
     many batches.
 
-    Whatever ``loader`` says, the batches are the same.  Its threads load ahead; its workers start
-    for ``EVALUATED_BY_WORKERS`` examples or more, and never for data in memory, of which a batch is
-    a copy.  ``close()`` ends them.
+    Whatever ``loader`` says, the batches are the same.  Its threads load ahead.  Its workers start
+    for ``EVALUATED_BY_WORKERS`` examples or more, but never for data in memory, of which a batch is
+    a copy, and never in a script of a user, which may evaluate a run that a command has trained:
+    workers import the main file again.  ``close()`` ends them.
     """
     load = EvaluationBatch(split, batch_size, devices, process_index, process_count)
     blocks = -(-split.examples // batch_size)
     numbers = range(-(-blocks // (devices * process_count)))
     loader = loader.resolved(split)
-    if workers.in_memory(split) or split.examples < EVALUATED_BY_WORKERS * process_count:
+    few = split.examples < EVALUATED_BY_WORKERS * process_count
+    if few or workers.in_memory(split) or not workers.is_our_command():
         loader = loader._replace(workers=0)
     quick = workers.is_quick(split, batch_size * devices)
     batches: Any = _loaded(load, numbers, loader, quick)

@@ -11,6 +11,7 @@ from multiprocessing import resource_tracker
 from typing import Any
 
 from mla_jax.data.dataset import ArraySplit, Split
+from mla_jax.data.missing import MaskedSplit
 from mla_jax.data.sharing import Shared
 from mla_jax.state import Batch
 
@@ -33,7 +34,7 @@ def automatic(split: Split, cores: int) -> int:
     command of this package: a worker imports its parent's main file, and a script may not be
     written for that (``if __name__ == "__main__":``).
     """
-    if in_memory(split) or cores < FEW_CORES or not _is_our_command():
+    if in_memory(split) or cores < FEW_CORES or not is_our_command():
         return 0
     return min(cores - 1, MOST_WORKERS)
 
@@ -46,15 +47,16 @@ def in_memory(split: Split) -> bool:
 def is_quick(split: Split, examples: int) -> bool:
     """Whether so many examples are loaded sooner than a thread hands them over."""
     held = _unmasked(split)
-    if not isinstance(held, ArraySplit):
+    if not isinstance(held, ArraySplit):  # on disk, or changed example by example when loaded
         return False
     sizes = [array.nbytes / max(len(array), 1) for array in held.inputs.values()]
     return sum(sizes) * examples <= QUICK
 
 
 def _unmasked(split: Any) -> Any:
-    while (inner := getattr(split, "unmasked", None)) is not None:
-        split = inner
+    """The split below masks.  Of masks only: what else wraps a split may take time to load."""
+    while isinstance(split, MaskedSplit):
+        split = split.unmasked
     return split
 
 
@@ -65,7 +67,8 @@ def usable_cores() -> int:
     return os.cpu_count() or 1
 
 
-def _is_our_command() -> bool:
+def is_our_command() -> bool:
+    """Whether the program is ``python -m mla_jax.COMMAND``."""
     spec = getattr(sys.modules.get("__main__"), "__spec__", None)
     return spec is not None and spec.name.partition(".")[0] == "mla_jax"
 

@@ -64,7 +64,7 @@ class Encoders(NamedTuple):
         """Equal for encoders that are alike: of one class, with equal fields."""
         module = self.modules[modality]
         names = (f.name for f in dataclasses.fields(module) if f.name not in ("parent", "name"))
-        return type(module), tuple((name, repr(getattr(module, name))) for name in names)
+        return type(module), tuple((name, _key(getattr(module, name))) for name in names)
 
     @property
     def conventions(self) -> dict[str, dict[str, Any]]:
@@ -280,3 +280,11 @@ def create_encoders(
     encoders = Encoders(modules, feature_dim, spread=spread)
     _ = encoders.conventions  # unknown values are refused before anything is compiled
     return encoders
+
+
+def _key(value: Any) -> Any:
+    """Equal for equal fields of a module.  The ``repr`` of a large array leaves most of it out."""
+    leaves, structure = jax.tree.flatten(value)
+    arrays = [(x.shape, x.tobytes()) if isinstance(x, np.ndarray | jax.Array) else repr(x)
+              for x in leaves]  # fmt: skip
+    return str(structure), tuple(arrays)

@@ -53,7 +53,8 @@ class Phase(NamedTuple):
     ``{name of a part: Metrics}``."""
     solos: tuple[Solo, ...] = ()
     """The same step as several that see one encoder each, one after the other; () where it cannot
-    be divided.  The first reports the metrics."""
+    be divided.  The first reports the metrics.  They may run in place of ``update``, so whoever
+    changes that changes them too, or sets them to ()."""
 
     def named_metrics(self, metrics: Any) -> Sequence[tuple[str, Metrics]]:
         """What ``update`` returned beside the state, by the name that a run reports it under."""

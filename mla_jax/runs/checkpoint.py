@@ -10,6 +10,7 @@ Every process reads for itself, without orbax's barriers, and then all of them a
 an error on one process leaves no other one waiting.
 """
 
+import collections
 import contextlib
 import functools
 import gc
@@ -39,6 +40,9 @@ logging.getLogger("absl").addFilter(lambda record: "orbax" not in record.pathnam
 
 ASK_AFTER = 10.0
 """Seconds of waiting for a save in a bucket after which the bucket is asked for a sign of life."""
+
+AHEAD = 8
+"""Arrays that are copied from the device while the checksum of one is computed."""
 
 PAUSES = (1.0, 3.0)
 """Seconds before a checkpoint that could not be read is read again."""
@@ -339,12 +343,14 @@ def size(state: TrainState) -> int:
 
 def checksum(state: TrainState) -> int:
     """A CRC-32 over the bytes of every array, in tree order; replicated arrays only."""
-    leaves = [leaf.addressable_data(0) for leaf in jax.tree.leaves(state)]
-    for leaf in leaves:
-        leaf.copy_to_host_async()  # all at once: else each array waits for the one before it
+    coming: collections.deque[jax.Array] = collections.deque()
     crc = 0
-    for leaf in leaves:
-        crc = zlib.crc32(np.ascontiguousarray(leaf), crc)  # type: ignore
+    for leaf in (*jax.tree.leaves(state), *[None] * AHEAD):
+        if leaf is not None:
+            coming.append(leaf.addressable_data(0))
+            coming[-1].copy_to_host_async()  # else each array waits for the one before it
+        if coming and (leaf is None or len(coming) > AHEAD):
+            crc = zlib.crc32(np.ascontiguousarray(coming.popleft()), crc)  # type: ignore
     return crc
 
 
