@@ -81,8 +81,8 @@ def pytest_configure(config: pytest.Config) -> None:
         jax.config.update("jax_compilation_cache_dir", cache)
         os.environ["JAX_COMPILATION_CACHE_DIR"] = cache  # for the processes that tests start
         # What compiles faster than it is written and read is not kept.
-        os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+        os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
         jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
 
 

@@ -178,7 +178,7 @@ def losing(tmp_path_factory):
     server = Server(tmp_path_factory.mktemp("lost") / "objects")
     options = [*MAIN, "--config.epochs=9", f"--workdir={at('run')}"]
     run = subprocess.Popen(
-        [sys.executable, "-u", "-m", "mla_jax.main", *options],
+        [sys.executable, "-u", "-m", "tests.impatient_main", *options],
         cwd=ROOT,
         env={**os.environ, **server.environment},
         stdout=subprocess.PIPE,
