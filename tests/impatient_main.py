@@ -1,4 +1,4 @@
-"""``python -m tests.impatient_main``: ``mla_jax.main``, whose gcsfs waits a hundredth of its pauses.
+"""``python -m tests.impatient_main``: ``mla_jax.main`` with a gcsfs that waits a hundredth as long.
 
 It repeats a request to a bucket for half a minute, by default, before it says that it failed.
 """
