@@ -118,12 +118,12 @@ def test_the_size_is_said(both, tmp_path, capsys):
     flags = ["--dataset=folder", f"--raw={root}", "--workers=1", f"--data_dir={tmp_path}"]
     assert main([*flags, "--images=raw", "--image_side=224"]) == 0
     said = capsys.readouterr().out
-    assert "picture: raw pictures of 224x224x3, 150,528 bytes an example, at most 0.00 GB" in said
-    assert "film: raw pictures of 3x224x224x3, 451,584 bytes an example" in said
+    assert "picture: raw pictures of 224x224x3, 150,528 bytes per example, at most 0.00 GB" in said
+    assert "film: raw pictures of 3x224x224x3, 451,584 bytes per example" in said
     (report,) = tmp_path.rglob("prepare_report.json")
     written = sum(path.stat().st_size for path in tmp_path.rglob("*array_record-*"))
     assert json.loads(report.read_text(encoding="utf-8"))["bytes"] == written
-    assert f"size: {written / 1e6:,.1f} MB, {written / 4e3:,.1f} kB an example" in said
+    assert f"size: {written / 1e6:,.1f} MB, {written / 4e3:,.1f} kB per example" in said
     shape = load("folder", tmp_path, ("picture", "film")).splits["train"].shapes["picture"]
     assert shape == (224, 224, 3)
 

@@ -128,7 +128,7 @@ def raw_sizes(plan: Plan) -> list[str]:
     streams = {m: how.stream for m, how in plan.modalities.items()}
     sizes = {m: math.prod(s.shape) for m, s in streams.items() if s.kind in records.PICTURES}
     return [
-        f"{m}: raw pictures of {'x'.join(map(str, streams[m].shape))}, {size:,} bytes an example, "
+        f"{m}: raw pictures of {'x'.join(map(str, streams[m].shape))}, {size:,} bytes per example, "
         f"at most {size * count / 1e9:,.2f} GB in all"
         for m, size in sizes.items()
     ]
@@ -156,7 +156,7 @@ def summary(report: dict[str, Any], split: str) -> list[str]:
     if report["unreadable"]:
         lines.append(f"{len(report['unreadable'])} unusable files in {run.REPORT}")
     each = report["bytes"] / max(report["examples"], 1)
-    lines.append(f"size: {report['bytes'] / 1e6:,.1f} MB, {each / 1e3:,.1f} kB an example")
+    lines.append(f"size: {report['bytes'] / 1e6:,.1f} MB, {each / 1e3:,.1f} kB per example")
     lines.append(f"records: {report['folder']}, fingerprint {report['fingerprint']}")
     return lines
 
