@@ -6,6 +6,7 @@ import pathlib
 import subprocess
 import sys
 
+import jax
 import numpy as np
 import pytest
 
@@ -32,6 +33,7 @@ def stored(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_replay(name):
     verdicts = fixtures.replay(name, stored(name))
+    assert jax.config.values["jax_disable_most_optimizations"], "the rest of the suite wants it"
     quantities = [key for key in stored(name) if not key.startswith(NO_QUANTITY)]
     assert {key.partition("/")[0] for key in quantities} == set(verdicts)
     failed = compare.failures({"released": verdicts})

@@ -20,8 +20,9 @@ RUN: Mapping[str, Callable[..., Tensors]] = {
 
 def run(column: Column, found: Tensors, dtype: Any) -> Tensors:
     """Every quantity of a column.  Programs run once or thrice: compiling is what takes time."""
+    before = jax.config.values["jax_disable_most_optimizations"]
     jax.config.update("jax_disable_most_optimizations", True)
     try:
         return RUN[column.kind](column, found, dtype)
     finally:
-        jax.config.update("jax_disable_most_optimizations", False)
+        jax.config.update("jax_disable_most_optimizations", before)
