@@ -20,7 +20,9 @@ from mla_jax.datasets import ArraySplit
 
 N, BATCH = 64, 8
 THREADS = 4
-needs_memory_files = pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="Linux alone")
+needs_memory_files = pytest.mark.skipif(
+    not hasattr(os, "memfd_create"), reason="no memfd_create here"
+)
 
 
 def make_split():

@@ -253,18 +253,16 @@ def compare_missing(
     variants: Sequence[Variant], seeds: list[int], rates: list[float], workdir: pathlib.Path
 ) -> None:
     """The comparison of the command line at every rate of missing modalities."""
+    F = flags.FLAGS
+    if F.row is not None:  # the parts of the others, one per rate, are not needed
+        variants = [v for v in variants if v.label == F.row]
     plan = {v.label: sweep.parts_at(v, rates) for v in variants}
     parts = [part for row in plan.values() for part in row.values()]
     check_folders(parts, seeds, workdir)
-    F = flags.FLAGS
     trained = [workdir / p.folder / f"seed{seed}" for p in parts for seed in seeds]
     rows, diverged, first = [], Diverged(), ""
     if F.workers > 1:
         diverged.reasons = workers.train_rows(list(plan), F.workers, len(trained))
-    if F.row is not None:
-        variants = [v for v in variants if v.label == F.row]
-        folders = {part.folder for part in plan[F.row].values()}
-        trained = [path for path in trained if path.parent.name in folders]
     progress = Progress(trained, reported=F.workers > 1)
     del parts
     for variant in variants:  # the programs of a row end with it
@@ -308,13 +306,16 @@ def parse_seeds(texts: Sequence[str]) -> list[int]:
 def check_folders(parts: Sequence[Part], seeds: Sequence[int], workdir: pathlib.Path) -> None:
     """Raises ``UserError`` unless the table and every run can be written to ``workdir``."""
     Workdir(workdir).check_path()
-    rows = {path.parent.name for path in workdir.glob("*/seed*")}
-    plots = {curves.FILE, *(plot for measure in MEASURES.values() for plot in measure.PLOTS)}
-    ours = {*table.FILES, *plots, *rows, *(part.folder for part in parts)}
-    if name := foreign(workdir, ours):
-        raise UserError(f"--workdir={workdir} holds {name} but no comparison: {ELSEWHERE_EMPTY}")
-    for name in table.FILES if flags.FLAGS.row is None else ():
-        command_line.check_output(workdir / name, "--workdir", makes_folders=True)
+    if flags.FLAGS.row is None:  # one row writes no table, and others may be appearing beside it
+        rows = {path.parent.name for path in workdir.glob("*/seed*")}
+        plots = {curves.FILE, *(plot for measure in MEASURES.values() for plot in measure.PLOTS)}
+        ours = {*table.FILES, *plots, *rows, *(part.folder for part in parts)}
+        if name := foreign(workdir, ours):
+            raise UserError(
+                f"--workdir={workdir} holds {name} but no comparison: {ELSEWHERE_EMPTY}"
+            )
+        for name in table.FILES:
+            command_line.check_output(workdir / name, "--workdir", makes_folders=True)
     for part in parts:
         for seed in seeds:
             part.config.seed = seed
