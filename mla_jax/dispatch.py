@@ -8,6 +8,9 @@ emitter, and it would copy every encoder on every backend; so it is refused.
 Phases that say what they read (``methods.base.Solo``) and are alike share one program.  It takes
 the one encoder and what all modalities share.  So it is compiled once for any number of modalities,
 and a call hands over a few arrays, not the whole state.
+
+A phase that takes alike modules as ``Stacks`` (``Phase.alike``) is given them so, and returns them
+so: between two steps the state stays in that form, and ``state.apart()`` is the usual one.
 """
 
 import collections
@@ -23,7 +26,7 @@ import jax
 from mla_jax import distributed
 from mla_jax.functional.optimizers import StepInfo
 from mla_jax.methods.base import Phase, Solo, Update
-from mla_jax.state import Batch, Metrics, TrainState
+from mla_jax.state import Batch, Metrics, Stacks, TrainState
 
 
 class Shared(NamedTuple):
@@ -61,6 +64,9 @@ class Dispatch:
         self._count = len(jitted)
         self._solos = [phase.solos if share else () for phase in whole]
         self._options = compiler_options
+        self._alike = [phase.alike for phase in whole]
+        self._groups: dict[str, Any] | None = None
+        """``Phase.alike``; {} where no modules are held together, None before the first call."""
         self._shared: dict[int, list[tuple[Solo, Shared]]] = {}
         self._programs: list[tuple[int, jax.stages.Compiled]] = []
         """How often a batch runs each of them."""
@@ -83,6 +89,7 @@ class Dispatch:
         self, index: int, state: TrainState, batch: Batch, info: StepInfo
     ) -> tuple[TrainState, Metrics]:
         index = self._index(index)
+        state = self.held(state, batch)
         if not self._programs:
             self._compile(state, batch, info)
         if index not in self._shared:
@@ -92,6 +99,46 @@ class Dispatch:
             part, found = program(*_view(solo, name, state, batch), info)
             state, reported = _put_back(solo, name, part, state), reported or found
         return state, reported
+
+    def held(self, state: TrainState, batch: Batch) -> TrainState:
+        """The state as the phases take and return it, with ``Stacks`` where they ask for them."""
+        if self._groups is None:
+            self._groups = self._common_groups(state, batch)
+        if not self._groups or isinstance(state.params["encoder"], Stacks):
+            return state
+        groups = self._groups
+
+        def stacked(trees: dict[str, Any]) -> dict[str, Any]:
+            return {**trees, **{kind: Stacks.of(groups[kind], trees[kind]) for kind in groups}}
+
+        def hold(state: TrainState) -> TrainState:
+            stats = Stacks.of(groups["encoder"], state.batch_stats)
+            params, opt_state = stacked(state.params), stacked(state.opt_state)
+            return state.replace(params=params, batch_stats=stats, opt_state=opt_state)
+
+        leaves = jax.tree.leaves(state)
+        sharding = getattr(leaves[0], "sharding", None)  # that of all: the state is replicated
+        if not any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in leaves):
+            return jax.jit(hold, out_shardings=sharding)(state)
+        return jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
+            jax.eval_shape(hold, state),
+        )
+
+    def _common_groups(self, state: TrainState, batch: Batch) -> dict[str, Any]:
+        """Groups of several, if all phases hold the same ones together."""
+        found: list[dict[str, Any]] = []
+
+        def note(state: TrainState, batch: Batch) -> None:
+            found.extend({**alike(state, batch)} for alike in self._alike if alike)
+
+        jax.eval_shape(note, state, batch)
+        if len(found) < self._count or any(groups != found[0] for groups in found):
+            return {}
+        several = {kind: any(len(g) > 1 for g in groups) for kind, groups in found[0].items()}
+        if not several["encoder"]:
+            return {}
+        return {kind: groups for kind, groups in found[0].items() if several[kind]}
 
     def _compile(self, state: TrainState, batch: Batch, info: StepInfo) -> None:
         """Compiles all phases side by side; the calls then find the programs made here.
@@ -134,6 +181,7 @@ class Dispatch:
     def lower(self, index: int, state: TrainState, batch: Batch, info: StepInfo):
         """The lowered program of one phase by itself, on the whole state, for whoever reads what
         XLA makes of it."""
+        state = self.held(state, batch)
         return self._switch.lower(self._index(index), state, batch, info)
 
     def lower_shared(

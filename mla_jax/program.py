@@ -92,7 +92,7 @@ def build_program(
 def _features(encoders: Encoders, variables: dict[str, Any], batch: Batch) -> dict[str, jax.Array]:
     """``Method.features`` of a method whose heads get what the encoders make of each modality."""
     params = variables["params"]["encoder"]
-    return encoders.features(params, variables["batch_stats"], batch, train=False)[0]
+    return dict(encoders.features(params, variables["batch_stats"], batch, train=False)[0])
 
 
 def _always_complete(config: FrozenConfigDict, data: Dataset | DataSpec) -> bool:
@@ -311,7 +311,8 @@ def _with_each_function(method: Method, after: Callable[[Callable, int, bool], C
         def changed(phase: Phase) -> Phase:
             parts = tuple(map(changed, phase.parts))
             solos = tuple(s._replace(update=after(s.update, 1, True)) for s in phase.solos)
-            return Phase(phase.name, after(phase.update, 1, True), parts, solos)
+            alike = phase.alike and after(phase.alike, 1, True)
+            return Phase(phase.name, after(phase.update, 1, True), parts, solos, alike)
 
         changes: dict[str, Any] = {"phases": tuple(map(changed, original.phases))}
         if original.on_epoch:

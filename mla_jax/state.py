@@ -1,8 +1,11 @@
 """The data types that cross module borders: a batch, a training state, a prediction."""
 
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 from flax import struct
 
 Batch = dict[str, Any]
@@ -23,9 +26,88 @@ Metrics = dict[str, jax.Array]
 are means over (without it every batch counts alike), and ``example_loss: float32[B]``."""
 
 
+@jax.tree_util.register_pytree_node_class
+class Stacks(Mapping[str, Any]):
+    """``{name: tree}``, where alike trees are held as one, along a new first axis.
+
+    A program on 64 encoders then takes and returns as many arrays as a program on one.
+
+    ``groups``: the names that are held together; ``trees``: for each group its stacked tree, for a
+    group of one name the tree itself.
+
+    >>> both = Stacks((("a", "b"),), [{"bias": jnp.array([[1.0], [2.0]])}])
+    >>> both["b"]
+    {'bias': Array([2.], dtype=float32)}
+    """
+
+    def __init__(self, groups: Sequence[Sequence[str]], trees: Sequence[Any]):
+        self.groups = tuple(map(tuple, groups))
+        self.trees = list(trees)
+        self._places = {
+            name: (number, place if len(group) > 1 else None)
+            for number, group in enumerate(self.groups)
+            for place, name in enumerate(group)
+        }
+
+    @classmethod
+    def of(cls, groups: Sequence[Sequence[str]], trees: Mapping[str, Any]) -> "Stacks":
+        """The trees of a mapping, those of each group together."""
+        return cls(groups, [rows(trees, group) for group in groups])
+
+    def __getitem__(self, name: str) -> Any:
+        number, place = self._places[name]
+        tree = self.trees[number]
+        return tree if place is None else jax.tree.map(lambda leaf: leaf[place], tree)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._places)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def apart(self) -> dict[str, Any]:
+        """The same as a plain dictionary, outside of any program."""
+        found = {}
+        for group, tree in zip(self.groups, self.trees, strict=True):
+            for place, name in enumerate(group):
+                # The place is a number that one program is given, not a program for each place.
+                found[name] = _pick(tree, np.int32(place)) if group[1:] else tree
+        return found
+
+    def tree_flatten(self) -> tuple[list[Any], Any]:
+        return self.trees, self.groups
+
+    @classmethod
+    def tree_unflatten(cls, groups: Any, trees: Sequence[Any]) -> "Stacks":
+        return cls(groups, trees)
+
+
+def stacked(trees: Sequence[Any]) -> Any:
+    """Alike trees as one, along a new first axis; a single one as it is."""
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees) if trees[1:] else trees[0]
+
+
+def rows(trees: Mapping[str, Any], names: Sequence[str]) -> Any:
+    """``stacked`` of the trees of some names."""
+    if isinstance(trees, Stacks) and tuple(names) in trees.groups:
+        return trees.trees[trees.groups.index(tuple(names))]
+    return stacked([trees[name] for name in names])
+
+
+@jax.jit
+def _pick(tree: Any, place: jax.Array) -> Any:
+    return jax.tree.map(
+        lambda leaf: jax.lax.dynamic_index_in_dim(leaf, place, keepdims=False), tree
+    )
+
+
 @struct.dataclass
 class TrainState:
-    """Everything a phase may read or write; float32 throughout, replicated on every device."""
+    """Everything a phase may read or write; float32 throughout, replicated on every device.
+
+    Where many encoders or heads are alike, the mappings of these modules are ``Stacks`` between two
+    steps (``dispatch.py``); ``apart`` gives plain dictionaries.
+    """
 
     params: dict[str, Any]
     """``{"encoder": {modality: tree}, "head": {name: {"kernel": [D, C], "bias": [C]}}}``."""
@@ -40,6 +122,16 @@ class TrainState:
     def variables(self) -> dict[str, Any]:
         """What prediction needs: the parameters and the running statistics."""
         return {"params": self.params, "batch_stats": self.batch_stats}
+
+    def apart(self) -> "TrainState":
+        """The state with plain dictionaries in the place of ``Stacks``; outside of any program."""
+
+        def is_stacks(node: Any) -> bool:
+            return isinstance(node, Stacks)
+
+        return jax.tree.map(
+            lambda node: node.apart() if is_stacks(node) else node, self, is_leaf=is_stacks
+        )
 
     if TYPE_CHECKING:  # flax.struct adds it
 

@@ -192,15 +192,15 @@ def fit(run: Run, program: Program, state: TrainState, dataset: Dataset) -> tupl
                     with run.seconds("train"):
                         jax.block_until_ready(state)  # batches in flight are no telemetry
                     with run.seconds("telemetry" if measure.has_compiled(stage) else "compile"):
-                        found = measure(stage, state, batch, info)
+                        found = measure(stage, state.apart(), batch, info)
                     run.record({"event": EVENT, **at, EVENT: found})
                 with run.seconds("train"):
                     for i, phase in enumerate(stage.phases):
                         # Donates the state, so nothing may hold on to the old one.  Returns before
                         # the devices are done; the metrics stay there until they are read.
                         state, metrics = dispatch(i, state, batch, info)
-                        for name, of_phase in phase.named_metrics(metrics):
-                            means.add(done, epoch + 1, name, of_phase, local["index"])
+                        for name, of_phase, place in phase.named_metrics(metrics):
+                            means.add(done, epoch + 1, name, of_phase, local["index"], place)
                     means.wait(IN_FLIGHT)
                     if epoch_ends or log.due(done) or done % config.check_loss_every == 0:
                         means.drain()
@@ -220,7 +220,7 @@ def fit(run: Run, program: Program, state: TrainState, dataset: Dataset) -> tupl
                     means.sums.clear()
                     if evaluation_due(config, epoch + 1, len(calendar)):
                         with run.seconds("evaluate"):
-                            scores = evaluate_all(program, state, dataset, config)
+                            scores = evaluate_all(program, state.apart(), dataset, config)
                         line |= {split: outcome.without_counts(scores[split]) for split in scores}
                         if stage is calendar[-1][0]:
                             improved = run.selector.offer(epoch + 1, done, scores)
@@ -235,10 +235,10 @@ def fit(run: Run, program: Program, state: TrainState, dataset: Dataset) -> tupl
                     due = checkpoint_due(config, done, epoch, epoch_ends)
                     if stop or best or due or done == total:
                         means.drain()
-                        run.save(done, state, stage.name, means.sums, best)
+                        run.save(done, state.apart(), stage.name, means.sums, best)
                 if stop and done < total:
                     raise Interrupted(stopping.received or 0, done)
-    return total, state
+    return total, state.apart()
 
 
 def epoch_length(examples: int, config: FrozenConfigDict) -> int:

@@ -16,6 +16,7 @@ from flax import linen as nn
 from mla_jax.encoders import cavmae, conventions, features, m3ae, many, resnet, small
 from mla_jax.encoders.spread import ALONE, Spread
 from mla_jax.errors import UserError, check_choice
+from mla_jax.state import Batch, Stacks, TrainState
 
 REGISTRY: dict[str, type[nn.Module]] = {
     "cavmae_audio": cavmae.CAVMAEAudio,
@@ -133,7 +134,7 @@ class Encoders(NamedTuple):
         found: dict[str, Any] = {}
         for group in self._alike(lambda m: self.modules[m].init, keys, examples):
             try:
-                found |= many.by_name(self.modules[group[0]].init, group, keys, examples)
+                found |= many.by_group(lambda m: self.modules[m].init, [group], keys, examples)
             except UserError as error:
                 raise UserError(
                     f"encoders.{group[0]} does not suit '{group[0]}': {error}"
@@ -193,19 +194,41 @@ class Encoders(NamedTuple):
 
     def features(
         self, params: Any, batch_stats: Any, batch: Mapping[str, Any], train: bool
-    ) -> tuple[dict, dict]:
-        """``apply`` to every modality of a batch: ``({modality: [B, D]}, batch_stats)``."""
+    ) -> tuple[Mapping[str, jax.Array], Mapping[str, Any]]:
+        """``apply`` to every modality of a batch: ``({modality: [B, D]}, batch_stats)``.
+
+        In training the encoders that the state holds together are computed as one, in evaluation
+        all that are alike.
+        """
 
         def of(m: str) -> Callable[..., tuple[jax.Array, Any]]:
             return lambda theta, stats, x, present: self.apply(m, theta, stats, x, train, present)
 
         present = dict(zip(self.modalities, batch["present"].T, strict=True))
         given = (params, batch_stats, batch["inputs"], present)
-        groups = [[m] for m in self.modalities] if train else self._alike(of, *given)
-        found: dict[str, tuple[jax.Array, Any]] = {}
-        for group in groups:
-            found |= many.by_name(of(group[0]), group, *given)
-        return {m: found[m][0] for m in self.modules}, {m: found[m][1] for m in self.modules}
+        groups: many.Groups
+        if not train:
+            groups = self._alike(of, *given)
+        else:
+            groups = params.groups if isinstance(params, Stacks) else [[m] for m in self.modalities]
+        return many.unzipped(many.by_group(of, groups, *given))  # type: ignore[return-value]
+
+    def alike(self, state: TrainState, batch: Batch, heads: bool = True) -> dict[str, many.Groups]:
+        """``Phase.alike`` of a step that takes every encoder through ``features``, and, with
+        ``heads``, the heads that are called like the modalities as one."""
+
+        def of(m: str) -> Callable[..., tuple[jax.Array, Any]]:
+            return lambda theta, stats, x, *_: self.apply(m, theta, stats, x, True, present)
+
+        present, params, opt_state = batch["present"][:, 0], state.params, state.opt_state
+        inputs = {m: batch["inputs"][m] for m in self.modules}
+        given = (params["encoder"], state.batch_stats, inputs, opt_state["encoder"])
+        found: dict[str, many.Groups] = {"encoder": self._alike(of, *given)}
+        named = [m for m in self.modules if m in params["head"]]
+        if heads and len(named) == len(self.modules) == len(params["head"]):
+            of_heads = (params["head"], opt_state["head"])
+            found["head"] = many.alike(self.modalities, lambda m: "", *of_heads)
+        return found
 
 
 def _knows_present(module: nn.Module) -> bool:

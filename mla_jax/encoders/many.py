@@ -1,8 +1,8 @@
 """Many modalities of one kind as one: their arrays side by side, one ``vmap``.
 
-The programs that initialise and evaluate otherwise grow with the number of modalities, and so does
-the time that XLA takes for them.  What is computed as one may be rounded differently, so fewer than
-``MANY`` stay apart, and keep every bit.  Training is left as it is.
+A program otherwise grows with the number of modalities, and so does the time that XLA takes for it.
+What is computed as one may be rounded differently, so fewer than ``MANY`` stay apart, and keep
+every bit.
 """
 
 import math
@@ -13,48 +13,72 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from mla_jax.state import Stacks, rows, stacked
+
 MANY = 8
 """So many alike modalities are computed as one."""
 
-
-def stacked(trees: Sequence[Any]) -> Any:
-    """One tree of the leaves of alike trees, along a new first axis."""
-    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
+Groups = Sequence[Sequence[str]]
+"""Names of alike modalities, held together; one name where it stays apart."""
 
 
-def unstacked(tree: Any, count: int) -> list[Any]:
-    """The trees that ``stacked`` put together."""
-    # Without the barrier XLA would compute the whole once for each of its pieces.
-    leaves, structure = jax.tree.flatten(jax.lax.optimization_barrier(tree))
-    pieces = [[piece[0] for piece in jnp.split(leaf, count)] for leaf in leaves]
-    return [jax.tree.unflatten(structure, leaves) for leaves in zip(*pieces, strict=True)]
+def each(function: Callable[..., Any], names: Sequence[str], *trees: Mapping[str, Any]) -> Any:
+    """``stacked([function(*(tree[m] for tree in trees)) for m in names])``; as one for ``MANY``.
 
+    ``trees``: what one of them has for each name is alike.
 
-def each(function: Callable[..., Any], *arguments: Sequence[Any], train: bool = False) -> Any:
-    """``stacked([function(*of_one) for of_one in zip(*arguments)])``; for ``MANY`` at once, but in
-    training, where nothing is gained: most of the program is the optimiser's.
-
-    ``arguments``: for each modality a tree; the modalities' trees are alike.
-
-    >>> each(lambda x, y: x + y, [jnp.zeros(2), jnp.ones(2)], [jnp.ones(2), jnp.ones(2)])
+    >>> x, y = {"a": jnp.zeros(2), "b": jnp.ones(2)}, {"a": jnp.ones(2), "b": jnp.ones(2)}
+    >>> each(jnp.add, ["a", "b"], x, y)
     Array([[1., 1.],
            [2., 2.]], dtype=float32)
     """
-    if train or len(arguments[0]) < MANY:
-        return stacked([function(*of_one) for of_one in zip(*arguments, strict=True)])
-    return jax.vmap(function)(*map(stacked, arguments))
+    if len(names) < MANY:
+        found = [function(*(tree[m] for tree in trees)) for m in names]
+        return jax.tree.map(lambda *leaves: jnp.stack(leaves), *found)
+    return jax.vmap(function)(*(rows(tree, names) for tree in trees))
+
+
+def by_group(
+    function_of: Callable[[str], Callable[..., Any]], groups: Groups, *trees: Mapping[str, Any]
+) -> Mapping[str, Any]:
+    """``{m: function_of(m)(tree[m], ...)}``, computed as one for each group, with the function of
+    its first name; ``Stacks`` if there is a group of several."""
+    found = [mapped(function_of(group[0]), group, *trees) for group in groups]
+    if all(len(group) == 1 for group in groups):
+        return {m: one for (m,), one in zip(groups, found, strict=True)}
+    # Without the barrier XLA would compute the whole once for each piece that is taken of it.
+    return Stacks(groups, jax.lax.optimization_barrier(found))
 
 
 def by_name(
-    function: Callable[..., Any], group: Sequence[str], *arguments: Mapping[str, Any]
+    function: Callable[..., Any], group: Sequence[str], *trees: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """``{m: function(argument[m], ...)}`` for a group of ``alike``, at once if it has ``MANY``."""
-    if len(group) < MANY:
-        return {m: function(*(argument[m] for argument in arguments)) for m in group}
-    together = jax.vmap(function)(
-        *(stacked([argument[m] for m in group]) for argument in arguments)
-    )
-    return dict(zip(group, unstacked(together, len(group)), strict=True))
+    """``{m: function(tree[m], ...)}`` for alike modalities; as one if there are ``MANY``."""
+    groups = [group] if len(group) >= MANY else [[m] for m in group]
+    return dict(by_group(lambda m: function, groups, *trees))
+
+
+def mapped(function: Callable[..., Any], group: Sequence[str], *trees: Mapping[str, Any]) -> Any:
+    """``function(tree[m], ...)`` for the one name m of a group, or ``vmap`` for several."""
+    given = [rows(tree, group) for tree in trees]
+    return jax.vmap(function)(*given) if group[1:] else function(*given)
+
+
+def of_each(
+    function: Callable[..., Any], trees: Mapping[str, Any], *others: Mapping[str, Any]
+) -> Mapping[str, Any]:
+    """``function(tree, *others' trees)`` for every name of ``trees``, held as ``trees`` are."""
+    if isinstance(trees, Stacks):
+        groups = trees.groups
+        return Stacks(groups, [mapped(function, group, trees, *others) for group in groups])
+    return {m: function(tree, *(other[m] for other in others)) for m, tree in trees.items()}
+
+
+def unzipped(pairs: Mapping[str, Any], count: int = 2) -> tuple[Mapping[str, Any], ...]:
+    """A mapping to tuples as a tuple of mappings."""
+    if isinstance(pairs, Stacks):
+        return tuple(Stacks(pairs.groups, [t[i] for t in pairs.trees]) for i in range(count))
+    return tuple({m: pair[i] for m, pair in pairs.items()} for i in range(count))
 
 
 def alike(

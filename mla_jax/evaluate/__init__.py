@@ -8,7 +8,7 @@ next batch is loaded while one is computed.
 import collections
 import contextlib
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -118,7 +118,7 @@ def counts_and_classes(
         confusion = jax.vmap(lambda p, n: zeros.at[batch["label"], p].add(n))(
             classes, counted.astype(jnp.int32)
         )
-        finite = _finite_inputs([batch["inputs"][m] for m in method.modalities])
+        finite = _finite_inputs(method.modalities, batch["inputs"])
         sums = Counts(
             confusion,
             bad_inputs=(~finite & present.T).sum(1),
@@ -186,11 +186,11 @@ def _finite(array: jax.Array) -> jax.Array:
     return jnp.isfinite(array).all(tuple(range(1, array.ndim)))
 
 
-def _finite_inputs(inputs: Sequence[jax.Array]) -> jax.Array:
+def _finite_inputs(names: Sequence[str], inputs: Mapping[str, jax.Array]) -> jax.Array:
     """``bool[M, B]``: ``_finite`` of each modality."""
-    if len({(x.shape, x.dtype) for x in inputs}) == 1:
-        return many.each(_finite, inputs)
-    return jnp.stack([_finite(x) for x in inputs])
+    if len({(inputs[m].shape, inputs[m].dtype) for m in names}) == 1:
+        return many.each(_finite, names, inputs)
+    return jnp.stack([_finite(inputs[m]) for m in names])
 
 
 class Evaluator:

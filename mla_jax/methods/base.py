@@ -1,6 +1,6 @@
 """The contract every method keeps: a named tuple of pure functions, in optax's manner."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -8,7 +8,7 @@ import numpy as np
 
 from mla_jax.functional import fusion
 from mla_jax.functional.optimizers import StepInfo
-from mla_jax.state import Batch, Metrics, Prediction, TrainState
+from mla_jax.state import Batch, Metrics, Prediction, Stacks, TrainState
 
 Update = Callable[[TrainState, Batch, StepInfo], tuple[TrainState, Metrics]]
 """Pure: the state after one step on a batch, and what the step reports."""
@@ -55,12 +55,22 @@ class Phase(NamedTuple):
     """The same step as several that see one encoder each, one after the other; () where it cannot
     be divided.  The first reports the metrics.  They may run in place of ``update``, so whoever
     changes that changes them too, or sets them to ()."""
+    alike: Callable[[TrainState, Batch], Mapping[str, Sequence[Sequence[str]]]] | None = None
+    """``(state, batch) -> {"encoder": groups of names, "head": groups}``: the modules that
+    ``update`` also takes as ``Stacks`` of these groups, from shapes alone; None: it takes none."""
 
-    def named_metrics(self, metrics: Any) -> Sequence[tuple[str, Metrics]]:
-        """What ``update`` returned beside the state, by the name that a run reports it under."""
+    def named_metrics(self, metrics: Any) -> Sequence[tuple[str, Metrics, int | None]]:
+        """What ``update`` returned beside the state, by the name that a run reports it under.
+
+        With a number: these are the metrics of several names, each array with them along its first
+        axis, and the number is the place of this name.
+        """
         if not self.parts:
-            return [(self.name, metrics)]
-        return [(part.name, metrics[part.name]) for part in self.parts]
+            return [(self.name, metrics, None)]
+        if not isinstance(metrics, Stacks):
+            return [(part.name, metrics[part.name], None) for part in self.parts]
+        (of_all,) = metrics.trees
+        return [(part.name, of_all, place) for place, part in enumerate(self.parts)]
 
 
 Accumulate = Callable[[dict[str, Any], Any, Batch], Any]

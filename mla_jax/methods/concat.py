@@ -18,7 +18,7 @@ from mla_jax.functional.heads import apply_head, block, init_head
 from mla_jax.functional.optimizers import Optimizer
 from mla_jax.methods.base import Method, Task
 from mla_jax.methods.joint import JointRule, joint_fusion, joint_loss, joint_method, visible
-from mla_jax.state import Prediction
+from mla_jax.state import Prediction, rows
 
 FIDELITY: dict[str, dict[str, Any]] = {"paper": {}, "released": {}}
 CHOICES: dict[str, tuple] = {}
@@ -33,9 +33,10 @@ def rule(switches: Any, encoders: Encoders, task: Task) -> JointRule:
         return {"joint": init_head(rng, M * D, task.classes, task.head_init)}
 
     def classify(heads, features, present, train: bool) -> Prediction:
+        del train
         head = heads["joint"]
-        if M >= many.MANY and not train:
-            z = many.stacked([features[m] for m in modalities])
+        if M >= many.MANY:
+            z = rows(features, modalities)
             z = jnp.where(present.T[..., None], z, 0)
             bias = jnp.broadcast_to(head["bias"] / M, (M, task.classes))
             blocks = {"kernel": head["kernel"].reshape(M, D, -1), "bias": bias}

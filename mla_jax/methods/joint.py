@@ -1,5 +1,6 @@
 """The common shape of joint methods: one phase, one loss, every encoder and head stepped once."""
 
+import functools
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -7,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from mla_jax.encoders import Encoders
+from mla_jax.encoders import Encoders, many
 from mla_jax.functional.losses import accuracy, cross_entropy, shared_out
 from mla_jax.functional.optimizers import Optimizer, StepInfo
 from mla_jax.methods.base import Method, Phase, Stage, Task, Weigh
@@ -153,20 +154,25 @@ def gradient_step(
         grad = jax.value_and_grad(objective, has_aux=True)
         (loss, learnt), gradients = grad(state.params)
         occurs = dict(zip(modalities, batch["present"].any(0), strict=True))
+        extras = {"encoder": learnt.modulation}
+
+        def step(group: str, theta: Any, g: Any, s: Any, where: Any, extra: Any) -> Any:
+            return optimizers[group].step(g, s, theta, info, where=where, **extra)
+
         params, opt_state = {}, {}
         for group, modules in state.params.items():
-            params[group], opt_state[group] = dict(modules), dict(state.opt_state[group])
-            for key, module in modules.items():
-                if group == "head" and key in idle_heads:
-                    continue
-                params[group][key], opt_state[group][key] = optimizers[group].step(
-                    gradients[group][key],
-                    state.opt_state[group][key],
-                    module,
-                    info,
-                    where=occurs.get(key),
-                    **(learnt.modulation.get(key, {}) if group == "encoder" else {}),
-                )
+            idle = [key for key in modules if group == "head" and key in idle_heads]
+            moving = {key: modules[key] for key in modules if key not in idle} if idle else modules
+            where = {key: occurs.get(key) for key in moving}
+            extra = {key: extras.get(group, {}).get(key, {}) for key in moving}
+            stepped = many.of_each(
+                functools.partial(step, group),
+                moving, gradients[group], state.opt_state[group], where, extra,
+            )  # fmt: skip
+            params[group], opt_state[group] = many.unzipped(stepped)
+            if idle:
+                params[group] = {**modules, **params[group]}
+                opt_state[group] = {**state.opt_state[group], **opt_state[group]}
         metrics = {
             "loss": loss,
             "accuracy": accuracy(learnt.logits, batch["label"], batch["valid"]),
@@ -211,7 +217,8 @@ def joint_method(
         return rule.classify(params["head"], z, batch["present"], False)
 
     update = gradient_step(learn, modalities, optimizers, rule.idle_heads)
-    stages = (Stage("joint", task.epochs, (Phase("joint", update),)),)
+    alike = functools.partial(encoders.alike, heads=not rule.idle_heads)
+    stages = (Stage("joint", task.epochs, (Phase("joint", update, alike=alike),)),)
     return Method(
         name, modalities, task.classes, init, stages, predict, rule.fuse, weigh=rule.weigh
     )

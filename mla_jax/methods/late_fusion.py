@@ -38,9 +38,8 @@ def rule(encoders: Encoders, task: Task, weigh: Weigh) -> JointRule:
         return many.by_name(start, modalities, encoders.keys(rng))
 
     def classify(heads, features, present, train: bool) -> Prediction:
-        del present
-        each_head, z = [heads[m] for m in modalities], [features[m] for m in modalities]
-        return Prediction(many.each(apply_head, each_head, z, train=train))
+        del present, train
+        return Prediction(many.each(apply_head, modalities, heads, features))
 
     def loss(step: Step) -> jax.Array:
         batch = step.batch

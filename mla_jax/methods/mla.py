@@ -24,6 +24,7 @@ by the certainty of their predictions, lambda_m = softmax_m(-entropy_m) (section
 
 import functools
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -44,7 +45,7 @@ from mla_jax.functional.projection import (
     orthogonal_projection,
 )
 from mla_jax.methods.base import Method, Phase, Solo, Stage, Task, weighted_sum
-from mla_jax.state import Batch, Metrics, Prediction, TrainState
+from mla_jax.state import Batch, Metrics, Prediction, Stacks, TrainState, rows
 
 FIDELITY = {
     "paper": {
@@ -106,7 +107,7 @@ CHOICES = {
 
 def build(switches: Any, encoders: Encoders, optimizer: Optimizer, task: Task) -> Method:
     """MLA over any number of modalities, visited in the order of ``encoders.modalities``."""
-    modalities = encoders.modalities
+    modalities, M = encoders.modalities, len(encoders.modalities)
     options = dict(switches.projection)
     enabled, alpha = options.pop("enabled"), options.pop("alpha")
     head_optimizer = optimizer
@@ -134,7 +135,11 @@ def build(switches: Any, encoders: Encoders, optimizer: Optimizer, task: Task) -
         old, inputs, present = state.batch_stats[m], batch["inputs"][m], batch["present"]
         return encoders.apply(m, theta, old, inputs, True, present[:, position])
 
-    def classify(position: int, batch: Batch, h: jax.Array, phi: Any) -> Any:
+    def extract_all(state: TrainState, batch: Batch, thetas: Any) -> tuple[Any, Any]:
+        """``extract`` of every modality: ``({m: h_m}, {m: statistics})``."""
+        return encoders.features(thetas, state.batch_stats, batch, train=True)
+
+    def classify(position: Any, batch: Batch, h: jax.Array, phi: Any) -> Any:
         """The loss L_m, and beside it what the sub-step reports and the projection needs."""
         present = batch["present"][:, position]
         logits = apply_head(phi, h)
@@ -149,7 +154,7 @@ def build(switches: Any, encoders: Encoders, optimizer: Optimizer, task: Task) -
         return loss, (metrics, masked_mean(h, present))
 
     def step_head(
-        position: int, head: tuple, batch: Batch, info: StepInfo, g_phi: Any, h_mean: jax.Array
+        position: Any, head: tuple, batch: Batch, info: StepInfo, g_phi: Any, h_mean: jax.Array
     ) -> tuple:
         """The shared head, ``(phi, optimiser state)``, after the sub-step for a modality."""
         phi, opt_state = head
@@ -187,18 +192,17 @@ def build(switches: Any, encoders: Encoders, optimizer: Optimizer, task: Task) -
         return optimizer.step(zeros, opt_state, theta, info, where=where)
 
     def parts_of(state: TrainState) -> tuple[dict[str, tuple], tuple]:
-        """Encoders and head, each with its optimiser state."""
-        params, opt_state = state.params, state.opt_state
-        thetas, states = params["encoder"], opt_state["encoder"]
-        towers = {m: (thetas[m], states[m]) for m in modalities if m in thetas}
-        return towers, (params["head"]["shared"], opt_state["head"]["shared"])
+        """Encoders ``{m: (theta_m, optimiser state)}`` and head ``(phi, optimiser state)``."""
+        thetas, states = state.params["encoder"], state.opt_state["encoder"]
+        towers = {m: (thetas[m], states[m]) for m in thetas}
+        return towers, (state.params["head"]["shared"], state.opt_state["head"]["shared"])
 
-    def joined(state: TrainState, towers: dict[str, tuple], head: tuple, stats: Any) -> TrainState:
-        """The state with these encoders, this head, and some new statistics ``{m: stats}``."""
-        thetas, states = ({m: tower[i] for m, tower in towers.items()} for i in (0, 1))
-        return state.replace(
+    def joined(towers: Mapping[str, tuple], head: tuple, batch_stats: Any) -> TrainState:
+        """The state with these encoders and this head."""
+        thetas, states = many.unzipped(towers)
+        return TrainState(
             params={"encoder": thetas, "head": {"shared": head[0]}},
-            batch_stats={**state.batch_stats, **stats},
+            batch_stats=batch_stats,
             opt_state={"encoder": states, "head": {"shared": head[1]}},
         )
 
@@ -222,7 +226,7 @@ def build(switches: Any, encoders: Encoders, optimizer: Optimizer, task: Task) -
         (g_theta, g_phi), (metrics, h_mean, stats) = gradient(towers[m][0], head[0])
         head = step_head(position, head, batch, info, g_phi, h_mean)
         towers = step_encoder(position, towers, batch, info, g_theta, among)
-        return joined(state, towers, head, {m: stats}), metrics
+        return joined(towers, head, {**state.batch_stats, m: stats}), metrics
 
     def drift(
         m: str, state: TrainState, batch: Batch, info: StepInfo
@@ -230,7 +234,7 @@ def build(switches: Any, encoders: Encoders, optimizer: Optimizer, task: Task) -
         """What the sub-step for another modality does to the encoder of m (Q7)."""
         towers, head = parts_of(state)
         both = batch["present"].any(0).all()
-        return joined(state, {m: drifted(towers[m], info, both)}, head, {}), {}
+        return joined({m: drifted(towers[m], info, both)}, head, state.batch_stats), {}
 
     def solos(position: int) -> tuple[Solo, ...]:
         """The sub-step for a modality, and the drift of each encoder before it, one by one."""
@@ -244,9 +248,33 @@ def build(switches: Any, encoders: Encoders, optimizer: Optimizer, task: Task) -
             for i, k in earlier
         )
 
+    def step_head_by_all(
+        head: tuple, batch: Batch, info: StepInfo, features: Mapping[str, jax.Array]
+    ) -> tuple[tuple, Mapping[str, Metrics], Mapping[str, jax.Array]]:
+        """The head after the sub-steps for all modalities in their order, what each reports, and
+        the gradient of each loss in the features ``{m: float32[B, D]}``."""
+
+        def turn(head: tuple, of_one: tuple) -> tuple:
+            position, h = of_one
+            loss = functools.partial(classify, position, batch)
+            gradient = jax.grad(loss, argnums=(0, 1), has_aux=True)
+            (g_h, g_phi), (metrics, h_mean) = gradient(h, head[0])
+            metrics["example_loss"] = encoders.spread.divided(metrics["example_loss"])
+            return step_head(position, head, batch, info, g_phi, h_mean), (metrics, g_h)
+
+        if M < many.MANY:
+            found = {}
+            for i, m in enumerate(modalities):
+                head, found[m] = turn(head, (i, features[m]))
+            return head, *many.unzipped(found)
+        # A loop in the program, which then does not grow with M.  No convolution is in it.
+        head, (metrics, g) = jax.lax.scan(turn, head, (jnp.arange(M), rows(features, modalities)))
+        cotangents = many.of_each(lambda h, g_h: g_h, features, Stacks([modalities], [g]))
+        return head, Stacks([modalities], [metrics]), cotangents
+
     def adapt_all(
         state: TrainState, batch: Batch, info: StepInfo
-    ) -> tuple[TrainState, dict[str, Metrics]]:
+    ) -> tuple[TrainState, Mapping[str, Metrics]]:
         """All sub-steps of a batch in one program: the same computation in another order.
 
         Only the head is sequential.  The features h_m do not depend on it, and the gradient of
@@ -254,39 +282,41 @@ def build(switches: Any, encoders: Encoders, optimizer: Optimizer, task: Task) -
         head's sub-steps, then all backward passes: on several devices the encoders' gradients are
         then summed together, once per batch.
         """
-        towers, head = parts_of(state)
-        features, pullbacks, stats = [], [], {}
-        for i, m in enumerate(modalities):
-            forward = functools.partial(extract, i, state, batch)
-            h, pullback, stats[m] = jax.vjp(forward, towers[m][0], has_aux=True)
-            features.append(h)
-            pullbacks.append(pullback)
+        thetas, states = state.params["encoder"], state.opt_state["encoder"]
+        forward = functools.partial(extract_all, state, batch)
+        features, pullback, stats = jax.vjp(forward, thetas, has_aux=True)
         # Features are small.  With all of them on every device the head needs no collectives, which
         # would come one after the other, and only the encoders' gradients are left to be summed.
-        spread = encoders.spread
         known = {key: batch[key] for key in ("label", "present")}
-        features, known = spread.gathered((features, known))
-        metrics, cotangents = {}, []
-        for i, (m, h) in enumerate(zip(modalities, features, strict=True)):
-            loss = functools.partial(classify, i, known)
-            gradient = jax.grad(loss, argnums=(0, 1), has_aux=True)
-            (g_h, g_phi), (metrics[m], h_mean) = gradient(h, head[0])
-            metrics[m]["example_loss"] = spread.divided(metrics[m]["example_loss"])
-            head = step_head(i, head, known, info, g_phi, h_mean)
-            cotangents.append(g_h)
-        cotangents = spread.divided(cotangents)
-        for i, (pullback, g_h) in enumerate(zip(pullbacks, cotangents, strict=True)):
-            (g_theta,) = pullback(g_h)
-            towers = step_encoder(i, towers, known, info, g_theta)
-        return joined(state, towers, head, stats), metrics
+        features, known = encoders.spread.gathered((features, known))
+        _, head = parts_of(state)
+        head, metrics, cotangents = step_head_by_all(head, known, info, features)
+        (gradients,) = pullback(many.of_each(encoders.spread.divided, cotangents))
+        occurs = known["present"].any(0)
+
+        def step(theta: Any, opt_state: Any, g_theta: Any, i: Any) -> tuple:
+            """The encoder of modality i after the sub-step for it, and its drift in later ones."""
+            tower = optimizer.step(g_theta, opt_state, theta, info, where=occurs[i])
+            if not switches.zero_grad_drift:
+                return tower
+
+            def drift_at(j: Any, tower: tuple) -> tuple:
+                return drifted(tower, info, occurs[i] & occurs[j] & (i < j))
+
+            if isinstance(i, int):
+                return functools.reduce(lambda t, j: drift_at(j, t), range(i + 1, M), tower)
+            return jax.lax.fori_loop(0, M, drift_at, tower)
+
+        places = {m: i for i, m in enumerate(modalities)}
+        return joined(many.of_each(step, thetas, states, gradients, places), head, stats), metrics
 
     def predict(variables: dict[str, Any], batch: Batch) -> Prediction:
         params, batch_stats = variables["params"], variables["batch_stats"]
         h, _ = encoders.features(params["encoder"], batch_stats, batch, train=False)
         classify = functools.partial(apply_head, params["head"]["shared"])
-        return Prediction(many.each(classify, [h[m] for m in modalities]))
+        return Prediction(many.each(classify, modalities, h))
 
-    rule = _fusion_rule(switches, len(modalities))
+    rule = _fusion_rule(switches, M)
 
     def weigh(prediction: Prediction, present: jax.Array, method_state: Any) -> jax.Array:
         del method_state
@@ -296,7 +326,8 @@ def build(switches: Any, encoders: Encoders, optimizer: Optimizer, task: Task) -
         Phase(m, functools.partial(adapt, i), solos=solos(i)) for i, m in enumerate(modalities)
     )
     if switches.schedule == "fused":
-        phases = (Phase("fused", adapt_all, phases),)
+        alike = functools.partial(encoders.alike, heads=False)
+        phases = (Phase("fused", adapt_all, phases, alike=alike),)
     stages = (Stage("alternate", task.epochs, phases),)
     fuse = weighted_sum(weigh)
     return Method("mla", modalities, task.classes, init, stages, predict, fuse, weigh=weigh)

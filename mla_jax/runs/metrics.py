@@ -25,6 +25,11 @@ class _Pending(NamedTuple):
     phase: str
     metrics: Metrics
     index: np.ndarray  # type: ignore[assignment]  # hides tuple.index
+    place: int | None
+    """Along the first axis of the metrics, if they are those of several phases."""
+
+    def of_phase(self, array: Any) -> Any:
+        return array if self.place is None else array[self.place]
 
 
 class RunningMeans:
@@ -41,9 +46,20 @@ class RunningMeans:
         self.newest: dict[str, float] = {}
         """The losses of the newest batch that was read, by phase."""
 
-    def add(self, step: int, epoch: int, phase: str, metrics: Metrics, index: np.ndarray) -> None:
-        """Records a phase's metrics for the examples ``index`` of this process; reads nothing."""
-        self._pending.append(_Pending(step, epoch, phase, metrics, index))
+    def add(
+        self,
+        step: int,
+        epoch: int,
+        phase: str,
+        metrics: Metrics,
+        index: np.ndarray,
+        place: int | None = None,
+    ) -> None:
+        """Records a phase's metrics for the examples ``index`` of this process; reads nothing.
+
+        ``place``: as in ``Phase.named_metrics``.
+        """
+        self._pending.append(_Pending(step, epoch, phase, metrics, index, place))
 
     def wait(self, batches: int) -> None:
         """Waits until at most the newest ``batches`` are still being computed."""
@@ -59,13 +75,17 @@ class RunningMeans:
           NonFiniteLossError: at the first loss that is not finite.
         """
         self.newest = {} if self._pending else self.newest
-        scalars = [{k: v for k, v in p.metrics.items() if not v.ndim} for p in self._pending]
-        for pending, values in zip(self._pending, jax.device_get(scalars), strict=True):
+        scalars = [
+            {k: v for k, v in p.metrics.items() if v.ndim == (p.place is not None)}
+            for p in self._pending
+        ]
+        for pending, found in zip(self._pending, jax.device_get(scalars), strict=True):
+            values = {k: pending.of_phase(v) for k, v in found.items()}
             if not math.isfinite(values["loss"]):
                 raise NonFiniteLossError(self._explain(pending, float(values["loss"])))
             if pending.step == self._pending[-1].step:
                 self.newest[pending.phase] = float(values["loss"])
-            size = len(pending.metrics["example_loss"])
+            size = pending.metrics["example_loss"].shape[-1]
             weight = float(values.pop("examples", size)) / size
             for name, value in values.items():
                 entry = self.sums.setdefault(f"{pending.phase}/{name}", [0.0, 0])
@@ -88,7 +108,8 @@ class RunningMeans:
         if damaged:
             guilty = np.any([inputs[m] for m in damaged], axis=0)
         else:
-            guilty = ~np.isfinite(rows_of_all(local_rows(pending.metrics["example_loss"])))
+            losses = pending.of_phase(pending.metrics["example_loss"])
+            guilty = ~np.isfinite(rows_of_all(local_rows(losses)))
         if len(guilty) != len(index) or not guilty.any():
             guilty = np.ones(len(index), bool)
         return {

@@ -1,0 +1,210 @@
+"""Joint methods and ``schedule=fused`` hold alike modules together: the same computation, in a
+program whose size does not depend on how many there are."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mla_jax import evaluate, program, train
+from mla_jax.encoders import create_encoders, many
+from mla_jax.errors import NonFiniteLossError
+from mla_jax.functional.optimizers import StepInfo
+from mla_jax.state import Stacks
+from tests import test_many_modalities
+from tests.conftest import build_config, build_dataset, fresh_state
+from tests.runs import lines_without_time
+from tests.test_dispatch import CLOCK, HASTE
+from tests.test_many_modalities import NAMES, prepared
+from tests.test_spread import COLLECTIVE
+
+JOINT = (
+    "concat", "late_fusion", "modality_dropout", "ogm", "ogm_ge", "qmf", "sum",
+)  # fmt: skip
+OTHER = {"c": {"name": "mlp", "hidden": 5}}
+PLAIN = {m: {"name": "mlp", "hidden": 8, "norm": False} for m in NAMES[:9]}
+
+
+@pytest.fixture
+def float64(monkeypatch):
+    """Everything in float64, where rounding hides nothing."""
+
+    def create(configs, modalities, feature_dim, dtype, spread):
+        return create_encoders(configs, modalities, feature_dim, jnp.float64, spread)
+
+    def wide(leaf):
+        return leaf.astype(jnp.float64) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
+
+    def fresh(*arguments):
+        return jax.tree.map(wide, fresh_state(*arguments))
+
+    monkeypatch.setattr(program, "create_encoders", create)
+    monkeypatch.setattr(test_many_modalities, "fresh_state", fresh)
+    with jax.enable_x64(True):
+        yield
+
+
+def after_batches(count, **settings):
+    """The state, apart, after three batches, what was reported, and the state as it is held."""
+    program, dataset, state = prepared(count, 0.3, **settings)
+    (stage,) = program.method.stages
+    reported = {}
+    for number in range(3):
+        batch = dataset.splits["train"].fetch(np.arange(16) + 16 * number)
+        batch["draw"] = np.arange(16, dtype=np.uint32) + 16 * number
+        if number == 2:
+            batch["present"][:, 1] = False  # nobody has it
+        batch, info = program.placement.shard(batch), StepInfo(*map(np.int32, (0, number, 3)))
+        for index, phase in enumerate(stage.phases):
+            state, metrics = program.dispatches[stage.name](index, state, batch, info)
+            for name, of_phase, i in phase.named_metrics(jax.device_get(metrics)):
+                reported[name, number] = {k: v if i is None else v[i] for k, v in of_phase.items()}
+    return jax.device_get(state.apart()), reported, state
+
+
+def assert_close(found, expected, atol=1e-9):
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 0, atol), found, expected)
+
+
+def one_by_one(monkeypatch, *arguments, **settings):
+    with monkeypatch.context() as patch:
+        patch.setattr(many, "MANY", 99)
+        *found, held = after_batches(*arguments, **settings)
+    assert type(held.params["encoder"]) is dict
+    return found
+
+
+@pytest.mark.parametrize("method", JOINT)
+def test_joint_methods_are_what_they_are_one_by_one(method, monkeypatch, float64):
+    settings = {"method": method, "encoders": OTHER}
+    expected = one_by_one(monkeypatch, 9, **settings)
+    *found, held = after_batches(9, **settings)
+    assert_close(found, expected)
+    eight = tuple(m for m in NAMES[:9] if m != "c")
+    assert held.params["encoder"].groups == (eight, ("c",))
+    by_modality = "a" in held.params["head"]
+    assert isinstance(held.params["head"], Stacks) == by_modality  # all heads are alike
+
+
+@pytest.mark.parametrize(
+    ("fidelity", "settings"),
+    [
+        ("paper", {"encoders": OTHER, "absent": "zeros"}),
+        # Before a batch normalisation the gradient of a bias is rounding, which Adam enlarges.
+        ("released", {"absent": "skip", "optimizer.name": "adam", "encoders": PLAIN}),
+        ("first_drop", {"absent": "skip", "encoders": OTHER}),
+    ],
+)
+def test_the_fused_schedule_is_the_alternating_one(fidelity, settings, float64):
+    """``test_schedule`` compares the bits of up to six modalities."""
+    settings = {"fidelity": fidelity, **settings}
+    *expected, _ = after_batches(9, **settings)
+    *found, held = after_batches(9, **settings, **{"method.schedule": "fused"})
+    assert len(held.params["encoder"].groups[0]) >= many.MANY
+    assert_close(found, expected)
+
+
+def test_on_several_devices(float64):
+    """The state of one device, and as many all-reduces for 16 modalities as for 8."""
+    for method, settings in (("late_fusion", {}), ("mla", {"method.schedule": "fused"})):
+        (alone, _, _), (found, _, held) = (
+            after_batches(8, method=method, devices=devices, **settings) for devices in (1, 4)
+        )
+        assert isinstance(held.params["encoder"], Stacks)
+        assert_close(found, alone)
+        counts = []
+        for count in (8, 16):
+            text, _ = compiled(count, method=method, devices=4, **settings)
+            counts.append(sum(c == "all-reduce" for c in COLLECTIVE.findall(text)))
+        assert counts[0] == counts[1] > 0
+
+
+def compiled(count, **settings):
+    program, dataset, state = prepared(count, 0.3, **settings)
+    batch = program.placement.shard(dataset.splits["train"].fetch(np.arange(16)))
+    (dispatch,) = program.dispatches.values()
+    lowered = dispatch.lower(0, state, batch, CLOCK)
+    return lowered.compile(HASTE).as_text(), lowered
+
+
+@pytest.mark.parametrize(
+    ("method", "settings"),
+    [("late_fusion", {}), ("concat", {}), ("mla", {"method.schedule": "fused"})],
+)
+def test_programs_do_not_grow(method, settings):
+    products = []
+    for count in (8, 16):
+        program, dataset, state = prepared(count, method=method, **settings)
+        batch = dataset.splits["train"].fetch(np.arange(16))
+        (dispatch,) = program.dispatches.values()
+        held = dispatch.held(state, batch)
+        lowered = dispatch.lower(0, state, batch, CLOCK)
+        products.append((lowered.as_text().count("dot_general"), len(jax.tree.leaves(held))))
+    assert products[0] == products[1]
+
+
+def test_a_run_and_its_resumption(tmp_path, monkeypatch):
+    """Checkpoints, evaluation and telemetry have plain dictionaries; a run that was stopped ends
+    with the same bits."""
+    names = NAMES[:8]
+    dataset = build_dataset(names)
+    monkeypatch.setattr(train, "load_dataset", lambda *_: dataset)
+    seen = []
+    evaluated = evaluate.Evaluator.__call__
+
+    def noting(self, state, *arguments, **options):
+        seen.append(type(state.params["encoder"]))
+        return evaluated(self, state, *arguments, **options)
+
+    monkeypatch.setattr(evaluate.Evaluator, "__call__", noting)
+    settings = {"checkpoint.every_steps": 1, "telemetry.every_steps": 4, "epochs": 2}
+    config = build_config(names, "late_fusion", **settings)
+    run = train.train(config, tmp_path / "whole", devices=jax.devices()[:1], say=len)
+    assert set(seen) == {dict}
+    state = run.load("last")
+    assert type(state.params["encoder"]) is type(state.batch_stats) is dict
+
+    class Stop:
+        def __init__(self):
+            self.received = None
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            pass
+
+        def __call__(self, step):
+            return step == 3
+
+    with monkeypatch.context() as patch, pytest.raises(train.Interrupted):
+        patch.setattr(train.distributed, "StopSignal", Stop)
+        train.train(config, tmp_path / "halves", devices=jax.devices()[:1], say=len)
+    again = train.train(config, tmp_path / "halves", devices=jax.devices()[:1], say=len)
+    jax.tree.map(np.testing.assert_array_equal, again.load("last"), state)
+    assert lines_without_time(again.path) == lines_without_time(run.path)
+
+
+def test_a_loss_that_is_not_finite_is_explained(tmp_path, monkeypatch):
+    """Also where the metrics of all modalities are one array."""
+    names = NAMES[:8]
+    dataset = build_dataset(names)
+    dataset.splits["train"].inputs["e"][7] = np.inf
+    monkeypatch.setattr(train, "load_dataset", lambda *_: dataset)
+    config = build_config(names, "mla", **{"method.schedule": "fused"})
+    with pytest.raises(NonFiniteLossError) as error:
+        train.train(config, tmp_path / "run", devices=jax.devices()[:1], say=len)
+    facts = error.value.report
+    assert (facts["phase"], facts["examples"], facts["inputs"]) == ("e", [7], ["e"])
+
+
+def test_stacks_are_a_mapping():
+    trees = {m: {"w": jnp.full(2, float(i))} for i, m in enumerate("abc")}
+    stacks = Stacks.of([("a", "c"), ("b",)], trees)
+    assert list(stacks) == ["a", "c", "b"] and len(stacks) == 3 and "b" in stacks
+    assert [x.shape for x in jax.tree.leaves(stacks)] == [(2, 2), (2,)]
+    for name, tree in stacks.apart().items():
+        np.testing.assert_array_equal(tree["w"], trees[name]["w"])
+        np.testing.assert_array_equal(stacks[name]["w"], trees[name]["w"])
+    with pytest.raises(KeyError):
+        stacks["d"]
