@@ -7,7 +7,7 @@ import pytest
 from flax import linen as nn
 
 from mla_jax.encoders import REGISTRY
-from mla_jax.encoders.resnet import ResNet18, convolution, max_pool
+from mla_jax.encoders.resnet import ResNet18, avoiding_small_maps, convolution, max_pool
 from mla_jax.errors import UserError
 from mla_jax.parity import formula
 
@@ -128,3 +128,53 @@ def test_pooling_keeps_nan(place):
     x = random_images(1, 8, 8, 1).at[0, *place, 0].set(jnp.nan)
     np.testing.assert_array_equal(max_pool(x), reduce_window(x))
     assert jnp.isnan(max_pool(x)).any()
+
+
+@pytest.mark.parametrize(
+    ("size", "kernel", "stride", "swapped"),
+    [
+        ((2, 2), 3, 1, True),
+        ((1, 1), 3, 1, True),
+        ((2, 4), 3, 1, True),
+        ((4, 4), 3, 2, True),  # the map of its result is small
+        ((5, 3), 3, 2, True),
+        ((4, 4), 7, 2, True),
+        ((3, 3), 3, 1, False),
+        ((2, 8), 3, 1, False),
+        ((1, 1), 1, 1, False),
+    ],
+)
+def test_small_maps_on_a_cpu(size, kernel, stride, swapped):
+    """The same values and gradients, and no convolution whose window is the map itself."""
+    x, pad = random_images(3, *size, 4), kernel // 2
+    weights = jax.random.normal(jax.random.key(1), (kernel, kernel, 4, 5))
+
+    def compiled(convolve):
+        def both(x, weights):
+            y, pullback = jax.vjp(
+                lambda x, w: convolve(
+                    x, w, (stride, stride), [(pad, pad)] * 2,
+                    dimension_numbers=("NHWC", "HWIO", "NHWC"),
+                ),
+                x, weights,
+            )  # fmt: skip
+            return y, pullback(jnp.cos(y))
+
+        # Without the gradient in the weights, whose window is always a map.
+        forward = jax.jit(lambda x, w: both(x, w)[1][0]).lower(x, weights).compile().as_text()
+        return jax.jit(both)(x, weights), "rhs_reversal" in forward
+
+    plain, swaps = compiled(jax.lax.conv_general_dilated)
+    found, swaps_still = compiled(avoiding_small_maps)
+    assert (swaps, swaps_still) == (swapped, False)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4, rtol=1e-5), found, plain)
+
+
+def test_only_cpus_avoid_small_maps():
+    small = jnp.zeros((2, 32, 32, 3))
+    barriers = []
+    for platform in ("cpu", "tpu"):
+        module = ResNet18(feature_dim=16, platform=platform)
+        text = jax.make_jaxpr(lambda m=module: m.init(jax.random.key(0), small))()
+        barriers.append("optimization_barrier" in str(text))
+    assert barriers == [True, False]

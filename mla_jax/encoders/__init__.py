@@ -290,13 +290,15 @@ def create_encoders(
         check_choice(f"encoders.{modality}.name", name, REGISTRY)
         parameters = inspect.signature(REGISTRY[name]).parameters
         for field in options:
-            known = parameters.keys() - {"parent", "name", "dtype", "axis_name"}
+            known = parameters.keys() - {"parent", "name", "dtype", "axis_name", "platform"}
             check_choice(f"field of encoder '{name}'", field, known)
             problem = _problem(options[field], parameters[field].annotation)
             if problem:
                 raise UserError(f"encoders.{modality}.{field}={options[field]} must be {problem}")
         if "axis_name" in parameters:
             options["axis_name"] = spread.axis_name
+        if "platform" in parameters:
+            options["platform"] = spread.platform
         modules[modality] = REGISTRY[name](feature_dim=feature_dim, dtype=dtype, **options)
     if not modules:
         raise UserError("config.modalities is empty: name at least one modality")

@@ -6,7 +6,9 @@ convolution on one side only), max-pooling pads with minus infinity, the running
 unbiased (``encoders/norm.py``), and kernels start from a Kaiming normal over the fan-out.
 """
 
-from typing import ClassVar
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -42,6 +44,8 @@ class ResNet18(nn.Module):
     """The type of the computation; parameters and statistics stay float32."""
     axis_name: str | None = None
     """The axis of batch normalisation: see ``encoders/norm.py``."""
+    platform: str | None = None
+    """What it is compiled for; None: the default backend."""
 
     wide_convolutions: ClassVar[bool] = True
     """See ``backend.compiling.options_for``."""
@@ -62,7 +66,9 @@ class ResNet18(nn.Module):
         mask = None if present is None else jnp.repeat(present, x.shape[0] // batch)
         norm = {"epsilon": self.epsilon, "unbiased": self.unbiased_variance}
         norm["axis_name"] = self.axis_name
-        x = convolution(self.feature_dim // 8, 7, 2, self.dtype, "conv1")(x)
+        platform = self.platform or jax.default_backend()
+        convolve = avoiding_small_maps if platform == "cpu" else jax.lax.conv_general_dilated
+        x = convolution(self.feature_dim // 8, 7, 2, self.dtype, "conv1", convolve)(x)
         x = nn.relu(BatchNorm(**norm, dtype=self.dtype, name="bn1")(x, train, mask))
         x = max_pool(x)
         for stage in range(1, 5):
@@ -70,7 +76,7 @@ class ResNet18(nn.Module):
             for block in range(2):
                 stride = 2 if stage > 1 and block == 0 else 1
                 name = f"layer{stage}_{block}"
-                x = BasicBlock(width, stride, norm, self.dtype, name=name)(x, train, mask)
+                x = BasicBlock(width, stride, norm, convolve, self.dtype, name=name)(x, train, mask)
         x = x.astype(jnp.promote_types(x.dtype, jnp.float32))  # for the mean over many values
         return x.reshape((batch, -1, x.shape[-1])).mean(1)
 
@@ -86,6 +92,8 @@ class BasicBlock(nn.Module):
     stride: int
     norm: dict
     """Settings of every batch normalisation."""
+    convolve: Callable[..., jax.Array]
+    """``jax.lax.conv_general_dilated``, or what computes the same."""
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
@@ -94,7 +102,7 @@ class BasicBlock(nn.Module):
             return BatchNorm(**self.norm, dtype=self.dtype, name=name)(y, train, mask)
 
         def convolved(y, size, stride, name):
-            return convolution(self.width, size, stride, self.dtype, name)(y)
+            return convolution(self.width, size, stride, self.dtype, name, self.convolve)(y)
 
         y = nn.relu(normalized(convolved(x, 3, self.stride, "conv1"), "bn1"))
         y = normalized(convolved(y, 3, 1, "conv2"), "bn2")
@@ -103,7 +111,14 @@ class BasicBlock(nn.Module):
         return nn.relu(y + x)
 
 
-def convolution(width: int, size: int, stride: int, dtype: jnp.dtype, name: str) -> nn.Conv:
+def convolution(
+    width: int,
+    size: int,
+    stride: int,
+    dtype: jnp.dtype,
+    name: str,
+    convolve: Callable[..., jax.Array] = jax.lax.conv_general_dilated,
+) -> nn.Conv:
     """A square convolution without bias, padded by ``size // 2`` on every side."""
     pad = (size // 2, size // 2)
     return nn.Conv(
@@ -114,8 +129,41 @@ def convolution(width: int, size: int, stride: int, dtype: jnp.dtype, name: str)
         use_bias=False,
         dtype=dtype,
         kernel_init=kaiming_normal,
+        conv_general_dilated=convolve,
         name=name,
     )
+
+
+def avoiding_small_maps(
+    x: jax.Array,
+    kernel: jax.Array,
+    strides: Sequence[int],
+    padding: Sequence[tuple[int, int]],
+    **options: Any,
+) -> jax.Array:
+    """``jax.lax.conv_general_dilated`` for CPUs: ``x: [N, H, W, C]``, ``kernel: [h, w, C, D]``.
+
+    Where a map has fewer positions than the kernel, XLA swaps the two, and a CPU then takes 20 to
+    60 times as long: it has fast code for the usual form only.  So small maps are extended by
+    zeros, and the result is cut.  Without the barriers XLA would take the zeros out again.
+    """
+    sizes, window = x.shape[1:-1], kernel.shape[:-2]
+
+    def positions(sizes: Sequence[int]) -> list[int]:
+        padded = zip(sizes, padding, window, strides, strict=True)
+        return [(size + sum(pad) - w) // stride + 1 for size, pad, w, stride in padded]
+
+    # The gradient in x is a convolution of maps of the size of the result.
+    if min(math.prod(sizes), math.prod(positions(sizes))) >= math.prod(window):
+        return jax.lax.conv_general_dilated(x, kernel, strides, padding, **options)
+    larger = [max(n, s * (w - 1) + 1) for n, w, s in zip(sizes, window, strides, strict=True)]
+    growth = [(0, b - a) for a, b in zip(sizes, larger, strict=True)]
+    extended = jnp.pad(x, [(0, 0), *growth, (0, 0)])
+    barrier = jax.lax.optimization_barrier
+    y = barrier(
+        jax.lax.conv_general_dilated(barrier(extended), kernel, strides, padding, **options)
+    )
+    return y[:, *(slice(n) for n in positions(sizes))]
 
 
 def max_pool(x: jax.Array) -> jax.Array:

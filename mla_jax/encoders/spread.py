@@ -42,6 +42,11 @@ class Spread(NamedTuple):
         return 1 if self.mesh is None else self.mesh.size
 
     @property
+    def platform(self) -> str | None:
+        """That of the devices, as ``cpu``; None if it is not known."""
+        return None if self.mesh is None else self.mesh.devices.flat[0].platform
+
+    @property
     def axis_name(self) -> str | None:
         """The axis over which batch normalisation takes its statistics, if there is one."""
         return AXIS if self.devices > 1 and not self.parts else None
