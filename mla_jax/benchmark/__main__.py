@@ -28,6 +28,7 @@ from mla_jax.backend import allocation
 from mla_jax.benchmark import against, modalities, recipes
 from mla_jax.benchmark import input as input_benchmark
 from mla_jax.benchmark import step as step_benchmark
+from mla_jax.compare.variants import parse_variant
 from mla_jax.config.command_line import status_of
 from mla_jax.config.help import HelpFormatter, create_parser
 from mla_jax.errors import UserError, check_choice
@@ -75,7 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     add = add_command("modalities", modalities.__doc__).add_argument
     add("--counts", default="2,4,8,16,32,64", metavar="N,M", help="numbers of modalities")
-    add("--methods", default="mla,late_fusion,concat", metavar="A,B", help="each for each number")
+    add("--methods", default=modalities.DEFAULT, metavar="A,B", help="each for each number")
     add("--epochs", type=int, default=10, metavar="N", help="before the accuracies are taken")
     add("--seeds", type=int, default=3, metavar="N", help="runs that accuracies are the mean of")
     add("--rounds", type=int, default=20, metavar="N", help="batches that are timed")
@@ -153,7 +154,7 @@ def _specs(chosen: argparse.Namespace) -> list[modalities.Spec]:
         )
     names = chosen.methods.split(",")
     for name in names:
-        check_choice("method", name, modalities.METHODS)
+        check_choice("method", parse_variant(name).method, modalities.METHODS)
     rest = (chosen.epochs, chosen.seeds, chosen.rounds)
     return [modalities.Spec(name, count, *rest) for count in counts for name in names]
 

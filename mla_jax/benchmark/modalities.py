@@ -19,6 +19,7 @@ import numpy as np
 from mla_jax.backend import allocation
 from mla_jax.benchmark import step, timing
 from mla_jax.benchmark.contender import largest_size
+from mla_jax.compare.variants import parse_variant
 from mla_jax.config import fields
 from mla_jax.data import pipeline
 from mla_jax.data.dataset import ArraySplit, Dataset
@@ -36,6 +37,7 @@ SETTINGS = {
     "compute_dtype": "float32",
     "optimizer.learning_rate": 0.02,
 }
+DEFAULT = "mla,mla:schedule=fused,late_fusion,concat"
 METHODS = ("mla", "late_fusion", "concat", "sum", "ensemble", "ogm", "ogm_ge")
 """Those that take any number of modalities, in one stage."""
 HEADER = (
@@ -55,6 +57,7 @@ class Spec(NamedTuple):
     """What a row measures."""
 
     method: str
+    """As ``mla`` or ``mla:schedule=fused``."""
     count: int
     """M, how many modalities."""
     epochs: int
@@ -90,9 +93,11 @@ def config_of(spec: Spec, modalities: Sequence[str]) -> Any:
     config = fields.base_config()
     config.modalities = tuple(modalities)
     config.encoders = {m: {"name": "mlp"} for m in modalities}
-    config.method = fields.method_block(spec.method)
+    variant = parse_variant(spec.method)
+    config.method = fields.method_block(variant.method)
     config.epochs = spec.epochs
-    fields.override(config, SETTINGS)
+    switches = {f"method.{name}": value for name, value in variant.switches.items()}
+    fields.override(config, {**SETTINGS, **switches})
     return fields.resolve(config)
 
 
@@ -144,7 +149,7 @@ def _trained(program: Program, config: Any, dataset: Dataset, seed: int) -> dict
         for index in range(len(stage.phases)):
             state, _ = program.dispatches[stage.name](index, state, batch, info)
     batches.close()
-    return _accuracies(program, state, dataset)
+    return _accuracies(program, state.apart(), dataset)
 
 
 def _accuracies(program: Program, state: Any, dataset: Dataset) -> dict[str, Any]:
