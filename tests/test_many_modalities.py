@@ -94,6 +94,24 @@ def test_on_several_devices():
     assert_same_bits(1, 2, 0.3, devices=4)
 
 
+def test_the_rate_of_the_head():
+    """Of the first step, in which there is no momentum yet; ``paper`` without its projection."""
+    moved = []
+    for factor in (1.0, 0.25):
+        settings = {"method.head_rate": factor, "method.projection.enabled": False}
+        program, dataset, state = prepared(2, **settings)
+        before, batch = jax.device_get(state.params), dataset.splits["train"].fetch(np.arange(16))
+        state, _ = program.dispatches["alternate"](0, state, batch, CLOCK)
+        moved.append(jax.tree.map(lambda a, b: np.asarray(a) - b, state.params, before))
+    for part in ("encoder", "head"):
+        scale = 0.25 if part == "head" else 1.0
+        assert any(x.any() for x in jax.tree.leaves(moved[0][part]))
+        jax.tree.map(
+            lambda a, b, s=scale: np.testing.assert_allclose(b, s * a, atol=1e-7),
+            moved[0][part], moved[1][part],
+        )  # fmt: skip
+
+
 def test_the_shared_program_is_compiled_as_others_are():
     """No branch, and all that it is given of the state is donated."""
     program, dataset, state = prepared(3, fidelity="released")

@@ -173,6 +173,8 @@ SWITCHES: dict[str, dict[str, str]] = {
         "fusion_weights": "Weights of `fusion=fixed`. Empty: those released, else equal ones.",
         "zero_grad_drift": "Whether encoders stepped earlier in a batch drift on with a zero "
         "gradient, as under PyTorch 1.8.",
+        "head_rate": "The learning rate of the shared head, as a multiple of that of the encoders. "
+        "With more than 16 modalities try one divided by the square root of their number.",
         "schedule": "One program per modality, or one for all of them. The computation is the "
         "same; results may differ by rounding.",
     },

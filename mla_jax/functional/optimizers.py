@@ -78,6 +78,10 @@ class Optimizer(NamedTuple):
         chained = optax.chain(transform, self.transform)
         return Optimizer(optax.with_extra_args_support(chained), self.learning_rate)
 
+    def scaled(self, factor: float) -> "Optimizer":
+        """The same optimiser with ``factor`` times the learning rate."""
+        return Optimizer(self.transform, lambda info: factor * self.learning_rate(info))
+
 
 def create_optimizer(config: Any, epochs: int) -> Optimizer:
     """Builds the optimiser of ``config.optimizer``; ``epochs`` is the length of the run.

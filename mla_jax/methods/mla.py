@@ -61,6 +61,7 @@ FIDELITY = {
         "fusion": "entropy",
         "fusion_weights": (),
         "zero_grad_drift": False,
+        "head_rate": 1.0,
         "schedule": "alternating",
     },
     "released": {
@@ -83,6 +84,7 @@ FIDELITY = {
 
 ``projection.alpha`` 0 means the falling schedule of the reference, anything else a constant.
 ``fusion_weights`` () means the released constants for 2 and 3 modalities, else equal weights.
+``head_rate`` times the learning rate is that of the shared head, which takes M steps per batch.
 ``schedule`` does not change what is computed: ``alternating`` runs one program per modality,
 ``fused`` one for all of them.
 """
@@ -93,7 +95,7 @@ RULES: dict[str, fusion.Weights] = {
     "batch_entropy": fusion.batch_entropy_weights,
 }
 Names = tuple[str, ...]
-LIMITS = {"projection.alpha": (0, math.inf)}
+LIMITS = {"projection.alpha": (0, math.inf), "head_rate": (0, math.inf)}
 TEST_TIME = ("fusion", "fusion_weights")
 CHOICES = {
     "projection.denominator": DENOMINATORS,
@@ -113,6 +115,8 @@ def build(switches: Any, encoders: Encoders, optimizer: Optimizer, task: Task) -
     head_optimizer = optimizer
     if enabled:
         head_optimizer = optimizer.after(orthogonal_projection(encoders.feature_dim, **options))
+    if switches.head_rate != 1:
+        head_optimizer = head_optimizer.scaled(switches.head_rate)
 
     def init(rng: jax.Array, batch: Batch) -> TrainState:
         encoder_rng, head_rng = jax.random.split(rng)
