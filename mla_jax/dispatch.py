@@ -18,7 +18,7 @@ import concurrent.futures
 import functools
 import operator
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -65,6 +65,7 @@ class Dispatch:
         self._solos = [phase.solos if share else () for phase in whole]
         self._options = compiler_options
         self._alike = [phase.alike for phase in whole]
+        self._hold: Callable[[TrainState], TrainState] | None = None
         self._groups: dict[str, Any] | None = None
         """``Phase.alike``; {} where no modules are held together, None before the first call."""
         self._shared: dict[int, list[tuple[Solo, Shared]]] = {}
@@ -106,23 +107,25 @@ class Dispatch:
             self._groups = self._common_groups(state, batch)
         if not self._groups or isinstance(state.params["encoder"], Stacks):
             return state
+        if not any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(state)):
+            self._hold = self._hold or jax.jit(self._stacked, out_shardings=_sharding(state))
+            return self._hold(state)
+        return jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=_sharding(state)),
+            jax.eval_shape(self._stacked, state),
+        )
+
+    def _stacked(self, state: TrainState) -> TrainState:
+        assert self._groups is not None
         groups = self._groups
 
-        def stacked(trees: dict[str, Any]) -> dict[str, Any]:
+        def of_groups(trees: dict[str, Any]) -> dict[str, Any]:
             return {**trees, **{kind: Stacks.of(groups[kind], trees[kind]) for kind in groups}}
 
-        def hold(state: TrainState) -> TrainState:
-            stats = Stacks.of(groups["encoder"], state.batch_stats)
-            params, opt_state = stacked(state.params), stacked(state.opt_state)
-            return state.replace(params=params, batch_stats=stats, opt_state=opt_state)
-
-        leaves = jax.tree.leaves(state)
-        sharding = getattr(leaves[0], "sharding", None)  # that of all: the state is replicated
-        if not any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in leaves):
-            return jax.jit(hold, out_shardings=sharding)(state)
-        return jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
-            jax.eval_shape(hold, state),
+        return state.replace(
+            params=of_groups(state.params),
+            batch_stats=Stacks.of(groups["encoder"], state.batch_stats),
+            opt_state=of_groups(state.opt_state),
         )
 
     def _common_groups(self, state: TrainState, batch: Batch) -> dict[str, Any]:
@@ -222,6 +225,11 @@ class Dispatch:
             found = [n * cost[key] for n, cost in costs if cost.get(key) is not None]
             sums[key] = float(sum(found)) if len(found) == len(costs) else None
         return sums
+
+
+def _sharding(state: TrainState) -> Any:
+    """That of all arrays: the state is replicated."""
+    return getattr(jax.tree.leaves(state)[0], "sharding", None)
 
 
 def _view(solo: Solo, name: str, state: TrainState, batch: Batch) -> tuple[TrainState, Batch]:

@@ -92,7 +92,8 @@ def build_program(
 def _features(encoders: Encoders, variables: dict[str, Any], batch: Batch) -> dict[str, jax.Array]:
     """``Method.features`` of a method whose heads get what the encoders make of each modality."""
     params = variables["params"]["encoder"]
-    return dict(encoders.features(params, variables["batch_stats"], batch, train=False)[0])
+    found, _ = encoders.features(params, variables["batch_stats"], batch, train=False)
+    return {m: found[m] for m in encoders.modalities}
 
 
 def _always_complete(config: FrozenConfigDict, data: Dataset | DataSpec) -> bool:
