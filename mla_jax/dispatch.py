@@ -24,6 +24,8 @@ from typing import Any, NamedTuple
 import jax
 
 from mla_jax import distributed
+from mla_jax.encoders import many
+from mla_jax.errors import UserError
 from mla_jax.functional.optimizers import StepInfo
 from mla_jax.methods.base import Phase, Solo, Update
 from mla_jax.state import Batch, Metrics, Stacks, TrainState
@@ -36,6 +38,107 @@ class Shared(NamedTuple):
     """The modality that it is written for; others take part under this name."""
     program: Any
     """A jitted ``Update``."""
+
+
+class Layout:
+    """Which modules of the state the phases of a stage hold together, and on which devices.
+
+    ``alike``: ``Phase.alike`` of each.  Nothing is held together unless all agree.
+    """
+
+    def __init__(self, alike: Sequence[Callable[[TrainState, Batch], Any] | None]):
+        self._alike = alike
+        self._groups: dict[str, Any] | None = None
+        """``Phase.alike``; {} where no modules are held together, None before the first state."""
+        self._everywhere: Any = None
+        self._divided: jax.sharding.NamedSharding | None = None
+        """The sharding of stacks, where ``config.modality_devices`` divides them."""
+        self._hold: Callable[[TrainState], TrainState] | None = None
+
+    def held(self, state: TrainState, batch: Batch) -> TrainState:
+        """``Dispatch.held``.
+
+        Raises:
+          UserError: the mesh has an axis of modalities, and there is nothing that it divides.
+        """
+        leaves = jax.tree.leaves(state)
+        if self._groups is None:
+            self._groups = self._common_groups(state, batch)
+            self._everywhere = getattr(leaves[0], "sharding", None)  # the state is replicated
+            self._divided = distributed.over_modalities(self._everywhere)
+            if self._divided:
+                self._check(self._divided.mesh.shape[distributed.MODALITY])
+        if not self._groups or isinstance(state.params["encoder"], Stacks):
+            return state
+        if any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in leaves):
+            return self._mapped(
+                lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
+                jax.eval_shape(self._stacked, state),
+            )
+        if self._hold is None:
+            shapes = jax.eval_shape(self._stacked, state)
+            places = self._mapped(lambda x, place: place, shapes)
+            self._hold = jax.jit(self._stacked, out_shardings=places)
+        return self._hold(state)
+
+    def kept(self, state: TrainState) -> TrainState:
+        """Within a program: the stacks stay divided as they are, which XLA alone does not promise."""
+        return self._mapped(jax.lax.with_sharding_constraint, state) if self._divided else state
+
+    def _mapped(self, function: Callable[[Any, Any], Any], state: TrainState) -> TrainState:
+        """``function(array, its sharding)`` of every array."""
+
+        def of(node: Any) -> Any:
+            if not isinstance(node, Stacks):
+                return function(node, self._everywhere)
+            places = [self._divided if group[1:] else None for group in node.groups]
+            return Stacks(
+                node.groups,
+                [
+                    jax.tree.map(lambda x, p=place: function(x, p or self._everywhere), tree)
+                    for tree, place in zip(node.trees, places, strict=True)
+                ],
+            )
+
+        return jax.tree.map(of, state, is_leaf=lambda node: isinstance(node, Stacks))
+
+    def _stacked(self, state: TrainState) -> TrainState:
+        groups = self._groups or {}
+
+        def of_groups(trees: dict[str, Any]) -> dict[str, Any]:
+            return {**trees, **{kind: Stacks.of(groups[kind], trees[kind]) for kind in groups}}
+
+        return state.replace(
+            params=of_groups(state.params),
+            batch_stats=Stacks.of(groups["encoder"], state.batch_stats),
+            opt_state=of_groups(state.opt_state),
+        )
+
+    def _common_groups(self, state: TrainState, batch: Batch) -> dict[str, Any]:
+        """Groups of several, if all phases hold the same ones together."""
+        found: list[dict[str, Any]] = []
+
+        def note(state: TrainState, batch: Batch) -> None:
+            found.extend({**alike(state, batch)} for alike in self._alike if alike)
+
+        jax.eval_shape(note, state, batch)
+        if len(found) < len(self._alike) or any(groups != found[0] for groups in found):
+            return {}
+        several = {kind: any(len(g) > 1 for g in groups) for kind, groups in found[0].items()}
+        if not several["encoder"]:
+            return {}
+        return {kind: groups for kind, groups in found[0].items() if several[kind]}
+
+    def _check(self, devices: int) -> None:
+        sizes = {len(g) for groups in (self._groups or {}).values() for g in groups if g[1:]}
+        if not sizes or any(size % devices for size in sizes):
+            have = f"groups of {', '.join(map(str, sorted(sizes)))}" if sizes else "none"
+            raise UserError(
+                f"modality_devices={devices} divides encoders of one kind that a method trains "
+                f"together, of which there are {have} here: set --config.modality_devices=1, or "
+                f"give {many.MANY} or more such modalities, in a number that {devices} divides, to "
+                "a joint method or to mla with method.schedule=fused"
+            )
 
 
 class Dispatch:
@@ -58,16 +161,14 @@ class Dispatch:
             jax.jit, static_argnums=0, donate_argnums=1, compiler_options=compiler_options
         )
         def switch(index, state, batch, info):
-            return jax.lax.switch(index, jitted, state, batch, info)
+            state, metrics = jax.lax.switch(index, jitted, state, batch, info)
+            return self._layout.kept(state), metrics
 
         self._switch = switch
         self._count = len(jitted)
         self._solos = [phase.solos if share else () for phase in whole]
         self._options = compiler_options
-        self._alike = [phase.alike for phase in whole]
-        self._hold: Callable[[TrainState], TrainState] | None = None
-        self._groups: dict[str, Any] | None = None
-        """``Phase.alike``; {} where no modules are held together, None before the first call."""
+        self._layout = Layout([phase.alike for phase in whole])
         self._shared: dict[int, list[tuple[Solo, Shared]]] = {}
         self._programs: list[tuple[int, jax.stages.Compiled]] = []
         """How often a batch runs each of them."""
@@ -103,45 +204,7 @@ class Dispatch:
 
     def held(self, state: TrainState, batch: Batch) -> TrainState:
         """The state as the phases take and return it, with ``Stacks`` where they ask for them."""
-        if self._groups is None:
-            self._groups = self._common_groups(state, batch)
-        if not self._groups or isinstance(state.params["encoder"], Stacks):
-            return state
-        if not any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(state)):
-            self._hold = self._hold or jax.jit(self._stacked, out_shardings=_sharding(state))
-            return self._hold(state)
-        return jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=_sharding(state)),
-            jax.eval_shape(self._stacked, state),
-        )
-
-    def _stacked(self, state: TrainState) -> TrainState:
-        assert self._groups is not None
-        groups = self._groups
-
-        def of_groups(trees: dict[str, Any]) -> dict[str, Any]:
-            return {**trees, **{kind: Stacks.of(groups[kind], trees[kind]) for kind in groups}}
-
-        return state.replace(
-            params=of_groups(state.params),
-            batch_stats=Stacks.of(groups["encoder"], state.batch_stats),
-            opt_state=of_groups(state.opt_state),
-        )
-
-    def _common_groups(self, state: TrainState, batch: Batch) -> dict[str, Any]:
-        """Groups of several, if all phases hold the same ones together."""
-        found: list[dict[str, Any]] = []
-
-        def note(state: TrainState, batch: Batch) -> None:
-            found.extend({**alike(state, batch)} for alike in self._alike if alike)
-
-        jax.eval_shape(note, state, batch)
-        if len(found) < self._count or any(groups != found[0] for groups in found):
-            return {}
-        several = {kind: any(len(g) > 1 for g in groups) for kind, groups in found[0].items()}
-        if not several["encoder"]:
-            return {}
-        return {kind: groups for kind, groups in found[0].items() if several[kind]}
+        return self._layout.held(state, batch)
 
     def _compile(self, state: TrainState, batch: Batch, info: StepInfo) -> None:
         """Compiles all phases side by side; the calls then find the programs made here.
@@ -225,11 +288,6 @@ class Dispatch:
             found = [n * cost[key] for n, cost in costs if cost.get(key) is not None]
             sums[key] = float(sum(found)) if len(found) == len(costs) else None
         return sums
-
-
-def _sharding(state: TrainState) -> Any:
-    """That of all arrays: the state is replicated."""
-    return getattr(jax.tree.leaves(state)[0], "sharding", None)
 
 
 def _view(solo: Solo, name: str, state: TrainState, batch: Batch) -> tuple[TrainState, Batch]:

@@ -1,7 +1,9 @@
 """Processes, devices and signals; no other file depends on how many of them there are.
 
 One process and many run the same code: the batch is sharded over a mesh of one axis, ``data``,
-and the state is replicated.
+and the state is replicated.  A second axis, ``modality``, divides stacks of alike encoders
+(``dispatch.py``) where the configuration asks for it; each part of the batch is then on all devices
+along that axis.
 """
 
 import contextlib
@@ -22,6 +24,8 @@ from mla_jax.errors import UserError, check_choice
 from mla_jax.state import Batch
 
 MODES = ("auto", "on", "off")
+DATA, MODALITY = "data", "modality"
+"""The names of the axes of the mesh."""
 
 
 def initialize(
@@ -125,24 +129,48 @@ class DataParallel(NamedTuple):
         )
 
 
-def data_parallel(batch_size: int, devices: Sequence[jax.Device] | None = None) -> DataParallel:
-    """A mesh of one axis over all devices.
+def data_parallel(
+    batch_size: int, devices: Sequence[jax.Device] | None = None, modality_devices: int = 1
+) -> DataParallel:
+    """A mesh over all devices: of one axis, or of two with ``modality_devices`` > 1.
 
     Raises:
-      UserError: the batch does not divide among the devices.
+      UserError: the batch or the devices do not divide.
     """
     used = np.array(devices or jax.devices())
-    if batch_size % len(used):
-        below = batch_size - batch_size % len(used)
-        sizes = " or ".join(str(size) for size in (below, below + len(used)) if size)
+    here = sum(device.process_index == used[0].process_index for device in used.flat)
+    if here % modality_devices:
+        of_each = " of each process" if here < len(used) else ""
         raise UserError(
-            f"batch_size={batch_size} does not divide among {len(used)} devices: set "
+            f"modality_devices={modality_devices} does not divide the {here} devices{of_each}: set "
+            "--config.modality_devices=1, or a number that does"
+        )
+    parts = len(used) // modality_devices
+    if batch_size % parts:
+        below = batch_size - batch_size % parts
+        sizes = " or ".join(str(size) for size in (below, below + parts) if size)
+        by = f" in groups of {modality_devices}" if modality_devices > 1 else ""
+        raise UserError(
+            f"batch_size={batch_size} does not divide among {len(used)} devices{by}: set "
             f"--config.batch_size={sizes}"
         )
-    mesh = Mesh(used, ("data",))
+    mesh = Mesh(used, (DATA,))
+    if modality_devices > 1:
+        mesh = Mesh(used.reshape(parts, modality_devices), (DATA, MODALITY))
     return DataParallel(
-        NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("data"))
+        NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec(DATA))
     )
+
+
+def over_modalities(sharding: Any) -> NamedSharding | None:
+    """Where a stack lives whose first axis is of modalities; None if it is on all devices.
+
+    ``sharding``: any on the mesh of ``data_parallel``.
+    """
+    mesh = getattr(sharding, "mesh", None)
+    if mesh is None or MODALITY not in mesh.axis_names:
+        return None
+    return NamedSharding(mesh, PartitionSpec(MODALITY))
 
 
 class StopSignal:

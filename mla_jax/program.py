@@ -62,7 +62,7 @@ def build_program(
 
     ``data`` is the data set, or what a run has recorded of it (``data.json``): enough to predict.
     """
-    placement = distributed.data_parallel(config.batch_size, devices)
+    placement = distributed.data_parallel(config.batch_size, devices, config.modality_devices)
     in_float32 = config.gradient_sum_dtype == "float32"
     mesh: Any = placement.sharded.mesh  # of devices, never an abstract one
     spread = Spread(mesh, config.batch_norm_devices, in_float32)

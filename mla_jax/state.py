@@ -1,12 +1,14 @@
 """The data types that cross module borders: a batch, a training state, a prediction."""
 
-from collections.abc import Iterator, Mapping, Sequence
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
+from jax.sharding import NamedSharding, PartitionSpec
 
 Batch = dict[str, Any]
 """One batch, as a plain dictionary so that data loaders need nothing of ours.
@@ -70,8 +72,7 @@ class Stacks(Mapping[str, Any]):
         found = {}
         for group, tree in zip(self.groups, self.trees, strict=True):
             for place, name in enumerate(group):
-                # The place is a number that one program is given, not a program for each place.
-                found[name] = _pick(tree, np.int32(place)) if group[1:] else tree
+                found[name] = _picked(tree, place) if group[1:] else tree
         return found
 
     def tree_flatten(self) -> tuple[list[Any], Any]:
@@ -94,11 +95,23 @@ def rows(trees: Mapping[str, Any], names: Sequence[str]) -> Any:
     return stacked([trees[name] for name in names])
 
 
-@jax.jit
-def _pick(tree: Any, place: jax.Array) -> Any:
-    return jax.tree.map(
-        lambda leaf: jax.lax.dynamic_index_in_dim(leaf, place, keepdims=False), tree
-    )
+def _picked(tree: Any, place: int) -> Any:
+    """One tree of a stacked one, on every device."""
+    (sharding,) = {leaf.sharding for leaf in jax.tree.leaves(tree)} or {None}
+    mesh = getattr(sharding, "mesh", None)
+    return _picking(mesh and NamedSharding(mesh, PartitionSpec()))(tree, np.int32(place))
+
+
+@functools.cache
+def _picking(sharding: Any) -> Callable[..., Any]:
+    """The place is a number that the program is given, so there is one for all places."""
+
+    def pick(tree: Any, place: jax.Array) -> Any:
+        return jax.tree.map(
+            lambda leaf: jax.lax.dynamic_index_in_dim(leaf, place, keepdims=False), tree
+        )
+
+    return jax.jit(pick, out_shardings=sharding)
 
 
 @struct.dataclass

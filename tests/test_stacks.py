@@ -8,8 +8,9 @@ import pytest
 
 from mla_jax import evaluate, program, train
 from mla_jax.encoders import create_encoders, many
-from mla_jax.errors import NonFiniteLossError
+from mla_jax.errors import NonFiniteLossError, UserError
 from mla_jax.functional.optimizers import StepInfo
+from mla_jax.preflight import program_text
 from mla_jax.state import Stacks
 from tests import test_many_modalities
 from tests.conftest import build_config, build_dataset, fresh_state
@@ -117,6 +118,47 @@ def test_on_several_devices(float64):
             text, _ = compiled(count, method=method, devices=4, **settings)
             counts.append(sum(c == "all-reduce" for c in COLLECTIVE.findall(text)))
         assert counts[0] == counts[1] > 0
+
+
+@pytest.mark.parametrize(
+    ("method", "settings"),
+    [("late_fusion", {}), ("concat", {"encoders": OTHER}), ("mla", {"method.schedule": "fused"})],
+)
+def test_an_axis_of_modalities(method, settings, float64):
+    """The state of one device; each device holds a part of the encoders."""
+    count = 9 if "encoders" in settings else 8
+    alone, _, _ = after_batches(count, method=method, **settings)
+    over = {"modality_devices": 4, "devices": 8}
+    found, _, held = after_batches(count, method=method, **settings, **over)
+    assert_close(found, alone)
+    for tree in (held.params, held.batch_stats, held.opt_state):
+        stacks = tree.get("encoder", tree)
+        for leaf in jax.tree.leaves(stacks.trees[0]):
+            assert leaf.addressable_shards[0].data.nbytes == leaf.nbytes // 4
+    assert all(leaf.sharding.is_fully_replicated for leaf in jax.tree.leaves(held.apart()))
+
+
+def test_an_axis_of_modalities_divides_what_the_devices_exchange():
+    amounts = []
+    for over in (1, 4):
+        text, _ = compiled(16, method="late_fusion", devices=8, modality_devices=over)
+        amounts.append(sum(c.bytes for c in program_text.read(text).collectives))
+    assert amounts[1] < 0.5 * amounts[0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "settings", "sentence"),
+    [
+        ((2,), {"devices": 4, "modality_devices": 3}, "modality_devices=3 does not divide the 4"),
+        ((2,), {"devices": 4, "modality_devices": 2, "batch_size": 15}, "in groups of 2"),
+        ((7,), {"devices": 4, "modality_devices": 2, "method": "concat"}, "there are none here"),
+        ((9,), {"devices": 4, "modality_devices": 2, "method": "concat"}, "groups of 9 here"),
+        ((8,), {"devices": 4, "modality_devices": 2}, "method.schedule=fused"),
+    ],
+)
+def test_an_axis_of_modalities_that_does_not_suit(arguments, settings, sentence):
+    with pytest.raises(UserError, match=sentence):
+        compiled(*arguments, **settings)
 
 
 def compiled(count, **settings):

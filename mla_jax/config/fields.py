@@ -74,6 +74,8 @@ def base_config() -> ConfigDict:
             "batch_norm_devices": 0,
             # The type in which the devices' gradients are summed: compute, as computed, or float32.
             "gradient_sum_dtype": "compute",
+            # How many devices share the encoders of many alike modalities between them.
+            "modality_devices": 1,
             # Unset: leave out the last, partial batch of an epoch under fidelity=paper only.  The
             # published code trains on it.
             "drop_last": config_dict.placeholder(bool),

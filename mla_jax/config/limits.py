@@ -33,6 +33,7 @@ LIMITS = {
     "optimizer.decay_rate": (0, math.inf),
     "optimizer.warmup_epochs": (0, LARGEST),
     "batch_norm_devices": (0, LARGEST),
+    "modality_devices": (1, LARGEST),
     "batch_size": (1, LARGEST),
     "epochs": (1, MOST_EPOCHS),
     "evaluation.batch_size": (1, LARGEST),

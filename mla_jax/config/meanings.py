@@ -48,6 +48,9 @@ FIELDS: dict[str, str] = {
     "`device`, of each device's part of it, as in `DataParallel`.",
     "batch_norm_devices": "For `batch_norm=device`: how many devices are meant. 0: those of the "
     "run.",
+    "modality_devices": "How many devices share the encoders of eight or more alike modalities "
+    "between them, for methods that train them together. Each part of the batch is then on all of "
+    "these devices.",
     "gradient_sum_dtype": "Type in which the devices' gradients are summed. `compute`: as "
     "computed.",
     "drop_last": "Whether to leave out the last, partial batch of an epoch. Unset: true under "

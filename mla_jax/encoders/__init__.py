@@ -206,12 +206,10 @@ class Encoders(NamedTuple):
 
         present = dict(zip(self.modalities, batch["present"].T, strict=True))
         given = (params, batch_stats, batch["inputs"], present)
-        groups: many.Groups
         if not train:
-            groups = self._alike(of, *given)
-        else:
-            groups = params.groups if isinstance(params, Stacks) else [[m] for m in self.modalities]
-        return many.unzipped(many.by_group(of, groups, *given))  # type: ignore[return-value]
+            return _pair(many.by_group(of, self._alike(of, *given), *given))
+        groups = params.groups if isinstance(params, Stacks) else [[m] for m in self.modalities]
+        return _pair(many.by_group(of, groups, *given, axis=self.spread.modality_axis))
 
     def alike(self, state: TrainState, batch: Batch, heads: bool = True) -> dict[str, many.Groups]:
         """``Phase.alike`` of a step that takes every encoder through ``features``, and, with
@@ -229,6 +227,11 @@ class Encoders(NamedTuple):
             of_heads = (params["head"], opt_state["head"])
             found["head"] = many.alike(self.modalities, lambda m: "", *of_heads)
         return found
+
+
+def _pair(found: Mapping[str, Any]) -> tuple[Mapping[str, jax.Array], Mapping[str, Any]]:
+    features, batch_stats = many.unzipped(found)
+    return features, batch_stats
 
 
 def _knows_present(module: nn.Module) -> bool:

@@ -39,11 +39,17 @@ def each(function: Callable[..., Any], names: Sequence[str], *trees: Mapping[str
 
 
 def by_group(
-    function_of: Callable[[str], Callable[..., Any]], groups: Groups, *trees: Mapping[str, Any]
+    function_of: Callable[[str], Callable[..., Any]],
+    groups: Groups,
+    *trees: Mapping[str, Any],
+    axis: str | None = None,
 ) -> Mapping[str, Any]:
     """``{m: function_of(m)(tree[m], ...)}``, computed as one for each group, with the function of
-    its first name; ``Stacks`` if there is a group of several."""
-    found = [mapped(function_of(group[0]), group, *trees) for group in groups]
+    its first name; ``Stacks`` if there is a group of several.
+
+    ``axis``: of the mesh, if it divides the groups.
+    """
+    found = [mapped(function_of(group[0]), group, *trees, axis=axis) for group in groups]
     if all(len(group) == 1 for group in groups):
         return {m: one for (m,), one in zip(groups, found, strict=True)}
     # Without the barrier XLA would compute the whole once for each piece that is taken of it.
@@ -58,10 +64,15 @@ def by_name(
     return dict(by_group(lambda m: function, groups, *trees))
 
 
-def mapped(function: Callable[..., Any], group: Sequence[str], *trees: Mapping[str, Any]) -> Any:
+def mapped(
+    function: Callable[..., Any],
+    group: Sequence[str],
+    *trees: Mapping[str, Any],
+    axis: str | None = None,
+) -> Any:
     """``function(tree[m], ...)`` for the one name m of a group, or ``vmap`` for several."""
     given = [rows(tree, group) for tree in trees]
-    return jax.vmap(function)(*given) if group[1:] else function(*given)
+    return jax.vmap(function, spmd_axis_name=axis)(*given) if group[1:] else function(*given)
 
 
 def of_each(

@@ -19,8 +19,8 @@ from mla_jax.errors import UserError
 BATCH_NORMS = ("global", "device")
 GRADIENT_SUMS = ("compute", "float32")
 
-AXIS = "data"
-"""The name of the mesh axis in ``distributed.data_parallel``."""
+AXIS, MODALITY = "data", "modality"
+"""The names of the axes of the mesh in ``distributed.data_parallel``."""
 
 Forward = Callable[[Any, Any, jax.Array, jax.Array | None], tuple[jax.Array, Any]]
 """``(params, batch_stats, inputs[B, ...], present: bool[B] | None) -> (features, batch_stats)``."""
@@ -30,7 +30,7 @@ class Spread(NamedTuple):
     """The devices of a run, and two settings of its configuration."""
 
     mesh: Mesh | None = None
-    """A mesh with one axis, ``data``; None for one device."""
+    """A mesh with an axis ``data`` and perhaps one more, ``modality``; None for one device."""
     parts: int = 0
     """How many parts of equal size a batch is divided into for its statistics
     (``batch_norm=device``); 0: the statistics are those of the whole batch."""
@@ -39,7 +39,8 @@ class Spread(NamedTuple):
 
     @property
     def devices(self) -> int:
-        return 1 if self.mesh is None else self.mesh.size
+        """Among how many a batch is divided."""
+        return 1 if self.mesh is None else self.mesh.shape[AXIS]
 
     @property
     def platform(self) -> str | None:
@@ -50,6 +51,11 @@ class Spread(NamedTuple):
     def axis_name(self) -> str | None:
         """The axis over which batch normalisation takes its statistics, if there is one."""
         return AXIS if self.devices > 1 and not self.parts else None
+
+    @property
+    def modality_axis(self) -> str | None:
+        """The axis that divides stacks of alike encoders, if there is one."""
+        return MODALITY if self.mesh is not None and MODALITY in self.mesh.axis_names else None
 
     def gathered(self, rows: Any) -> Any:
         """The same arrays, with every row of a batch on every device."""
