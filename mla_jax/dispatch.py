@@ -82,7 +82,7 @@ class Layout:
         return self._hold(state)
 
     def kept(self, state: TrainState) -> TrainState:
-        """Within a program: the stacks stay divided as they are, which XLA alone does not promise."""
+        """Within a program: the stacks stay divided, which XLA alone does not promise."""
         return self._mapped(jax.lax.with_sharding_constraint, state) if self._divided else state
 
     def _mapped(self, function: Callable[[Any, Any], Any], state: TrainState) -> TrainState:

@@ -125,7 +125,7 @@ def resolve_batch_norm(config: ConfigDict, devices: int) -> None:
                 "batch_norm=device as well, or leave it out"
             )
         return
-    config.batch_norm_devices = given or devices
+    config.batch_norm_devices = given or max(1, devices // config.modality_devices)
     if config.batch_size % config.batch_norm_devices:
         raise UserError(
             f"batch_size={config.batch_size} does not divide among "

@@ -72,7 +72,8 @@ class Report(NamedTuple):
 
     @property
     def batch_per_device(self) -> float:
-        return self.config.batch_size / len(self.target.devices)
+        """Each part of the batch is on ``modality_devices`` devices."""
+        return self.config.batch_size / len(self.target.devices) * self.config.modality_devices
 
 
 def preflight(
@@ -105,7 +106,7 @@ def preflight(
         sum(map(input_rate.jpegs, streams.values())), tuple(input_rate.recipes_of(streams)),
         (), None, None, (), _versions(target),
     )  # fmt: skip
-    if config.batch_size < len(target.devices):
+    if config.batch_size * config.modality_devices < len(target.devices):
         return found._replace(verdicts=(verdicts.fewer_examples_than_devices(found),))
     program = build_program(config, dataset, target.devices)
     shapes = programs.shapes_of(program, dataset, config)

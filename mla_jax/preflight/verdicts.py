@@ -23,7 +23,7 @@ class Verdict(NamedTuple):
 
 
 def fewer_examples_than_devices(report: "Report") -> Verdict:
-    devices = len(report.target.devices)
+    devices = len(report.target.devices) // report.config.modality_devices
     return Verdict(
         "too small a batch",
         f"batch_size={report.config.batch_size} has fewer examples than there are devices: set "
