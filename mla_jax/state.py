@@ -1,7 +1,6 @@
 """The data types that cross module borders: a batch, a training state, a prediction."""
 
-import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -71,8 +70,9 @@ class Stacks(Mapping[str, Any]):
         """The same as a plain dictionary, outside of any program."""
         found = {}
         for group, tree in zip(self.groups, self.trees, strict=True):
+            whole = _everywhere(tree)
             for place, name in enumerate(group):
-                found[name] = _picked(tree, place) if group[1:] else tree
+                found[name] = _pick(whole, np.int32(place)) if group[1:] else tree
         return found
 
     def tree_flatten(self) -> tuple[list[Any], Any]:
@@ -95,23 +95,20 @@ def rows(trees: Mapping[str, Any], names: Sequence[str]) -> Any:
     return stacked([trees[name] for name in names])
 
 
-def _picked(tree: Any, place: int) -> Any:
-    """One tree of a stacked one, on every device."""
-    (sharding,) = {leaf.sharding for leaf in jax.tree.leaves(tree)} or {None}
-    mesh = getattr(sharding, "mesh", None)
-    return _picking(mesh and NamedSharding(mesh, PartitionSpec()))(tree, np.int32(place))
+def _everywhere(tree: Any) -> Any:
+    """A stacked tree on every device of its mesh, if its first axis is divided among some."""
+    if all(leaf.sharding.is_fully_replicated for leaf in jax.tree.leaves(tree)):
+        return tree
+    places = jax.tree.map(lambda x: NamedSharding(x.sharding.mesh, PartitionSpec()), tree)
+    return jax.jit(lambda tree: tree, out_shardings=places)(tree)
 
 
-@functools.cache
-def _picking(sharding: Any) -> Callable[..., Any]:
+@jax.jit
+def _pick(tree: Any, place: jax.Array) -> Any:
     """The place is a number that the program is given, so there is one for all places."""
-
-    def pick(tree: Any, place: jax.Array) -> Any:
-        return jax.tree.map(
-            lambda leaf: jax.lax.dynamic_index_in_dim(leaf, place, keepdims=False), tree
-        )
-
-    return jax.jit(pick, out_shardings=sharding)
+    return jax.tree.map(
+        lambda leaf: jax.lax.dynamic_index_in_dim(leaf, place, keepdims=False), tree
+    )
 
 
 @struct.dataclass

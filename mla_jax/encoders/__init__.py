@@ -204,11 +204,17 @@ class Encoders(NamedTuple):
         def of(m: str) -> Callable[..., tuple[jax.Array, Any]]:
             return lambda theta, stats, x, present: self.apply(m, theta, stats, x, train, present)
 
-        present = dict(zip(self.modalities, batch["present"].T, strict=True))
+        present = many.by_rows(self.modalities, batch["present"].T)
         given = (params, batch_stats, batch["inputs"], present)
         if not train:
             return _pair(many.by_group(of, self._alike(of, *given), *given))
         groups = params.groups if isinstance(params, Stacks) else [[m] for m in self.modalities]
+        inputs: Any = {m: batch["inputs"][m] for m in self.modules}
+        if self.spread.modality_axis and isinstance(params, Stacks):
+            stacks = zip(groups, Stacks.of(groups, inputs).trees, strict=True)
+            undivided = self.spread.undivided
+            inputs = Stacks(groups, [undivided(x) if g[1:] else x for g, x in stacks])
+        given = (params, batch_stats, inputs, present)
         return _pair(many.by_group(of, groups, *given, axis=self.spread.modality_axis))
 
     def alike(self, state: TrainState, batch: Batch, heads: bool = True) -> dict[str, many.Groups]:

@@ -85,6 +85,14 @@ def of_each(
     return {m: function(tree, *(other[m] for other in others)) for m, tree in trees.items()}
 
 
+def by_rows(names: Sequence[str], array: Any) -> Mapping[str, Any]:
+    """``{name: row}`` of an array's first axis; ``Stacks``, which need not be put together again,
+    of ``MANY``."""
+    if len(names) < MANY:
+        return dict(zip(names, array, strict=True))
+    return Stacks([names], [array])
+
+
 def unzipped(pairs: Mapping[str, Any], count: int = 2) -> tuple[Mapping[str, Any], ...]:
     """A mapping to tuples as a tuple of mappings."""
     if isinstance(pairs, Stacks):

@@ -65,8 +65,13 @@ class Spread(NamedTuple):
         """The same arrays, with each device's rows of a batch on that device."""
         return self._constrained(rows, PartitionSpec(AXIS))
 
+    def undivided(self, stacks: Any) -> Any:
+        """The same arrays ``[M, B, ...]``, with all modalities on every device: so that each takes
+        what it needs from its own memory."""
+        return self._constrained(stacks, PartitionSpec(None, AXIS))
+
     def _constrained(self, rows: Any, partition: PartitionSpec) -> Any:
-        if self.devices == 1:
+        if self.mesh is None or self.mesh.size == 1:
             return rows
         return jax.lax.with_sharding_constraint(rows, NamedSharding(self.mesh, partition))
 

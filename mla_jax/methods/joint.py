@@ -12,7 +12,7 @@ from mla_jax.encoders import Encoders, many
 from mla_jax.functional.losses import accuracy, cross_entropy, shared_out
 from mla_jax.functional.optimizers import Optimizer, StepInfo
 from mla_jax.methods.base import Method, Phase, Stage, Task, Weigh
-from mla_jax.state import Batch, Metrics, Prediction, TrainState
+from mla_jax.state import Batch, Metrics, Prediction, Stacks, TrainState
 
 Features = Mapping[str, jax.Array]
 """``{modality: float32[B, D]}``."""
@@ -153,7 +153,7 @@ def gradient_step(
 
         grad = jax.value_and_grad(objective, has_aux=True)
         (loss, learnt), gradients = grad(state.params)
-        occurs = dict(zip(modalities, batch["present"].any(0), strict=True))
+        occurs = many.by_rows(modalities, batch["present"].any(0))
         extras = {"encoder": learnt.modulation}
 
         def step(group: str, theta: Any, g: Any, s: Any, where: Any, extra: Any) -> Any:
@@ -163,7 +163,8 @@ def gradient_step(
         for group, modules in state.params.items():
             idle = [key for key in modules if group == "head" and key in idle_heads]
             moving = {key: modules[key] for key in modules if key not in idle} if idle else modules
-            where = {key: occurs.get(key) for key in moving}
+            by_modality = isinstance(moving, Stacks)
+            where = occurs if by_modality else {key: occurs.get(key) for key in moving}
             extra = {key: extras.get(group, {}).get(key, {}) for key in moving}
             stepped = many.of_each(
                 functools.partial(step, group),
