@@ -47,12 +47,11 @@ trains only the runs of one row and writes no table: the rows of a large compari
 on several machines that share --workdir, and the command without --row makes the table.
 """
 
-import contextlib
 import datetime
 import pathlib
 import shlex
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from absl import flags
@@ -70,13 +69,14 @@ from mla_jax.compare import (
     training,
     workers,
 )
+from mla_jax.compare.diverged import Diverged
 from mla_jax.compare.measures import MEASURES
 from mla_jax.compare.studies import STUDIES
 from mla_jax.compare.training import Progress
 from mla_jax.compare.variants import Part, Variant, parse_variants, parts_of
 from mla_jax.compare.vary import grid
 from mla_jax.config import command_line, fields
-from mla_jax.errors import NonFiniteLossError, UserError, check_choice, space_watched
+from mla_jax.errors import UserError, check_choice, space_watched
 from mla_jax.runs.workdir import ELSEWHERE_EMPTY, Workdir, foreign
 
 METHODS = ("unimodal", "concat", "late_fusion", "mla")
@@ -149,33 +149,6 @@ def main() -> None:
     diverged.require_others(rows)
     rows = rows if study else table.ranked(rows)
     write(table, workdir, rows, seeds, first, diverged=diverged.reasons)
-
-
-class Diverged:
-    """The rows whose loss became NaN or infinite: they are left out, and the others continue."""
-
-    def __init__(self) -> None:
-        self.reasons: dict[str, str] = {}
-        """``{label: reason}``."""
-        self._last: BaseException = SystemExit(command_line.NON_FINITE)  # workers have said why
-
-    @contextlib.contextmanager
-    def noted(self, label: str) -> Iterator[None]:
-        """Records a row whose training ends because a loss is not finite."""
-        try:
-            yield
-        except NonFiniteLossError as error:
-            report = error.report
-            where = f"batch {report['step']} (epoch {report['epoch']})"
-            self.reasons[label] = f"the loss of '{report['phase']}' is {report['loss']} at {where}"
-            self._last = error
-            if distributed.is_main():
-                print(f"{label}: left out, {self.reasons[label]}", flush=True)
-
-    def require_others(self, rows: Sequence[Any]) -> None:
-        """Raises the last error if every row was left out."""
-        if not rows:
-            raise self._last
 
 
 def compare_runs(folders: Sequence[str]) -> None:

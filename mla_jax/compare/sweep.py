@@ -13,6 +13,7 @@ import jax
 
 from mla_jax import train
 from mla_jax.compare import statistics
+from mla_jax.compare.diverged import require_finite
 from mla_jax.compare.training import Progress
 from mla_jax.compare.variants import Part, Variant, config_of
 from mla_jax.config import command_line, fields
@@ -98,7 +99,12 @@ def train_row(
     workdir: Any,
     progress: Progress,
 ) -> dict[str, Any]:
-    """Trains what is not finished yet; returns one row of the comparison."""
+    """Trains what is not finished yet; returns one row of the comparison.
+
+    Raises:
+      NonFiniteLossError: a loss is not finite, or was not when a run was trained before.
+    """
+    require_finite(workdir / p.folder / f"seed{s}" for p in parts.values() for s in seeds)
     results: list[Mapping[str, Any]] = []
     folders: list[pathlib.Path] = []
     by_rate: dict[float, list[Figures]] = {rate: [] for rate in rates}

@@ -10,6 +10,7 @@ from typing import Any
 
 from mla_jax import distributed, methods, train
 from mla_jax.compare import table
+from mla_jax.compare.diverged import require_finite
 from mla_jax.compare.variants import Part, Variant
 from mla_jax.config import fields
 from mla_jax.data import missing
@@ -108,7 +109,11 @@ def train_row(
     """Trains, or evaluates, what is not finished yet; the results of one row, ``[seed][part]``.
 
     ``sources`` is the result of ``trained_folders``.
+
+    Raises:
+      NonFiniteLossError: a loss is not finite, or was not when a run was trained before.
     """
+    require_finite(workdir / sources[p.folder] / f"seed{s}" for p in parts for s in seeds)
     results: list[list[dict[str, Any]]] = [[] for _ in seeds]
     for part in parts:
         source = sources[part.folder]
