@@ -119,7 +119,7 @@ def main() -> None:
                  if sources[p.folder] != p.folder]  # fmt: skip
     folders_of = {label: [part.folder for part in row] for label, row in plan.items()}
     by_themselves = [v for v, row in folders_of.items() if all(sources[f] == f for f in row)]
-    rows, first, diverged = [], None, Diverged()
+    diverged = Diverged()
     if F.workers > 1:
         total = len(trained) + len(evaluated)
         diverged.reasons = workers.train_rows(by_themselves, F.workers, total)
@@ -133,22 +133,17 @@ def main() -> None:
         trained, evaluated = [p for p in trained if p.parent.name in folders_of[F.row]], []
     progress = Progress(trained, evaluated, reported=F.workers > 1)
     del parts
-    for variant in variants:  # the programs of a row end with it
-        if variant.label in diverged.reasons:
-            continue
-        row, results = plan.pop(variant.label), []
-        with diverged.noted(variant.label):
-            results = training.train_row(row, seeds, workdir, sources, progress)
-        if not results:
-            continue
+
+    def train(variant: Variant, row: list[Part]) -> dict[str, Any]:
+        results = training.train_row(row, seeds, workdir, sources, progress)
         folders = [[workdir / p.folder / f"seed{seed}" for p in row] for seed in seeds]
-        rows.append(training.row_of(variant, results, folders))
-        first = first or table.about(results[0][0], command_line_epochs())
-    if F.row is not None:
-        return
-    diverged.require_others(rows)
-    rows = rows if study else table.ranked(rows)
-    write(table, workdir, rows, seeds, first, diverged=diverged.reasons)
+        return training.row_of(variant, results, folders)
+
+    rows = diverged.other_rows(variants, plan, train)
+    if F.row is None:
+        about = table.about(first_result(rows), F.config.epochs)
+        rows = rows if study else table.ranked(rows)
+        write(table, workdir, rows, seeds, about, diverged=diverged.reasons)
 
 
 def compare_runs(folders: Sequence[str]) -> None:
@@ -184,9 +179,9 @@ def chosen_study():
     return STUDIES[F.study]
 
 
-def command_line_epochs() -> int:
-    """The epochs of the configuration."""
-    return flags.FLAGS.config.epochs
+def first_result(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The result of the first run of the first row."""
+    return Workdir(rows[0]["runs"][0]).result()
 
 
 def write(
@@ -233,26 +228,20 @@ def compare_missing(
     parts = [part for row in plan.values() for part in row.values()]
     check_folders(parts, seeds, workdir)
     trained = [workdir / p.folder / f"seed{seed}" for p in parts for seed in seeds]
-    rows, diverged, first = [], Diverged(), ""
+    diverged = Diverged()
     if F.workers > 1:
         diverged.reasons = workers.train_rows(list(plan), F.workers, len(trained))
     progress = Progress(trained, reported=F.workers > 1)
     del parts
-    for variant in variants:  # the programs of a row end with it
-        if variant.label in diverged.reasons:
-            continue
-        at_rates = plan.pop(variant.label)
-        with diverged.noted(variant.label):
-            rows.append(sweep.train_row(variant, at_rates, rates, seeds, workdir, progress))
-            first = first or next(iter(at_rates.values())).folder
-    if F.row is not None:
-        return
-    diverged.require_others(rows)
-    result = Workdir(workdir / first / f"seed{seeds[0]}").result()
-    about = table.about(result, command_line_epochs())
-    facts = {"missing": result["missing"], "trained_once": sweep.trained_once()}
-    facts["diverged"] = diverged.reasons
-    write(sweep_table, workdir, rows, seeds, about, **facts)
+
+    def train(variant: Variant, at_rates: dict[float, Part]) -> dict[str, Any]:
+        return sweep.train_row(variant, at_rates, rates, seeds, workdir, progress)
+
+    rows = diverged.other_rows(variants, plan, train)
+    if F.row is None:
+        about = table.about(result := first_result(rows), F.config.epochs)
+        facts = {"missing": result["missing"], "trained_once": sweep.trained_once()}
+        write(sweep_table, workdir, rows, seeds, about, **facts, diverged=diverged.reasons)
 
 
 def origin(seeds: list[int]) -> dict[str, Any]:

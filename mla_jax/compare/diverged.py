@@ -2,14 +2,20 @@
 
 import contextlib
 import pathlib
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, TypeVar
+
+from absl import flags
 
 from mla_jax import distributed
+from mla_jax.compare.variants import Variant
 from mla_jax.config import command_line
 from mla_jax.errors import NonFiniteLossError
 from mla_jax.runs.metrics import NON_FINITE, read_lines
 from mla_jax.runs.workdir import Workdir
+
+Runs = TypeVar("Runs")
+"""What a row has to train."""
 
 
 class Diverged:
@@ -20,8 +26,30 @@ class Diverged:
         """``{label: reason}``."""
         self._last: BaseException = SystemExit(command_line.NON_FINITE)  # workers have said why
 
+    def other_rows(
+        self,
+        variants: Sequence[Variant],
+        plan: dict[str, Runs],
+        train: Callable[[Variant, Runs], dict[str, Any]],
+    ) -> list[dict[str, Any]]:
+        """The rows that ``train`` makes of variants and their entries of ``plan``.
+
+        An entry leaves the plan when it is used: the programs of a row end with it.
+
+        Raises:
+          NonFiniteLossError: every row was left out.
+        """
+        rows = []
+        for variant in variants:
+            if variant.label not in self.reasons:
+                with self._noted(variant.label):
+                    rows.append(train(variant, plan.pop(variant.label)))
+        if not rows and flags.FLAGS.row is None:
+            raise self._last
+        return rows
+
     @contextlib.contextmanager
-    def noted(self, label: str) -> Iterator[None]:
+    def _noted(self, label: str) -> Iterator[None]:
         """Records a row whose training ends because a loss is not finite."""
         try:
             yield
@@ -33,11 +61,6 @@ class Diverged:
             if distributed.is_main():
                 print(f"{label}: left out, {self.reasons[label]}", flush=True)
             distributed.barrier("diverged")  # the run's own record of it is complete
-
-    def require_others(self, rows: Sequence[Any]) -> None:
-        """Raises the last error if every row was left out."""
-        if not rows:
-            raise self._last
 
 
 def require_finite(folders: Iterable[pathlib.Path]) -> None:
