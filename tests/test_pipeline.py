@@ -221,43 +221,6 @@ def test_small_batches_in_memory_are_loaded_when_they_are_taken():
     assert next(batches, None) is None
 
 
-def test_usable_cores_are_those_of_this_process(monkeypatch):
-    assert 1 <= workers.usable_cores() <= os.cpu_count()
-    monkeypatch.setattr(os, "sched_getaffinity", lambda process: range(12), raising=False)
-    monkeypatch.setattr(workers, "quota", lambda: 0)
-    monkeypatch.delenv(workers.SHARE, raising=False)
-    monkeypatch.delenv("SLURM_CPUS_ON_NODE", raising=False)
-    assert workers.usable_cores() == 12
-    monkeypatch.setenv(workers.SHARE, "default")  # which Python allows
-    assert workers.usable_cores() == 12
-    monkeypatch.setenv(workers.SHARE, "8")
-    assert workers.usable_cores() == 8
-    monkeypatch.setenv("SLURM_CPUS_ON_NODE", "24")
-    monkeypatch.setenv("SLURM_STEP_TASKS_PER_NODE", "4")
-    assert workers.usable_cores() == 6
-    monkeypatch.setattr(workers, "quota", lambda: 2)
-    assert workers.usable_cores() == 2
-
-
-@pytest.mark.parametrize(
-    ("files", "cores"),
-    [
-        ({"cpu.max": "150000 100000\n"}, 2),
-        ({"cpu.max": "max 100000\n"}, 0),
-        ({"cpu.max": "nonsense"}, 0),
-        ({"cpu/cpu.cfs_quota_us": "400000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 4),
-        ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, 0),
-        ({"cpu/cpu.cfs_quota_us": "400000\n"}, 0),
-        ({}, 0),
-    ],
-)
-def test_the_quota_of_a_container(tmp_path, files, cores):
-    (tmp_path / "cpu").mkdir()
-    for name, text in files.items():
-        (tmp_path / name).write_text(text, encoding="ascii")
-    assert workers.quota(tmp_path) == cores
-
-
 def test_every_example_at_most_once_an_epoch_and_all_in_the_long_run():
     epochs = indices(take(20 * PER_EPOCH)).reshape(20, -1)
     for epoch in epochs:

@@ -15,7 +15,7 @@ import jax
 import pytest
 from jax._src.distributed import State
 
-from mla_jax import distributed, slurm
+from mla_jax import distributed
 from mla_jax.errors import UserError
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -26,20 +26,6 @@ TASK = {
     "SLURM_STEP_TASKS_PER_NODE": "1(x2)", "SLURMD_NODENAME": "node2",
 }  # fmt: skip
 """The second of two tasks, each on a node of its own."""
-
-
-@pytest.mark.parametrize(
-    ("variables", "cores"),
-    [
-        ({}, 0),
-        ({"SLURM_CPUS_ON_NODE": "16"}, 16),
-        ({"SLURM_CPUS_ON_NODE": "16", "SLURM_STEP_TASKS_PER_NODE": "4(x2)"}, 4),
-        ({"SLURM_CPUS_ON_NODE": "6", "SLURM_STEP_TASKS_PER_NODE": "2,4", "SLURM_NODEID": "1"}, 1),
-        ({"SLURM_CPUS_ON_NODE": "2", "SLURM_NTASKS_PER_NODE": "4"}, 1),
-    ],
-)
-def test_the_tasks_of_a_node_share_its_cores(variables, cores):
-    assert slurm.cores_of_task(variables) == cores
 
 
 @pytest.fixture

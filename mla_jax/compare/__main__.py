@@ -181,7 +181,9 @@ def chosen_study():
 
 def first_result(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """The result of the first run of the first row."""
-    return Workdir(rows[0]["runs"][0]).result()
+    result = Workdir(rows[0]["runs"][0]).result()
+    assert result is not None
+    return result
 
 
 def write(

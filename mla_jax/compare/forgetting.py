@@ -9,7 +9,7 @@ no step per modality.
 import itertools
 import math
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -60,8 +60,11 @@ def changes(lines: Lines, step: str, m: str, k: str) -> np.ndarray:
     if m == ALL:
         of = [(m, m) for m in sorted({m for m, _ in pairs(lines)})] if k == ITSELF else pairs(lines)
         found = [changes(lines, step, *pair) for pair in of]
-        change = {SIZE: np.abs, HARM: lambda values: np.maximum(values, 0)}.get(k, np.asarray)
-        return np.mean(change(found), 0)
+        parts: dict[str, Callable[[Any], Any]] = {
+            SIZE: np.abs,
+            HARM: lambda values: np.maximum(values, 0),
+        }
+        return np.mean(parts.get(k, np.asarray)(found), 0)
     return np.array([line[EVENT]["head_step"][m][step][k] for line in measurements(lines)])
 
 

@@ -47,7 +47,8 @@ def check_same_unimodal(rows: Sequence[Mapping[str, Any]], entries: Sequence[str
 
     Rows of a grid are compared with the rows that have the same field values.
     """
-    differing, first = [], {}
+    differing: list[str] = []
+    first: dict[str, Any] = {}
     for row in rows:
         entry, _, setting = row["label"].partition(", ")
         if entry in entries:

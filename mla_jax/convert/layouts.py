@@ -263,7 +263,9 @@ def rows_of(tensors: Tensors, manifest: Mapping[str, Any], original: bool = Fals
         own = _tower_rows(tensors, manifest, modality)
         widths.append(_width(own))
         if original:
-            own = [BACKBONES[manifest["backbones"][modality]].original(row) for row in own]
+            renamed = BACKBONES[manifest["backbones"][modality]].original
+            assert renamed is not None  # a layout of the backbone's own code
+            own = [renamed(row) for row in own]
         rows += [_placed(row, _dot(prefix), modality) for row in own]
     for head, theirs in manifest["heads"].items():
         weight = tensors.get(f"{theirs}.weight", np.zeros((0, 0), np.float32))

@@ -12,7 +12,7 @@ import pathlib
 import pickle
 import re
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -70,7 +70,7 @@ class Dtype(Inert):
         name = self.arguments[0] if self.arguments else ""
         if not isinstance(name, str) or not re.fullmatch("[fiu][1248]|b1", name):
             raise UserError(f"it holds an array of type {name!r}, not of numbers")
-        order = self.state[1] if isinstance(self.state, tuple) else "="
+        order: Any = self.state[1] if isinstance(self.state, tuple) else "="
         return np.dtype(name).newbyteorder(order)
 
 
@@ -195,7 +195,7 @@ def weights(content: Any, source: str) -> Tensors:
     return tensors
 
 
-def _array(content: Any, dtype: Any, shape: Any, order: str) -> np.ndarray:
+def _array(content: Any, dtype: Any, shape: Any, order: Literal["C", "F"]) -> np.ndarray:
     kind = dtype.real()
     array = np.frombuffer(bytes(content), kind).reshape(shape, order=order)
     return array.astype(kind.newbyteorder("="))

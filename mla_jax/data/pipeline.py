@@ -6,8 +6,8 @@ process, two or four see the same global batches.
 
 import contextlib
 import sys
-from collections.abc import Callable, Generator, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Generator, Iterator
+from typing import Any, NamedTuple, Protocol
 
 import grain
 import numpy as np
@@ -138,9 +138,13 @@ def training_batches(
     return _loaded(load, range(start, sys.maxsize), loader.resolved(split), quick)
 
 
-def _loaded(
-    load: Callable[[int], Batch], numbers: range, loader: Loader, quick: bool
-) -> Iterator[Batch]:
+class Load(Protocol):
+    """What loads a batch."""
+
+    def __call__(self, number: int) -> Batch: ...
+
+
+def _loaded(load: Load, numbers: range, loader: Loader, quick: bool) -> Iterator[Batch]:
     """``load`` of each number, in order, ahead of whoever takes the batches.
 
     Where that is ``quick`` and nothing else is asked for, the batch is loaded when it is taken.

@@ -117,7 +117,9 @@ def leave_signals_to_the_trainer(worker: int, workers: int) -> None:
 
 
 def _end_with_the_trainer() -> None:
-    multiprocessing.parent_process().join()
+    trainer = multiprocessing.parent_process()
+    assert trainer is not None  # this is a worker
+    trainer.join()
     os._exit(1)  # nobody is left to end it, or to take its batches
 
 
