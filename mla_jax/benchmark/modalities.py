@@ -55,7 +55,7 @@ class Spec(NamedTuple):
     """What a row measures."""
 
     method: str
-    count: int
+    count: int  # type: ignore[assignment]  # hides tuple.count
     """M, how many modalities."""
     epochs: int
     seeds: int

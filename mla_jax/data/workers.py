@@ -8,7 +8,7 @@ import pathlib
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from multiprocessing import resource_tracker
 from typing import Any
 
@@ -137,7 +137,7 @@ def _signals_blocked() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def of_workers(batches: Any, shared: Shared) -> Iterator[Batch]:
+def of_workers(batches: Any, shared: Shared) -> Generator[Batch, None, None]:
     """The same batches; the workers start with the first one, deaf to signals from then on.
 
     ``shared`` is what the workers read from, and is closed with them.

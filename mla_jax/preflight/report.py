@@ -79,18 +79,19 @@ def _program(report: Report, compiled: programs.Compiled) -> list[str]:
     seconds = f"{compiled.compile_seconds:.0f}"
     if compiled.problem:
         return [compiled.label, "–", "–", "–", "does not fit", "–", "–", "–", seconds]
-    donated = "–"
+    text, donated = compiled.text, "–"
+    assert text is not None
     if compiled.stage:
         donated = f"{programs.donated_share(compiled, report.state_bytes):.0%}"
     return [
         compiled.label,
         _digits(compiled.flops / 1e9),
         _digits(compiled.bytes / 1e9),
-        _digits(compiled.text.work.memory_bytes / 1e9),
+        _digits(text.work.memory_bytes / 1e9),
         f"{compiled.peak / GIB:.3f}",
         donated,
-        str(compiled.text.conditionals),
-        str(compiled.text.loops),
+        str(text.conditionals),
+        str(text.loops),
         seconds,
     ]
 
@@ -98,8 +99,9 @@ def _program(report: Report, compiled: programs.Compiled) -> list[str]:
 def _collectives(report: Report) -> list[list[str]]:
     rows = []
     for compiled in report.programs:
+        every = compiled.text.collectives if compiled.text else ()
         for kind, (number, size) in compiled.collectives().items():
-            of_kind = tuple(c for c in compiled.text.collectives if c.kind == kind)
+            of_kind = tuple(c for c in every if c.kind == kind)
             largest = max(c.bytes for c in of_kind)
             place, count = next(iter(programs.places(of_kind).items()))
             sizes = [f"{bytes_ / 1e6:.3f}" for bytes_ in (size, largest)]
@@ -149,7 +151,8 @@ def _counted(number: int, noun: str) -> str:
 
 
 def _input(report: Report) -> str:
-    feed = report.feed
+    feed, chip = report.feed, report.target.chip
+    assert feed is not None and chip is not None
     files = f" and {feed.jpegs:,.0f} JPEG files" if feed.jpegs else ""
     line = (
         f"At that speed each host loads {feed.examples:,.0f} examples per second: "
@@ -167,7 +170,7 @@ def _input(report: Report) -> str:
     return (
         f"{line} One core reads and decodes {report.rate.per_core:,.0f} examples per second "
         f"({report.rate.source}), so {feed.cores:.1f} such cores are needed; a host has "
-        f"{report.target.chip.host_cores} virtual CPUs."
+        f"{chip.host_cores} virtual CPUs."
     )
 
 
@@ -210,7 +213,7 @@ def to_json(report: Report) -> dict[str, Any]:
 
 
 def _program_json(report: Report, compiled: programs.Compiled) -> dict[str, Any]:
-    found = {"stage": compiled.stage, "name": compiled.name}
+    found: dict[str, Any] = {"stage": compiled.stage, "name": compiled.name}
     found["compile_seconds"] = round(compiled.compile_seconds, 3)
     if compiled.text is None:
         return {**found, "problem": compiled.problem, "needed": compiled.needed}
