@@ -8,9 +8,9 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from mla_jax.config import fields
-from mla_jax.convert.names import Tensors
 from mla_jax.parity import cases, missing
 from mla_jax.parity.cases import MODALITIES, Case
+from mla_jax.parity.formula import Tensors
 
 TRIO = ("audio", "visual", "text")
 DUC_DIMENSIONS = (0, 3, 5, 11), (1, 2, 14)

@@ -248,7 +248,7 @@ def _clean_imports(root: pathlib.Path, repository: Repository) -> Iterator[None]
 class _Stub(types.ModuleType):
     """A module whose every attribute is an empty class."""
 
-    __path__: tuple[str, ...] = ()
+    __path__: Any = ()
 
     def __getattr__(self, name: str) -> type:
         if name.startswith("__"):
