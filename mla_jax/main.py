@@ -10,13 +10,13 @@ The same command again resumes an interrupted run and shows the result of a fini
 
 from absl import flags
 
-from mla_jax import train
 from mla_jax.config import command_line
+from mla_jax.train import train
 
 
 def main() -> None:
     """Runs the configuration of the command line; see ``train.train``."""
-    train.train(flags.FLAGS.config, command_line.workdir())
+    train(flags.FLAGS.config, command_line.workdir())
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What SLURM tells a task about its node: the number of tasks there, and the task's own GPUs."""
+"""What SLURM tells a task about its node: how many tasks there are, and its own CPUs and GPUs."""
 
 from collections.abc import Mapping
 
@@ -15,6 +15,16 @@ def tasks_on_node(environment: Mapping[str, str]) -> int:
         tasks, _, nodes = part.rstrip(")").partition("(x")
         counts += [int(tasks)] * int(nodes or 1)
     return counts[int(environment.get("SLURM_NODEID", 0))]
+
+
+def cores_of_task(environment: Mapping[str, str]) -> int:
+    """This task's share of the CPUs that SLURM has allocated to the job step here; 0 if unknown.
+
+    A task that SLURM binds to its own CPUs can use no others anyway; one that is not bound sees
+    those of all tasks of its node.
+    """
+    allocated = int(environment.get("SLURM_CPUS_ON_NODE") or 0)
+    return max(1, allocated // tasks_on_node(environment)) if allocated else 0
 
 
 def gpus_on_node(environment: Mapping[str, str]) -> int:

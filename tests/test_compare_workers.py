@@ -129,6 +129,14 @@ def test_a_row_that_is_left_out_is_not_trained_again(tmp_path, monkeypatch, capf
     ]
 
 
+def test_the_workers_share_the_cores(tmp_path, monkeypatch, capfd):
+    monkeypatch.setattr(workers, "usable_cores", lambda: 7)
+    worker(tmp_path, monkeypatch, "echo share $PYTHON_CPU_COUNT")
+    for count, share in ((2, 3), (9, 1)):
+        workers.train_rows(["a"], count, 1)
+        assert capfd.readouterr().out == f"share {share}\n"
+
+
 def test_a_worker_that_fails_ends_the_comparison(tmp_path, monkeypatch, capfd):
     worker(tmp_path, monkeypatch, "echo 'error: no' >&2; exit 2")
     with pytest.raises(SystemExit) as end:

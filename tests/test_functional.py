@@ -194,8 +194,8 @@ def test_train_can_be_called_whatever_was_imported_first(first):
 # ---- Imports run downwards -------------------------------------------------------------------
 
 FLOORS = (
-    "loading", "errors", "storage", "functional", "state", "data", "datasets", "encoders",
-    "backend", "methods", "slurm", "distributed", "dispatch", "config", "evaluate", "program",
+    "loading", "errors", "slurm", "storage", "functional", "state", "data", "datasets", "encoders",
+    "backend", "methods", "distributed", "dispatch", "config", "evaluate", "program",
     "telemetry", "convert", "runs", "train", "compare", "leaderboard", "parity", "benchmark",
     "preflight", "prepare", "predict",
 )  # fmt: skip

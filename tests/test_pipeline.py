@@ -221,10 +221,6 @@ def test_small_batches_in_memory_are_loaded_when_they_are_taken():
     assert next(batches, None) is None
 
 
-def test_usable_cores_are_those_of_this_process():
-    assert 1 <= workers.usable_cores() <= os.cpu_count()
-
-
 def test_every_example_at_most_once_an_epoch_and_all_in_the_long_run():
     epochs = indices(take(20 * PER_EPOCH)).reshape(20, -1)
     for epoch in epochs:

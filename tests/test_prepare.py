@@ -18,6 +18,7 @@ from mla_jax.config import fields, files
 from mla_jax.config.fields import dataset_block
 from mla_jax.datasets import load_dataset, records
 from mla_jax.errors import UserError
+from mla_jax.prepare import __main__ as prepare
 from mla_jax.prepare import run
 from mla_jax.prepare.__main__ import main
 from mla_jax.program import build_program
@@ -89,22 +90,33 @@ def test_folder(folder, capsys):
 
 
 @pytest.mark.media
-def test_the_last_line_is_the_command_that_trains(folder, capsys):
+@pytest.mark.parametrize("small", [True, False])
+def test_the_last_line_is_the_command_that_trains(folder, capsys, monkeypatch, small):
     flags, data = folder
+    monkeypatch.setattr(prepare, "only_a_cpu", lambda: small)
     assert main([*flags, f"--data_dir={data}", "--workers=1", "--examples_per_shard=3"]) == 0
-    said = capsys.readouterr().out.splitlines()[-1]
+    before, said = capsys.readouterr().out.splitlines()[-2:]
     command = shlex.split(said.removeprefix("train on it: "))
+    assert before.startswith("runlocal is a small form") == small
     assert command[:3] == ["python", "-m", "mla_jax.main"] and command[4:] == [f"--data_dir={data}"]
     config = files.load_config(
         command[3].removeprefix("--config="), {"dataset.data_dir": str(data)}
     )
     assert config.modalities == ("picture", "film", "sound", "caption", "embedding")
+    assert (config.encoders["picture"]["name"] == "mlp") == small
     config.batch_size = 2
     config = fields.resolve(config)
     dataset = load_dataset(config.dataset, config.modalities)
     program = build_program(config, dataset, jax.devices()[:1])
     sample = dataset.splits["train"].fetch(np.arange(1))
     jax.eval_shape(program.method.init, jax.random.key(0), sample)
+
+
+def test_a_cpu_is_told_from_a_tpu_that_nobody_asks(tmp_path, monkeypatch):
+    monkeypatch.setattr(prepare, "TPUS", (str(tmp_path / "accel*"),))
+    assert prepare.only_a_cpu() == (jax.default_backend() == "cpu")
+    (tmp_path / "accel0").touch()
+    assert not prepare.only_a_cpu()
 
 
 @pytest.mark.media

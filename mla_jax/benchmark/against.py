@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import IO, Any
 
 import jax
+import numpy as np
 
 from mla_jax.benchmark import our_step
 from mla_jax.benchmark.contender import Spec
@@ -73,10 +74,12 @@ class Running:
         Raises:
           UserError: the process ended instead.
         """
+        asked, answers = self.process.stdin, self.process.stdout
+        assert asked is not None and answers is not None  # both are pipes
         with contextlib.suppress(BrokenPipeError):
-            self.process.stdin.write(line + "\n")
-            self.process.stdin.flush()
-        answer = self.process.stdout.readline()
+            asked.write(line + "\n")
+            asked.flush()
+        answer = answers.readline()
         if not answer:
             status = self.process.wait()
             self.errors.seek(0)
@@ -179,7 +182,8 @@ def spec_of(
             f"--inputs has '{unknown[0]}', and the modalities are {', '.join(config.modalities)}"
         )
     transform = create_transform(dataset.streams, config.modalities)
-    batch = dataset.splits["train"].fetch([0])
+    assert transform is not None  # data for ResNet-18 has streams
+    batch = dataset.splits["train"].fetch(np.arange(1))
     made = jax.eval_shape(lambda b: transform(b, False), batch)
     shapes = {m: tuple(inputs.get(m, made[m].shape[1:])) for m in config.modalities}
     for m, shape in inputs.items():

@@ -7,7 +7,7 @@ import pathlib
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -19,7 +19,7 @@ from mla_jax.data import pipeline
 from mla_jax.data.transform import create_transform
 from mla_jax.errors import UserError
 
-Batches = Callable[[], Iterator]
+Batches = Callable[[], pipeline.Batches]
 
 HEADER = ("recipe", "workers", "loaded", "threads", "processes", "torch", "ratio")
 CAPTION = (
@@ -62,9 +62,9 @@ def _compare(
     seconds: float,
     rounds: int,
 ) -> dict[str, Any]:
-    split = recipes.FileSplit(name, paths)
+    split: Any = recipes.FileSplit(name, paths)  # all that a loader needs of a split
 
-    def loaded(loader: pipeline.Loader) -> Iterator:
+    def loaded(loader: pipeline.Loader) -> pipeline.Batches:
         return pipeline.training_batches(split, batch_size, 0, loader=loader)
 
     threads = pipeline.Loader(0, workers, 2 * workers)
@@ -111,10 +111,12 @@ def _torch_rate(
     return float(done.stdout)
 
 
-def augmented(name: str, batch_size: int, batches: Iterator) -> Iterator:
+def augmented(name: str, batch_size: int, batches: pipeline.Batches) -> pipeline.Batches:
     """The batches as a training step gets them, one in the making while another is used."""
     placement = distributed.data_parallel(batch_size)
-    transform = jax.jit(create_transform({name: recipes.RECIPES[name]}, (name,)), static_argnums=1)
+    of_recipe = create_transform({name: recipes.RECIPES[name]}, (name,))
+    assert of_recipe is not None  # it has a stream
+    transform = jax.jit(of_recipe, static_argnums=1)
     with contextlib.closing(batches):
         previous = None
         for batch in batches:

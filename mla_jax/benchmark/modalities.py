@@ -58,7 +58,7 @@ class Spec(NamedTuple):
 
     method: str
     """As ``mla`` or ``mla:schedule=fused``."""
-    count: int
+    count: int  # type: ignore[assignment]  # hides tuple.count
     """M, how many modalities."""
     epochs: int
     seeds: int

@@ -1,5 +1,6 @@
 """Our side of ``benchmark step --against=torch``."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -74,7 +75,7 @@ def flops(spec: Spec) -> float:
     batch = dataset.splits["train"].fetch(np.arange(spec.batch_size))
     state: Any = jax.eval_shape(program.method.init, jax.random.key(0), batch)
     (stage,) = program.method.stages
-    counted = (
+    counted: Iterator[Any] = (
         jax.jit(phase.update).lower(state, batch, step.CLOCK).cost_analysis()
         for phase in stage.phases
     )

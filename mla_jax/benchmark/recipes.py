@@ -11,7 +11,7 @@ from mla_jax.data.streams import IMAGENET_MEAN, IMAGENET_STD, Stream
 from mla_jax.errors import UserError
 
 SIDE, CROP = 256, 224
-PIXELS = {"crop": CROP, "mean": IMAGENET_MEAN, "std": IMAGENET_STD}
+PIXELS: dict[str, Any] = {"crop": CROP, "mean": IMAGENET_MEAN, "std": IMAGENET_STD}
 
 RECIPES: Mapping[str, Stream] = {
     "image": Stream("image", (SIDE, SIDE, 3), jitter=1.0, **PIXELS),

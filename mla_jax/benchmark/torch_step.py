@@ -109,8 +109,9 @@ def batch_of(torch: Any, spec: Spec, device: Any) -> tuple[dict[str, Any], Any]:
 def resnet18(torch: Any, channels: int) -> Any:
     """``[N, C, H, W]`` -> ``[N, 512]``: He et al., 2016, without the classifier."""
     nn = torch.nn
+    Module: Any = nn.Module
 
-    class Block(nn.Module):
+    class Block(Module):
         def __init__(self, before: int, width: int, stride: int):
             super().__init__()
             self.conv1, self.bn1 = convolution(before, width, 3, stride), nn.BatchNorm2d(width)

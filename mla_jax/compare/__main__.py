@@ -47,12 +47,11 @@ trains only the runs of one row and writes no table: the rows of a large compari
 on several machines that share --workdir, and the command without --row makes the table.
 """
 
-import contextlib
 import datetime
 import pathlib
 import shlex
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from absl import flags
@@ -70,13 +69,14 @@ from mla_jax.compare import (
     training,
     workers,
 )
+from mla_jax.compare.diverged import Diverged
 from mla_jax.compare.measures import MEASURES
 from mla_jax.compare.studies import STUDIES
 from mla_jax.compare.training import Progress
 from mla_jax.compare.variants import Part, Variant, parse_variants, parts_of
 from mla_jax.compare.vary import grid
 from mla_jax.config import command_line, fields
-from mla_jax.errors import NonFiniteLossError, UserError, check_choice, space_watched
+from mla_jax.errors import UserError, check_choice, space_watched
 from mla_jax.runs.workdir import ELSEWHERE_EMPTY, Workdir, foreign
 
 METHODS = ("unimodal", "concat", "late_fusion", "mla")
@@ -119,7 +119,7 @@ def main() -> None:
                  if sources[p.folder] != p.folder]  # fmt: skip
     folders_of = {label: [part.folder for part in row] for label, row in plan.items()}
     by_themselves = [v for v, row in folders_of.items() if all(sources[f] == f for f in row)]
-    rows, first, diverged = [], None, Diverged()
+    diverged = Diverged()
     if F.workers > 1:
         total = len(trained) + len(evaluated)
         diverged.reasons = workers.train_rows(by_themselves, F.workers, total)
@@ -133,49 +133,17 @@ def main() -> None:
         trained, evaluated = [p for p in trained if p.parent.name in folders_of[F.row]], []
     progress = Progress(trained, evaluated, reported=F.workers > 1)
     del parts
-    for variant in variants:  # the programs of a row end with it
-        if variant.label in diverged.reasons:
-            continue
-        row, results = plan.pop(variant.label), []
-        with diverged.noted(variant.label):
-            results = training.train_row(row, seeds, workdir, sources, progress)
-        if not results:
-            continue
+
+    def train(variant: Variant, row: list[Part]) -> dict[str, Any]:
+        results = training.train_row(row, seeds, workdir, sources, progress)
         folders = [[workdir / p.folder / f"seed{seed}" for p in row] for seed in seeds]
-        rows.append(training.row_of(variant, results, folders))
-        first = first or table.about(results[0][0], command_line_epochs())
-    if F.row is not None:
-        return
-    diverged.require_others(rows)
-    rows = rows if study else table.ranked(rows)
-    write(table, workdir, rows, seeds, first, diverged=diverged.reasons)
+        return training.row_of(variant, results, folders)
 
-
-class Diverged:
-    """The rows whose loss became NaN or infinite: they are left out, and the others continue."""
-
-    def __init__(self) -> None:
-        self.reasons: dict[str, str] = {}
-        """``{label: reason}``."""
-        self._last: BaseException = SystemExit(command_line.NON_FINITE)  # workers have said why
-
-    @contextlib.contextmanager
-    def noted(self, label: str) -> Iterator[None]:
-        """Records a row whose training ends because a loss is not finite."""
-        try:
-            yield
-        except NonFiniteLossError as error:
-            report = error.report
-            where = f"batch {report['step']} (epoch {report['epoch']})"
-            self.reasons[label] = f"the loss of '{report['phase']}' is {report['loss']} at {where}"
-            self._last = error
-            if distributed.is_main():
-                print(f"{label}: left out, {self.reasons[label]}", flush=True)
-
-    def require_others(self, rows: Sequence[Any]) -> None:
-        """Raises the last error if every row was left out."""
-        if not rows:
-            raise self._last
+    rows = diverged.other_rows(variants, plan, train)
+    if F.row is None:
+        about = table.about(first_result(rows), F.config.epochs)
+        rows = rows if study else table.ranked(rows)
+        write(table, workdir, rows, seeds, about, diverged=diverged.reasons)
 
 
 def compare_runs(folders: Sequence[str]) -> None:
@@ -211,9 +179,11 @@ def chosen_study():
     return STUDIES[F.study]
 
 
-def command_line_epochs() -> int:
-    """The epochs of the configuration."""
-    return flags.FLAGS.config.epochs
+def first_result(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The result of the first run of the first row."""
+    result = Workdir(rows[0]["runs"][0]).result()
+    assert result is not None
+    return result
 
 
 def write(
@@ -260,26 +230,20 @@ def compare_missing(
     parts = [part for row in plan.values() for part in row.values()]
     check_folders(parts, seeds, workdir)
     trained = [workdir / p.folder / f"seed{seed}" for p in parts for seed in seeds]
-    rows, diverged, first = [], Diverged(), ""
+    diverged = Diverged()
     if F.workers > 1:
         diverged.reasons = workers.train_rows(list(plan), F.workers, len(trained))
     progress = Progress(trained, reported=F.workers > 1)
     del parts
-    for variant in variants:  # the programs of a row end with it
-        if variant.label in diverged.reasons:
-            continue
-        at_rates = plan.pop(variant.label)
-        with diverged.noted(variant.label):
-            rows.append(sweep.train_row(variant, at_rates, rates, seeds, workdir, progress))
-            first = first or next(iter(at_rates.values())).folder
-    if F.row is not None:
-        return
-    diverged.require_others(rows)
-    result = Workdir(workdir / first / f"seed{seeds[0]}").result()
-    about = table.about(result, command_line_epochs())
-    facts = {"missing": result["missing"], "trained_once": sweep.trained_once()}
-    facts["diverged"] = diverged.reasons
-    write(sweep_table, workdir, rows, seeds, about, **facts)
+
+    def train(variant: Variant, at_rates: dict[float, Part]) -> dict[str, Any]:
+        return sweep.train_row(variant, at_rates, rates, seeds, workdir, progress)
+
+    rows = diverged.other_rows(variants, plan, train)
+    if F.row is None:
+        about = table.about(result := first_result(rows), F.config.epochs)
+        facts = {"missing": result["missing"], "trained_once": sweep.trained_once()}
+        write(sweep_table, workdir, rows, seeds, about, **facts, diverged=diverged.reasons)
 
 
 def origin(seeds: list[int]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ no step per modality.
 import itertools
 import math
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,6 +25,7 @@ STEPS = {
     "unprojected": "the same gradient without the projection",
     "same_length": "that, scaled to the length of the projected one",
 }
+"""The kinds of steps, and their labels in the plot."""
 COLOURS = {"taken": "0.5", "gradient": "C0", "unprojected": "C3", "same_length": "C1"}
 PLOT = "forgetting.png"
 PLOTS = (PLOT,)
@@ -59,8 +60,11 @@ def changes(lines: Lines, step: str, m: str, k: str) -> np.ndarray:
     if m == ALL:
         of = [(m, m) for m in sorted({m for m, _ in pairs(lines)})] if k == ITSELF else pairs(lines)
         found = [changes(lines, step, *pair) for pair in of]
-        change = {SIZE: np.abs, HARM: lambda values: np.maximum(values, 0)}.get(k, np.asarray)
-        return np.mean(change(found), 0)
+        parts: dict[str, Callable[[Any], Any]] = {
+            SIZE: np.abs,
+            HARM: lambda values: np.maximum(values, 0),
+        }
+        return np.mean(parts.get(k, np.asarray)(found), 0)
     return np.array([line[EVENT]["head_step"][m][step][k] for line in measurements(lines)])
 
 
@@ -129,18 +133,20 @@ def of_rows(rows: Sequence[Mapping[str, Any]], workdir: pathlib.Path) -> dict[st
 
 def sections(rows: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """What ``comparison.md`` says of it, as Markdown."""
-    explained = "; ".join(f"`{name}`, {about}" for name, about in STEPS.items())
     told = (
-        "How the loss of one modality, on a probe batch of training examples, changes with one "
-        "step of the head for another: above 0, the head forgets. In 0.001 nats per step, the mean "
-        "over all steps measured, and its 95 % interval over the seeds (Student's t). "
-        f"{explained}; `prevented`, the last less the projected gradient: above 0, the direction "
-        f"of the projection spares the other modality. `{ALL}`: the mean over all ordered pairs, "
-        f"with and without (`{SIZE}`) the signs of the changes, and with those above 0 alone "
-        f"(`{HARM}`); `{ITSELF}`: what a step does to the modality that it is for."
+        "How the loss of one modality on a probe batch of training examples changes with one step "
+        "of the head for another modality. A positive change means that the head forgets. Changes "
+        "are in 0.001 nats per step: the mean over all measured steps, and its 95 % interval over "
+        "the seeds (Student's t). `taken`: the step of the run itself; `gradient`: this batch's "
+        "gradient without the momentum of earlier batches, projected if the run projects; "
+        "`unprojected`: the same without the projection; `same_length`: `unprojected`, scaled to "
+        "the length of `gradient`; `prevented`: `same_length` minus `gradient`, which is positive "
+        f"if the direction of the projection reduces forgetting. `{ALL}`: the mean over all "
+        f"ordered pairs of modalities; `{SIZE}`: the mean of the absolute changes; `{HARM}`: the "
+        f"mean of the positive parts; `{ITSELF}`: the change for the modality that the step is for."
     )
     if not any(rows.values()):
-        told = "No row has runs that measured one step per modality, at the same batches."
+        told = "No row has runs that measured one step per modality at the same batches."
         return ["## Forgetting", told]
     return ["## Forgetting", told, table(rows), f"![]({PLOT})"]
 

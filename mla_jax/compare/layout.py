@@ -31,8 +31,15 @@ def of_study(name: str, study: Study, rows: list[dict[str, Any]], dataset: str) 
         "entries_are_columns": study.entries_are_columns,
         "source": study.source if published else "",
         "notes": notes,
-        "checks": [check_same_unimodal(rows, group) for group in study.same_unimodal],
+        "checks": [check_same_unimodal(rows, group) for group in _there(study.same_unimodal, rows)],
     }
+
+
+def _there(groups: Sequence[Sequence[str]], rows: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+    """The entries of each group that have rows; a group needs two of them."""
+    entries = {row["label"].partition(", ")[0] for row in rows}
+    found = [[entry for entry in group if entry in entries] for group in groups]
+    return [group for group in found if len(group) > 1]
 
 
 def check_same_unimodal(rows: Sequence[Mapping[str, Any]], entries: Sequence[str]) -> dict:
@@ -40,7 +47,8 @@ def check_same_unimodal(rows: Sequence[Mapping[str, Any]], entries: Sequence[str
 
     Rows of a grid are compared with the rows that have the same field values.
     """
-    differing, first = [], {}
+    differing: list[str] = []
+    first: dict[str, Any] = {}
     for row in rows:
         entry, _, setting = row["label"].partition(", ")
         if entry in entries:

@@ -71,7 +71,7 @@ class Run(NamedTuple):
     """What the files of a run contain; empty where they are missing or damaged."""
 
     folder: RunFolder
-    lines: list[Mapping[str, Any]]
+    lines: Sequence[Mapping[str, Any]]
     """The lines of metrics.jsonl, one per epoch."""
     confusion: dict[str, np.ndarray]
     """``{"fused" or modality: int[C, C]}``, label by row."""
@@ -171,7 +171,10 @@ def _curves(lines: Sequence[Mapping[str, Any]], points: int) -> dict[str, Any]:
     lost = [line for line in lines if isinstance(line.get("train"), dict)]
     names = dict.fromkeys(n for line in lost for n in line["train"] if n.endswith("/loss"))
     phases = {name.removesuffix("/loss"): ("train", name) for name in names}
-    found = {"loss": _series(_thin(lost, points), phases) if phases else None, "accuracy": {}}
+    found: dict[str, Any] = {
+        "loss": _series(_thin(lost, points), phases) if phases else None,
+        "accuracy": {},
+    }
     for split in ("validation", "test"):
         scored = [line for line in lines if isinstance(line.get(split), dict)]
         named = (line[split].get("macro_f1") for line in scored)

@@ -71,10 +71,10 @@ def measure(label: str, paths: Sequence[pathlib.Path]) -> list[dict[str, Any]]:
     Raises:
       UserError: a run cannot be used, or its method has no features.
     """
-    found = [kept(path) for path in paths]
-    todo = [i for i, one in enumerate(found) if one is None]
+    found = {i: one for i, path in enumerate(paths) if (one := kept(path))}
+    todo = [i for i in range(len(paths)) if i not in found]
     if not todo:
-        return found
+        return list(found.values())
     if jax.process_count() > 1:
         raise UserError("features are measured by one process: repeat the command in one process")
     print(f"features of {label}: {', '.join(paths[i].name for i in todo)}", flush=True)
@@ -88,7 +88,7 @@ def measure(label: str, paths: Sequence[pathlib.Path]) -> list[dict[str, Any]]:
         shown = {**principal_map(seen), "class_names": names}
         content = {"figures": figures(seen, run.modalities), "map": shown}
         found[i] = kept_figures.write(paths[i] / FILE, key(paths[i]), content)
-    return found
+    return [found[i] for i in range(len(paths))]
 
 
 def key(path: pathlib.Path) -> str:

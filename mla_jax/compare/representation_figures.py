@@ -140,6 +140,7 @@ def trust(
     By modality: its mean weight where it is right and where it is wrong, over all and by class, and
     how well the weight by itself separates the two (``auroc``, 0.5 by chance).
     """
+    assert found.predictions.weights is not None  # a method that fuses features has none
     weights = found.predictions.weights.astype(np.float64)
     counted = (found.present.sum(1) > 1) & (weights >= 0).all(1) & (weights.sum(1) > 0)
     present, label = found.present[counted], found.label[counted]

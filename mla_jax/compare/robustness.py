@@ -126,7 +126,7 @@ def identity_of(run: Run) -> dict[str, Any]:
 
 def kept(run: Run) -> Curves | None:
     """The figures saved in the run's folder; None if there are none that are valid."""
-    content = kept_figures.read(run.path / KEPT, identity_of(run))
+    content = kept_figures.read(run.path / KEPT, identity_of(run)) or {}
     try:
         curves = content["curves"]
         for panel in curves.values():

@@ -35,8 +35,8 @@ Row = Sequence[tuple[int, Classes]]
 
 def mean_and_std(values: Sequence[float]) -> tuple[float, float]:
     """The mean and the sample standard deviation (``n - 1``), NaN of a single value."""
-    values = np.asarray(values, float)
-    return float(values.mean()), float(values.std(ddof=1)) if len(values) > 1 else math.nan
+    array = np.asarray(values, float)
+    return float(array.mean()), float(array.std(ddof=1)) if len(array) > 1 else math.nan
 
 
 def resampled_accuracies(correct: np.ndarray, seed: int = 0) -> np.ndarray:

@@ -11,19 +11,20 @@ from typing import Any
 
 import jax
 
-from mla_jax import train
 from mla_jax.compare import statistics
-from mla_jax.compare.training import Progress
+from mla_jax.compare.diverged import require_finite
+from mla_jax.compare.training import Progress, result_of
 from mla_jax.compare.variants import Part, Variant, config_of
 from mla_jax.config import command_line, fields
 from mla_jax.data.missing import MOST_PATTERNS, mask_split, missing_share
 from mla_jax.datasets import load_dataset
 from mla_jax.errors import UserError
 from mla_jax.methods import trains_one_modality
-from mla_jax.program import build_program, masked
+from mla_jax.program import Program, build_program, masked
 from mla_jax.runs import predictions
 from mla_jax.runs.nulls import number
 from mla_jax.runs.run import Run
+from mla_jax.train import train
 
 CLASSES = "classes"
 """A row's key, until it is written, for ``{rate: what its runs predict, each with its seed}``."""
@@ -65,7 +66,8 @@ def parts_at(variant: Variant, rates: Sequence[float]) -> dict[float, Part]:
             f"'{variant.label}' trains one modality at a time, so none can be missing: leave it "
             "out of --methods"
         )
-    found, programs = {}, {}
+    found: dict[float, Part] = {}
+    programs: dict[Any, Program] = {}
     for rate in rates[:1] if trained_once() else rates:
         config = config_of(variant)
         if config.missing.rule == "none" and not config.missing.masks:
@@ -98,7 +100,12 @@ def train_row(
     workdir: Any,
     progress: Progress,
 ) -> dict[str, Any]:
-    """Trains what is not finished yet; returns one row of the comparison."""
+    """Trains what is not finished yet; returns one row of the comparison.
+
+    Raises:
+      NonFiniteLossError: a loss is not finite, or was not when a run was trained before.
+    """
+    require_finite(workdir / p.folder / f"seed{s}" for p in parts.values() for s in seeds)
     results: list[Mapping[str, Any]] = []
     folders: list[pathlib.Path] = []
     by_rate: dict[float, list[Figures]] = {rate: [] for rate in rates}
@@ -106,21 +113,22 @@ def train_row(
         for seed in seeds:
             part.config.seed = seed
             path = workdir / part.folder / f"seed{seed}"
-            run = train.train(part.config, path, part.program, say=lambda line: None)
-            results.append(run.result)
+            run = train(part.config, path, part.program, say=lambda line: None)
+            results.append(result_of(run))
             folders.append(path)
             if trained_once():
                 for other, figures in _at_rates(run, rates).items():
                     by_rate[other].append(figures)
             else:
                 by_rate[rate].append(_of_result(run))
-            progress.say(path, run.result)
+            progress.say(path, results[-1])
     return _summary(variant, by_rate, results, folders)
 
 
 def _of_result(run: Run) -> Figures:
     """The figures of a finished run at its own rate."""
-    result, test = run.result, run.result["test"]
+    result = result_of(run)
+    test = result["test"]
     return {
         "accuracy": {name: test[name] for name in test["macro_f1"]},
         "macro_f1": test["macro_f1"],
@@ -133,7 +141,8 @@ def _of_result(run: Run) -> Figures:
 
 def _at_rates(run: Run, rates: Sequence[float]) -> dict[float, Figures]:
     """The figures of one run at other rates of the test split."""
-    whole = run.dataset().splits["test"].unmasked
+    split: Any = run.dataset().splits["test"]  # masked, as every split of a sweep
+    whole = split.unmasked
     subsets = {}
     if len(run.modalities) <= MOST_PATTERNS:
         subsets = {k: v["accuracy"] for k, v in run.subsets(whole).items()}

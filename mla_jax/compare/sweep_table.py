@@ -41,8 +41,8 @@ def write(path: pathlib.Path, comparison: Mapping[str, Any]) -> str:
         json.dumps(with_nulls(comparison), indent=1) + "\n", encoding="utf-8"
     )
     plots.save(plot(rows, rates), path / "comparison.png")
-    printed = layout.without_costs(header, [true, *bold["accuracy"]], header[-2:])
-    printed = latex.document_table(*printed, caption(comparison))
+    plain = layout.without_costs(header, [true, *bold["accuracy"]], header[-2:])
+    printed = latex.document_table(*plain, caption(comparison))
     (path / "comparison.tex").write_text(printed, encoding="utf-8")
     shown = marked(body["accuracy"], rows, rates, statistics, "{} *")
     return "\n".join([*table.aligned(header, [true, *shown]), "", caption(comparison)])
@@ -177,7 +177,8 @@ def plot(rows: Sequence[Mapping[str, Any]], rates: Sequence[str]):
     canvas, (ax,) = plots.figure(9, 5.2, left=0.8)
     canvas.subplots_adjust(right=0.78)
     x = [float(rate) for rate in rates]
-    colours = colormaps["tab20"].colors
+    palette: Any = colormaps["tab20"]  # a list of colours
+    colours = palette.colors
     for i, row in enumerate(rows):
         values = np.array([row["rates"][rate]["accuracy"]["fused"] for rate in rates])
         mean = values.mean(1)

@@ -80,10 +80,10 @@ def bootstrap_interval(values: Sequence[float], share: float = 0.95) -> tuple[fl
     It cannot extend beyond the smallest and the largest value: with three seeds it is nearly
     their range.
     """
-    values = np.asarray(values)
-    draws = np.random.default_rng(0).integers(0, len(values), (RESAMPLES, len(values)))
+    array = np.asarray(values)
+    draws = np.random.default_rng(0).integers(0, len(array), (RESAMPLES, len(array)))
     tail = 50 * (1 - share)
-    low, high = np.percentile(values[draws].mean(1), [tail, 100 - tail])
+    low, high = np.percentile(array[draws].mean(1), [tail, 100 - tail])
     return float(low), float(high)
 
 
@@ -134,10 +134,10 @@ def write(path: pathlib.Path, comparison: Mapping[str, Any]) -> str:
         json.dumps(with_nulls(comparison), indent=1) + "\n", encoding="utf-8"
     )
     plots.save(plot(rows, figures), path / "comparison.png")
-    printed = layout.without_costs(header, body, COSTS)
+    plain = layout.without_costs(header, body, COSTS)
     if "study" in comparison:
-        printed = layout.as_published(comparison, figures)
-    printed = latex.document_table(*printed, about)
+        plain = layout.as_published(comparison, figures)
+    printed = latex.document_table(*plain, about)
     (path / "comparison.tex").write_text(printed, encoding="utf-8")
     written = f"written: {path / 'comparison.md'}, .png, .json, .tex, .html"
     return "\n".join([*aligned(header, marked(body, bold, "{} *")), "", about, written])

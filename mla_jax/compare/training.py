@@ -8,8 +8,9 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from mla_jax import distributed, methods, train
+from mla_jax import distributed, methods
 from mla_jax.compare import table
+from mla_jax.compare.diverged import require_finite
 from mla_jax.compare.variants import Part, Variant
 from mla_jax.config import fields
 from mla_jax.data import missing
@@ -20,6 +21,7 @@ from mla_jax.runs import outcome, report
 from mla_jax.runs.predictions import save_classes
 from mla_jax.runs.run import Run
 from mla_jax.runs.workdir import Workdir
+from mla_jax.train import evaluate_all, train
 
 ORIGIN = "evaluated_from"
 """A key of ``result.json``: the folder of the trained run, if this run was only evaluated."""
@@ -84,7 +86,8 @@ def trained_folders(parts: Sequence[Part]) -> dict[str, str]:
     Two runs that differ only in switches that act at test time (``methods.test_time``) share one
     training, unless the epoch is chosen by accuracy, since fused accuracy depends on the fusion.
     """
-    found, first = {}, {}
+    found: dict[str, str] = {}
+    first: dict[str, str] = {}
     for part in parts:
         switches = methods.test_time(part.config.method.name)
         if part.selection != "last" or not switches:
@@ -108,7 +111,11 @@ def train_row(
     """Trains, or evaluates, what is not finished yet; the results of one row, ``[seed][part]``.
 
     ``sources`` is the result of ``trained_folders``.
+
+    Raises:
+      NonFiniteLossError: a loss is not finite, or was not when a run was trained before.
     """
+    require_finite(workdir / sources[p.folder] / f"seed{s}" for p in parts for s in seeds)
     results: list[list[dict[str, Any]]] = [[] for _ in seeds]
     for part in parts:
         source = sources[part.folder]
@@ -116,12 +123,18 @@ def train_row(
             part.config.seed = seed
             path = workdir / part.folder / f"seed{seed}"
             if source == part.folder:
-                result = train.train(part.config, path, part.program, say=_nothing).result
+                result = result_of(train(part.config, path, part.program, say=_nothing))
             else:
                 result = evaluate_under(part, path, workdir / source / f"seed{seed}")
             found.append(result)
             progress.say(path, result)
     return results
+
+
+def result_of(run: Run) -> dict[str, Any]:
+    """The result of a finished run."""
+    assert run.result is not None
+    return run.result
 
 
 def row_of(
@@ -158,11 +171,12 @@ def evaluate_under(part: Part, path: pathlib.Path, source: pathlib.Path) -> dict
     run = Run(Workdir(path), config, dataset.spec(), dataset.fingerprint, _nothing)
     run.workdir.check(run.identity)
     base, found = Workdir(source).result(), run.result
+    assert base is not None  # ``require_finite`` has passed
     same = found is not None and all(found[k] == base[k] for k in ("train", "selection"))
-    if run.is_finished() and (same or ORIGIN not in found):
+    if found is not None and run.is_finished() and (same or ORIGIN not in found):
         return found
     if run.workdir.newest_checkpoint() and not run.workdir.checkpoints.is_symlink():
-        return train.train(part.config, path, part.program, say=_nothing).result  # already begun
+        return result_of(train(part.config, path, part.program, say=_nothing))  # already begun
     if distributed.is_main():
         run.workdir.create(run.identity, run.data)
         run.workdir.extend(run.identity)
@@ -170,7 +184,7 @@ def evaluate_under(part: Part, path: pathlib.Path, source: pathlib.Path) -> dict
     distributed.barrier("shared checkpoints")
     run.use(part.program)
     chosen = part.program.placement.replicate(run.load())  # else evaluation compiles again
-    scores = train.evaluate_all(part.program, chosen, dataset, config)
+    scores = evaluate_all(part.program, chosen, dataset, config)
     test, size = dataset.splits["test"], config.evaluation.batch_size
     classes = part.program.evaluator.classes(chosen, test, size)
     facts = outcome.missing_facts(run, dataset)
@@ -186,7 +200,7 @@ def evaluate_under(part: Part, path: pathlib.Path, source: pathlib.Path) -> dict
         run.workdir.finish(result)
         run.workdir.release()
     distributed.barrier("result")
-    return run.result
+    return result_of(run)
 
 
 def _share(source: pathlib.Path, path: pathlib.Path) -> None:

@@ -6,6 +6,7 @@ The command that started it then finds these runs finished.
 
 import concurrent.futures
 import contextlib
+import os
 import re
 import signal
 import subprocess
@@ -16,6 +17,7 @@ from typing import Any
 
 import jax
 
+from mla_jax.data.workers import SHARE, usable_cores
 from mla_jax.errors import UserError
 
 RUN = re.compile(r"run \d+ of \d+: (?P<what>.*?)(?:; about [\d.]+ \w+ left)?\n")
@@ -54,7 +56,7 @@ def train_rows(labels: Sequence[str], workers: int, runs: int) -> dict[str, str]
       SystemExit: a worker failed (its message was printed; its status is used), or a signal came.
         All workers have then ended; the same command continues from their checkpoints.
     """
-    team = _Team(runs)
+    team = _Team(runs, max(1, usable_cores() // workers))
     with team.stopped_by_signals(), concurrent.futures.ThreadPoolExecutor(workers) as threads:
         try:
             for ended in concurrent.futures.as_completed(
@@ -71,7 +73,8 @@ def train_rows(labels: Sequence[str], workers: int, runs: int) -> dict[str, str]
 class _Team:
     """The worker processes, and how many runs they have finished."""
 
-    def __init__(self, runs: int):
+    def __init__(self, runs: int, cores: int):
+        self._environment = {**os.environ, SHARE: str(cores)}  # for loader.workers=auto
         self._runs, self._done = runs, 0
         self._lock = threading.Lock()
         self._processes: set[subprocess.Popen] = set()
@@ -86,7 +89,9 @@ class _Team:
         with self._lock:
             if self._stopping:
                 return 0
-            process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, encoding="utf-8")
+            process = subprocess.Popen(
+                command, stdout=subprocess.PIPE, text=True, encoding="utf-8", env=self._environment
+            )
             self._processes.add(process)
         with process:
             for line in process.stdout or ():

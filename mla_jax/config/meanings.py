@@ -76,8 +76,8 @@ FIELDS: dict[str, str] = {
     "checkpoint.every_steps": "Batches from one checkpoint to the next. 0: by epochs alone.",
     "checkpoint.keep": "How many of the newest checkpoints stay.",
     "loader.workers": "Processes that load batches. 0: the training process does. `auto`: 0 "
-    "for data in memory, on fewer than 4 cores and in a script of yours; else one per core but "
-    "one, at most 16.",
+    "for data in memory, on fewer than 4 cores and in a script of yours; else one per usable core "
+    "but one, at most 16.",
     "loader.threads": "Threads per loading process, each of which loads a batch.",
     "loader.prefetch": "Batches held ready per loading process.",
     "check_loss_every": "Batches from one check that the loss is finite to the next.",

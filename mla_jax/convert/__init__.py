@@ -49,7 +49,10 @@ def convert(
     source, target = pathlib.Path(source), pathlib.Path(target)
     if source.is_dir():
         if modalities or ignore or average_channels or convention:
-            raise UserError(f"{source} is already converted: its tensors are written as they are")
+            raise UserError(
+                f"{source} is already converted: its tensors are written as they are; name only "
+                "--from and --to"
+            )
         tensors = write_torch(target, *files.read_directory(source), str(source))
     else:
         tensors = files.read_tensors(source)

@@ -99,7 +99,9 @@ def _convert(chosen: argparse.Namespace) -> None:
         count = run.save_weights(chosen.target, chosen.encoder, chosen.epoch or EPOCHS[0])
     else:
         if chosen.encoder or chosen.epoch:
-            raise UserError(f"{chosen.source} is not a run: --encoder and --epoch are for runs")
+            raise UserError(
+                f"{chosen.source} is not a run: leave out --encoder and --epoch, which are for runs"
+            )
         count = mla_jax.convert.convert(chosen.source, chosen.target, *for_files)
     print(f"{count} tensors: {chosen.source} -> {chosen.target}")
 

@@ -33,12 +33,14 @@ def read_tensors(path: pathlib.Path) -> Tensors:
       UserError: there is no such file, or it cannot be read as tensors.
     """
     if not path.is_file():
-        raise UserError(f"no checkpoint at {path}")
+        raise UserError(f"no checkpoint at {path}: check the path")
     if path.suffix == ".safetensors":
         try:
             tensors = dict(safetensors.numpy.load_file(path))
         except (safetensors.SafetensorError, OSError) as error:
-            raise UserError(f"{path} is not a readable safetensors file: {error}") from error
+            raise UserError(
+                f"{path} is not a readable safetensors file: {error}; copy or write it again"
+            ) from error
         if not tensors:
             raise UserError(f"{path} holds no tensor: name another file")
         return tensors
@@ -56,7 +58,8 @@ def read_tensors(path: pathlib.Path) -> Tensors:
                 "trust it"
             ) from error
         raise UserError(
-            f"{path} is not a readable PyTorch checkpoint: it is damaged or is something else"
+            f"{path} is not a readable PyTorch checkpoint: it is damaged or is something else; "
+            "copy it again, or name another file"
         ) from error
     if isinstance(content, dict) and isinstance(content.get("model"), dict):
         content = content["model"]
@@ -64,7 +67,8 @@ def read_tensors(path: pathlib.Path) -> Tensors:
         isinstance(v, torch.Tensor) for v in content.values()
     ):
         raise UserError(
-            f"{path} holds neither a state dict nor a dictionary with one under 'model'"
+            f"{path} holds neither a state dict nor a dictionary with one under 'model': save the "
+            "model's state_dict() to it"
         )
     return {name: _to_numpy(tensor) for name, tensor in content.items()}
 
@@ -126,7 +130,10 @@ def read_directory(path: pathlib.Path) -> tuple[Tensors, dict[str, Any]]:
     """
     for name in (VARIABLES, MANIFEST):
         if not (path / name).is_file():
-            raise UserError(f"{path} is not a converted checkpoint: it has no {name}")
+            raise UserError(
+                f"{path} is not a converted checkpoint: it has no {name}; name a folder that "
+                "mla_jax.convert wrote"
+            )
     tensors = read_tensors(path / VARIABLES)
     try:
         manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
@@ -134,9 +141,13 @@ def read_directory(path: pathlib.Path) -> tuple[Tensors, dict[str, Any]]:
         version = manifest["format"]
         _ = [manifest[key] for key in KEYS] if version == FORMAT else None
     except (ValueError, KeyError, AttributeError, TypeError) as error:
-        raise UserError(f"{path / MANIFEST} is not a manifest of mla_jax.convert") from error
+        raise UserError(
+            f"{path / MANIFEST} is not a manifest of mla_jax.convert; convert again"
+        ) from error
     if version != FORMAT:
-        raise UserError(f"{path / MANIFEST} has format {version}; this version reads {FORMAT}")
+        raise UserError(
+            f"{path / MANIFEST} has format {version}; this version reads {FORMAT}; convert again"
+        )
     if shapes != {name: tensor.shape for name, tensor in tensors.items()}:
         raise UserError(f"{path}: {MANIFEST} does not describe {VARIABLES}; convert again")
     return tensors, manifest

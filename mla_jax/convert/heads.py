@@ -11,6 +11,8 @@ FUSION_HEADS = ("fusion_module.fc_out", "fusion_module.fc_x", "fusion_module.fc_
 QMF_HEADS = ("audio_fc", "visual_fc", "txtual_fc")
 """QMF's heads, in the order of the encoders.  The reference calls the first one audio whatever it
 is; the spelling of the third is theirs (``models/basic_model.py:252``)."""
+ONE_BY_ONE = "convert the encoders one by one"
+"""The remedy in errors about classifiers that the reference does not have."""
 UNUSED = (f"{FUSION_HEADS[0]}.weight", f"{FUSION_HEADS[0]}.bias")
 """The head that the reference's QMF classifier has but never calls (quirk Q8)."""
 
@@ -61,10 +63,12 @@ def names_for(
     elif qmf and not summed:
         known |= dict(zip(modalities, QMF_HEADS, strict=False))
     if unknown := [head for head in heads if head not in known]:
-        raise UserError(f"the reference has no head like {', '.join(unknown)}")
+        raise UserError(f"the reference has no head like {', '.join(unknown)}: {ONE_BY_ONE}")
     found = {head: known[head] for head in heads}
     if len(set(found.values())) < len(found):
-        raise UserError(f"the reference has no classifier with the heads {', '.join(heads)}")
+        raise UserError(
+            f"the reference has no classifier with the heads {', '.join(heads)}: {ONE_BY_ONE}"
+        )
     return found
 
 

@@ -102,5 +102,6 @@ def identify(tensors: Tensors, source: str) -> Layout:
     names = ", ".join(sorted(tensors)[:5])
     raise UserError(
         f"{source} is neither a classifier of the reference (audio_net.*, mae_a.*) nor an M3AE, a "
-        f"CAV-MAE or a ResNet-18 (conv1.*, layer1.*): it begins with {names}"
+        f"CAV-MAE or a ResNet-18 (conv1.*, layer1.*): it begins with {names}; rename its "
+        "tensors like those of one of these"
     )

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from mla_jax.convert.backbones import BACKBONES, backbone_of, convention_of
-from mla_jax.convert.heads import UNUSED, head_rows, heads_of, names_for, unused_head
+from mla_jax.convert.heads import ONE_BY_ONE, UNUSED, head_rows, heads_of, names_for, unused_head
 from mla_jax.convert.known_layouts import LAYOUTS, Layout, Tower, identify
 from mla_jax.convert.names import Row, Tensors, to_flax, to_torch
 from mla_jax.errors import UserError, check_choice
@@ -45,14 +45,18 @@ def from_torch(
     for pattern in ignore:
         matched = fnmatch.filter(tensors, pattern)
         if not matched:
-            raise UserError(f"{source} has no tensor that matches the ignored '{pattern}'")
+            raise UserError(
+                f"{source} has no tensor that matches the ignored '{pattern}': leave it out"
+            )
         tensors = {name: tensor for name, tensor in tensors.items() if name not in matched}
     layout = identify(tensors, source)
     named = dict(zip(_named(modalities, layout), layout.towers, strict=True))
     named.pop("", None)
     if average_channels:
         if layout.towers[0] != Tower("resnet18", "", ""):
-            raise UserError(f"average_channels is for a single ResNet-18, not for {layout.title}")
+            raise UserError(
+                f"average_channels is for a single ResNet-18, not for {layout.title}: leave it out"
+            )
         tensors["conv1.weight"] = tensors["conv1.weight"].mean(1, keepdims=True)
     label = convention or layout.convention
     bound = {m: convention_of(tower.backbone, label) for m, tower in named.items()}
@@ -135,11 +139,14 @@ def manifest_of(
         raise UserError(
             f"the reference has no classifier of these {len(backbones)} encoders: "
             + ", ".join(f"{m} ({name or 'unknown'})" for m, name in backbones.items())
+            + f"; {ONE_BY_ONE}, those whose backbone is known"
         )
     places = places_of(layout, tensors)
     if not all(places):
         takes = " and ".join(f"{tower.channels} for {tower.modality}" for tower in layout.towers)
-        raise UserError(f"{layout.title} takes other numbers of input channels: {takes}")
+        raise UserError(
+            f"{layout.title} takes other numbers of input channels, {takes}: {ONE_BY_ONE}"
+        )
     towers = {m: tower.prefix for m, tower in zip(places, layout.towers, strict=True)}
     manifest = {
         "backbones": {m: backbones[m] for m in towers},
@@ -151,7 +158,9 @@ def manifest_of(
     }
     groups = ("params/encoder/", "params/head/", "batch_stats/")
     if others := {n.split("/")[1] for n in tensors if not n.startswith(groups)}:
-        raise UserError(f"the reference has nothing like the parameters {', '.join(others)}")
+        raise UserError(
+            f"the reference has nothing like the parameters {', '.join(others)}: {ONE_BY_ONE}"
+        )
     found = list(dict.fromkeys(n.split("/")[2] for n in tensors if n.startswith("params/head/")))
     manifest["heads"] = names_for(found, tuple(towers), summed, layout.qmf)
     first = next(iter(towers))
@@ -159,7 +168,7 @@ def manifest_of(
     for head in manifest["heads"]:
         rows = len(tensors[f"params/head/{head}/kernel"])
         if rows != width * (len(towers) if head == "joint" else 1):
-            raise UserError(f"the reference has no head '{head}' on {rows} features")
+            raise UserError(f"the reference has no head '{head}' on {rows} features: {ONE_BY_ONE}")
     return manifest
 
 
@@ -175,7 +184,9 @@ def manifest_of_encoder(
     """
     backbone = backbones_of(tensors).get(modality, "")
     if not backbone:
-        raise UserError(f"the encoder '{modality}' has no counterpart in PyTorch")
+        raise UserError(
+            f"the encoder '{modality}' has no counterpart in PyTorch: keep our names (.safetensors)"
+        )
     return {
         "backbones": {modality: backbone},
         "towers": {modality: ""},
@@ -252,7 +263,9 @@ def rows_of(tensors: Tensors, manifest: Mapping[str, Any], original: bool = Fals
         own = _tower_rows(tensors, manifest, modality)
         widths.append(_width(own))
         if original:
-            own = [BACKBONES[manifest["backbones"][modality]].original(row) for row in own]
+            renamed = BACKBONES[manifest["backbones"][modality]].original
+            assert renamed is not None  # a layout of the backbone's own code
+            own = [renamed(row) for row in own]
         rows += [_placed(row, _dot(prefix), modality) for row in own]
     for head, theirs in manifest["heads"].items():
         weight = tensors.get(f"{theirs}.weight", np.zeros((0, 0), np.float32))

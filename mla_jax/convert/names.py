@@ -43,6 +43,12 @@ class Row(NamedTuple):
     shape: tuple[int, ...]
     """The shape in PyTorch's order."""
 
+    @property
+    def ours(self) -> str:
+        """``flax`` of a row that is no counter."""
+        assert self.flax is not None
+        return self.flax
+
     def at(self, torch_prefix: str, module: str) -> "Row":
         """This row in a larger model: ``params/x`` becomes ``params/<module>/x``."""
         flax = self.flax
@@ -68,7 +74,7 @@ def to_flax(tensors: Mapping[str, np.ndarray], rows: Sequence[Row], source: str)
     wanted = [row for row in rows if row.kind != "counter"]  # several rows may use one tensor
     given = {name: tensor for name, tensor in tensors.items() if name not in counters}
     check_names(source, {row.torch: row.shape for row in wanted}, given)
-    return {row.flax: np.ascontiguousarray(TO_FLAX[row.kind](given[row.torch])) for row in wanted}
+    return {row.ours: np.ascontiguousarray(TO_FLAX[row.kind](given[row.torch])) for row in wanted}
 
 
 def to_torch(tensors: Mapping[str, np.ndarray], rows: Sequence[Row], source: str) -> Tensors:
@@ -77,7 +83,7 @@ def to_torch(tensors: Mapping[str, np.ndarray], rows: Sequence[Row], source: str
     Raises:
       UserError: as ``to_flax``, with Flax's names and shapes.
     """
-    wanted = {row.flax: row for row in rows if row.kind != "counter"}
+    wanted = {row.ours: row for row in rows if row.kind != "counter"}
     shapes = {name: flax_shape(row) for name, row in wanted.items()}
     check_names(source, shapes, tensors)
     found = {}
@@ -85,7 +91,7 @@ def to_torch(tensors: Mapping[str, np.ndarray], rows: Sequence[Row], source: str
         if row.kind == "counter":
             found[row.torch] = np.zeros((), np.int64)
         else:
-            found[row.torch] = np.ascontiguousarray(TO_TORCH[row.kind](tensors[row.flax]))
+            found[row.torch] = np.ascontiguousarray(TO_TORCH[row.kind](tensors[row.ours]))
     return found
 
 

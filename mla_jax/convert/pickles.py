@@ -12,7 +12,7 @@ import pathlib
 import pickle
 import re
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -26,6 +26,9 @@ FOREIGN = (
 """Packages that no training state needs; names in them are refused."""
 
 FOREIGN_BUILTINS = ("__import__", "breakpoint", "compile", "eval", "exec", "input", "open")
+
+OTHER = "name a file that M3AE's code saved"
+"""The remedy in errors about other pickles."""
 
 
 class Inert:
@@ -67,7 +70,7 @@ class Dtype(Inert):
         name = self.arguments[0] if self.arguments else ""
         if not isinstance(name, str) or not re.fullmatch("[fiu][1248]|b1", name):
             raise UserError(f"it holds an array of type {name!r}, not of numbers")
-        order = self.state[1] if isinstance(self.state, tuple) else "="
+        order: Any = self.state[1] if isinstance(self.state, tuple) else "="
         return np.dtype(name).newbyteorder(order)
 
 
@@ -103,7 +106,7 @@ class Encoded(Inert):
 
     def __new__(cls, text: Any, codec: Any = "") -> Any:
         if codec != "latin1" or not isinstance(text, str):
-            raise UserError("it refers to a codec, which no M3AE checkpoint needs")
+            raise UserError("it refers to a codec, which no M3AE checkpoint needs: do not trust it")
         return text.encode(codec)
 
 
@@ -156,7 +159,7 @@ def load(content: bytes, source: str) -> Any:
     except UserError as error:
         raise UserError(f"{source} is refused: {error}") from error
     except Exception as error:  # a damaged pickle raises nearly anything
-        raise UserError(f"{source} is not a readable pickle: {error}") from error
+        raise UserError(f"{source} is not a readable pickle: {error}; copy it again") from error
 
 
 def weights(content: Any, source: str) -> Tensors:
@@ -171,23 +174,28 @@ def weights(content: Any, source: str) -> Tensors:
     try:
         found = dict(_flat(tree, ""))
     except RecursionError as error:  # a dictionary that contains itself
-        raise UserError(f"{source} is not a checkpoint of M3AE: it contains itself") from error
+        raise UserError(
+            f"{source} is not a checkpoint of M3AE: it contains itself; {OTHER}"
+        ) from error
     if not found:
         raise UserError(
-            f"{source} is not a checkpoint of M3AE: it has no parameters under state.params"
+            f"{source} is not a checkpoint of M3AE: it has no parameters under state.params; "
+            f"{OTHER}"
         )
     if strange := sorted(name for name, value in found.items() if not isinstance(value, Array)):
-        raise UserError(f"{source} holds no array at {', '.join(strange[:5])}")
+        raise UserError(f"{source} holds no array at {', '.join(strange[:5])}: {OTHER}")
     tensors = {}
     for name, value in found.items():
         try:
             tensors[name] = value.real()
         except (UserError, ValueError, TypeError, AttributeError, IndexError) as error:
-            raise UserError(f"{source} holds a damaged array at {name}: {error}") from error
+            raise UserError(
+                f"{source} holds a damaged array at {name}: {error}; copy the file again"
+            ) from error
     return tensors
 
 
-def _array(content: Any, dtype: Any, shape: Any, order: str) -> np.ndarray:
+def _array(content: Any, dtype: Any, shape: Any, order: Literal["C", "F"]) -> np.ndarray:
     kind = dtype.real()
     array = np.frombuffer(bytes(content), kind).reshape(shape, order=order)
     return array.astype(kind.newbyteorder("="))

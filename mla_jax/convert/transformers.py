@@ -100,7 +100,7 @@ def m3ae_rows_of(part: str, ours: Tensors, at: str) -> list[Row]:
 
 def m3ae_original(row: Row) -> Row:
     """A row of ``m3ae_rows`` in the names and shapes of M3AE's own JAX code."""
-    *modules, leaf = row.flax.removeprefix("params/").split("/")
+    *modules, leaf = row.ours.removeprefix("params/").split("/")
     name = row.torch
     if modules and (block := re.fullmatch(r"block_(\d+)", modules[0])):
         name = f"encoder/Block_{block[1]}/{ORIGINAL['/'.join(modules[1:])]}/{leaf}"

@@ -1,5 +1,7 @@
 """Checks and remarks about the examples of a data set, before anything is compiled."""
 
+from typing import Any
+
 import numpy as np
 
 from mla_jax.data.dataset import ArraySplit, Dataset
@@ -37,7 +39,7 @@ def check_examples(dataset: Dataset) -> None:
                         f"{array.dtype} in {len(rows)} of {split.examples} examples, the first is "
                         f"example {rows[0]}: fix them, or mark them missing in 'present'"
                     )
-    trained = dataset.splits["train"].present.any(0)
+    trained: Any = dataset.splits["train"].present.any(0)
     for modality, some in zip(dataset.modalities, trained, strict=True):
         if not some:
             raise UserError(

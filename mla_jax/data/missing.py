@@ -215,7 +215,9 @@ def mask_dataset(dataset: Dataset, missing: Any, keep_hidden: bool = False) -> D
                 f"missing.rule=six goes through all patterns of at most {MOST_PATTERNS} "
                 f"modalities, and this run has {M}: use rate or bernoulli"
             )
-        splits = {part: EveryPattern(s) for part, s in dataset.splits.items() if part != "train"}
+        splits: dict[str, Split] = {
+            part: EveryPattern(s) for part, s in dataset.splits.items() if part != "train"
+        }
         splits["train"] = PatternPerFetch(dataset.splits["train"], missing.seed, keep_hidden)
         masks: dict[str, np.ndarray] = {}
     else:
@@ -330,7 +332,8 @@ def _read(path: str, dataset: Dataset) -> dict[str, np.ndarray]:
 def save(path: pathlib.Path, dataset: Dataset) -> None:
     """Writes the masks of a data set, in the form of ``config.missing.masks``."""
     content = io.BytesIO()
-    np.savez_compressed(content, modalities=np.array(dataset.modalities), **dataset.masks)
+    arrays: dict[str, Any] = {"modalities": np.array(dataset.modalities), **dataset.masks}
+    np.savez_compressed(content, **arrays)
     storage.put(path, content.getvalue())
 
 

@@ -6,8 +6,8 @@ process, two or four see the same global batches.
 
 import contextlib
 import sys
-from collections.abc import Callable, Generator, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Generator, Iterator
+from typing import NamedTuple, Protocol
 
 import grain
 import numpy as np
@@ -111,6 +111,18 @@ class TrainingBatch:
         return {**batch, **masks, "valid": valid, "draw": draws(self._seed, epoch, index)}
 
 
+class Batches(Iterator[Batch], Protocol):
+    """Batches, and ``close()``, which ends the workers that load them."""
+
+    def close(self) -> None: ...
+
+
+class Load(Protocol):
+    """What loads a batch."""
+
+    def __call__(self, number: int) -> Batch: ...
+
+
 def training_batches(
     split: Split,
     batch_size: int,
@@ -120,7 +132,7 @@ def training_batches(
     process_count: int = 1,
     loader: Loader = HERE,
     drop_last: bool = True,
-) -> Iterator[Batch]:
+) -> Batches:
     """This process's share ``[batch_size / process_count, ...]`` of batch ``start`` and all after.
 
     The share is a contiguous block: joined in the order of the processes, the shares are the batch
@@ -138,9 +150,7 @@ def training_batches(
     return _loaded(load, range(start, sys.maxsize), loader.resolved(split), quick)
 
 
-def _loaded(
-    load: Callable[[int], Batch], numbers: range, loader: Loader, quick: bool
-) -> Iterator[Batch]:
+def _loaded(load: Load, numbers: range, loader: Loader, quick: bool) -> Batches:
     """``load`` of each number, in order, ahead of whoever takes the batches.
 
     Where that is ``quick`` and nothing else is asked for, the batch is loaded when it is taken.
@@ -214,8 +224,7 @@ def evaluation_batches(
     if few or workers.in_memory(split) or not workers.is_our_command():
         loader = loader._replace(workers=0)
     quick = workers.is_quick(split, batch_size * devices)
-    batches: Any = _loaded(load, numbers, loader, quick)
-    with contextlib.closing(batches):
+    with contextlib.closing(_loaded(load, numbers, loader, quick)) as batches:
         yield from batches
 
 

@@ -192,7 +192,7 @@ def resample(
     ``inside``: as in ``resampling_matrix``.
     """
     box = Box(*(jnp.asarray(number, jnp.float32) for number in box))
-    options = {"size": size, "interpolation": interpolation, "inside": inside}
+    options: dict[str, Any] = {"size": size, "interpolation": interpolation, "inside": inside}
     return jax.lax.platform_dependent(
         image,
         box,

@@ -25,7 +25,8 @@ class Shared:
     """
 
     def __init__(self, function: Callable[[int], Batch]):
-        self._function, self._file, self._state = function, -1, {}
+        self._function, self._file = function, -1
+        self._state: dict[str, Any] = {}
         self._lock = threading.Lock()  # grain starts every worker from a thread of its own
 
     def __call__(self, number: int) -> Batch:

@@ -7,7 +7,7 @@ or workers, nor from where a run was resumed.
 """
 
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -92,7 +92,7 @@ def _treat(
         true_width = jnp.maximum(jnp.round(height * aspect), 1).astype(jnp.int32)
         frames = x.shape[1] if stream.kind != "image" and stream.per_frame else 1
         draws = _uniform(keys, (frames, PICTURE_DRAWS))
-        one = _picture if stream.kind == "image" else _frames
+        one: Callable[..., jax.Array] = _picture if stream.kind == "image" else _frames
         x = jax.vmap(lambda *a: one(stream, *a, train))(draws, x, true_width)
         x = x / 255  # after the crop, which rounds to whole grey levels as Pillow does
     x = x.astype(jnp.float32)

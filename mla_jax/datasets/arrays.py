@@ -62,7 +62,7 @@ def _class_names(folder: pathlib.Path, largest: dict[str, int], examples: int) -
       UserError: ``classes.txt`` is too short, or is missing and a label is neither below
         ``UNNAMED_CLASSES`` nor below the number of training examples.
     """
-    part = max(largest, key=largest.get)
+    part = max(largest, key=largest.__getitem__)
     label, path = largest[part], folder / "classes.txt"
     if path.is_file():
         names = read_class_names(path)
@@ -85,7 +85,7 @@ def _read(folder: pathlib.Path, part: str, digest: Any) -> dict[str, np.ndarray]
     """``{name: array}`` of one split; empty if it has no file."""
     together = folder / f"{part}.npz"
     files = [together] if together.is_file() else sorted(folder.glob(f"{part}_*.npy"))
-    arrays = {}
+    arrays: dict[str, np.ndarray] = {}
     for path in files:
         found = read_arrays(path, digest)
         arrays |= {name.removeprefix(f"{part}_"): array for name, array in found.items()}

@@ -12,6 +12,7 @@ of a video and ``caption:tokens`` takes the words themselves.
 
 import argparse
 import pathlib
+from typing import Any
 
 import numpy as np
 
@@ -54,7 +55,8 @@ def enumerate_csv(options: argparse.Namespace) -> Raw:
     modalities = {name: _modality(path, root, rows, c, options) for c, name in names.items()}
     given = lists.read_class_names(pathlib.Path(options.classes)) if options.classes else ()
     classes = given or sorted({row["label"] for row in rows if row["label"]})
-    examples, problems, parts, seen = [], [], {}, set()
+    examples, problems, seen = [], [], set()
+    parts: dict[str, list[str]] = {}
     for number, row in numbered:
         if not any(row.values()):
             continue
@@ -130,7 +132,7 @@ def _modality(
             )
         kind = EXTENSIONS[extension]
     check_choice(f"kind of column '{column}' of {path}", kind, set(KINDS) - {"flow"})
-    pictures = {"crop": CROP, "mean": IMAGENET_MEAN, "std": IMAGENET_STD}
+    pictures: dict[str, Any] = {"crop": CROP, "mean": IMAGENET_MEAN, "std": IMAGENET_STD}
     if kind == "image":
         return Modality(Stream("image", (SIDE, SIDE, 3), **pictures), "middle")
     if kind == "clip":

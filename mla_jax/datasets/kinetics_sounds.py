@@ -65,8 +65,8 @@ def enumerate_videos(options: argparse.Namespace) -> Raw:
     files = lists.media_by_stem(root, lists.VIDEO, root)
     sounds = lists.media_by_stem(root, lists.AUDIO, root)
     by_id: dict[str, list[str]] = {}
-    for stem in files:
-        by_id.setdefault(stem[:YOUTUBE_ID], []).append(stem)
+    for name in files:
+        by_id.setdefault(name[:YOUTUBE_ID], []).append(name)
     labels: dict[str, str] = {}
     found: dict[str, dict[str, list[str]]] = {}
     problems: dict[str, Problem] = {}

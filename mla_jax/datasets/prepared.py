@@ -154,7 +154,8 @@ def _stream(description: Description, index: dict[str, Any], modality: str, vari
     """As the description declares it, with the shape that was stored."""
     stored = index["streams"][modality]
     known = {k: v for k, v in stored.items() if k in Stream._fields}
-    stream = Stream(**{k: tuple(v) if isinstance(v, list) else v for k, v in known.items()})
+    values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in known.items()}
+    stream = Stream(**values)
     if modality in description.modalities:
         declared = description.modalities[modality].stream
         stream = declared._replace(shape=stream.shape, dtype=stream.dtype)

@@ -10,6 +10,7 @@ that is in training in one split and in test in another is stored twice.
 
 import argparse
 import pathlib
+from typing import Any
 
 from mla_jax.data.streams import Stream
 from mla_jax.datasets import lists
@@ -89,7 +90,7 @@ def _scaled(values: tuple[float, ...]) -> tuple[float, ...]:
     return tuple(value / 255 for value in values)
 
 
-WINDOWED = {
+WINDOWED: dict[str, Any] = {
     "crop": CROP,
     "train_crop": "random",
     "test_crop": "window",

@@ -74,7 +74,9 @@ def fixed_weights(weights: Sequence[float]) -> Weights:
     def rule(logits: jax.Array, present: jax.Array) -> jax.Array:
         check_axes(logits=(logits, "M B C"), present=(present, "B M"))
         if len(weights) != len(logits):
-            raise UserError(f"{len(weights)} fusion weights for {len(logits)} modalities")
+            raise UserError(
+                f"{len(weights)} fusion weights for {len(logits)} modalities: give one to each"
+            )
         constant = jnp.asarray(weights, float)
         raw = jnp.where(present, constant, 0)
         kept = raw.sum(1, keepdims=True)

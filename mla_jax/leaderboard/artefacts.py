@@ -319,7 +319,7 @@ def read_all(root: pathlib.Path) -> dict[str, Artefact]:
     for path in sorted(folder.glob("*.json")):
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
-            needed = ("date", "about", "data", "rows")
+            needed: tuple[str, ...] = ("date", "about", "data", "rows")
             if content["kind"] == "measurement":
                 needed = ("command", "date", "commit", "machine", "values")
             content |= {key: content[key] for key in needed}

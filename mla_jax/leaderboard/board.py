@@ -21,6 +21,9 @@ interval of the fused mean over seeds and test examples, of the table that the r
 that two of those tables have with equal figures stands here once. Tables differ in what they hold
 fixed: rows from different files may differ in training settings, which the commands below say."""
 
+Entry = tuple[dict[str, Any], list[str], Mapping[str, Any]]
+"""A row, the artefacts that have it, and what is tested of it."""
+
 
 def page(artefacts: Mapping[str, Artefact]) -> str:
     """The page.
@@ -74,13 +77,13 @@ def check_same(members: Mapping[str, Artefact]) -> None:
 
 
 def _rows(members: Mapping[str, Artefact]) -> tuple[list[str], list[list[str]]]:
-    found: dict[str, tuple[dict[str, Any], list[str], Mapping[str, Any]]] = {}
+    found: dict[str, Entry] = {}
     for name, artefact in members.items():
         tested = artefact.get("statistics", {}).get("rows", {})
         for row in artefact["rows"]:
             seeds = row.get("seeds", artefact["seeds"])
             same = [row[k] for k in ("method", "switches", "fields", "fidelity", "test")]
-            entry = (row | {"seeds": seeds}, [], tested.get(row["label"], {}))
+            entry: Entry = (row | {"seeds": seeds}, [], tested.get(row["label"], {}))
             found.setdefault(json.dumps([same, seeds], sort_keys=True), entry)[1].append(name)
     rows = table.ranked([row for row, *_ in found.values()])
     figures = table.figures_of(rows)

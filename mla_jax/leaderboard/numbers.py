@@ -200,8 +200,10 @@ def values_of(artefact: Artefact, marker: marks.Marker, where: str) -> Values:
     wanted = marker.options.get("figures")
     if wanted is not None:
         there = {figure for row in artefact["rows"] for figure, _ in _listed(row, None)}
-        wanted = marks.chosen(there, wanted, "figure", where)
-    figures, spreads, means = [], [], []
+        wanted = tuple(marks.chosen(there, wanted, "figure", where))
+    figures: list[float] = []
+    spreads: list[float] = []
+    means: list[float] = []
     for row in artefact["rows"]:
         if row["label"] not in labels:
             continue

@@ -18,7 +18,8 @@ def of_artefacts(artefacts: Mapping[str, Artefact], names: Sequence[str]) -> ran
       UserError: an unknown name, one that is not a table of methods, two of the same data, or fewer
         data sets or methods than ranks need.
     """
-    scores, of_data = [], {}
+    scores = []
+    of_data: dict[tuple[str, ...], str] = {}
     for name in names:
         check_choice("artefact of results/", name, artefacts)
         artefact = artefacts[name]

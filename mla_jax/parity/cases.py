@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,13 +11,13 @@ from flax import traverse_util
 from ml_collections import ConfigDict
 
 from mla_jax.config import fields
-from mla_jax.convert.names import Tensors
 from mla_jax.encoders import Encoders
 from mla_jax.encoders.cavmae import CAVMAEAudio
 from mla_jax.encoders.m3ae import M3AEImage, M3AEText
 from mla_jax.encoders.resnet import ResNet18
 from mla_jax.encoders.small import Conv2D, Mlp
 from mla_jax.parity import formula
+from mla_jax.parity.formula import Tensors
 from mla_jax.state import Batch
 
 MODALITIES = ("audio", "visual")
@@ -123,6 +124,7 @@ def toy_case(
     ``vectors`` two dense layers.
     """
     inputs: dict[str, tuple[int, ...]]
+    module: nn.Module
     if vectors:
         inputs, rate = {"audio": (12,), "visual": (20,)}, 5e-2
         module = Mlp(feature_dim=16, hidden=24, dtype=dtype)
@@ -137,7 +139,8 @@ def toy_case(
 
 def transformer_case(modalities: tuple[str, ...], dtype: Any) -> Case:
     """CAV-MAE for filter banks and M3AE for images and text, of our size ``tiny``."""
-    size, vocabulary = {"feature_dim": 64, "size": "tiny", "convention": "released"}, 50
+    size: dict[str, Any] = {"feature_dim": 64, "size": "tiny", "convention": "released"}
+    vocabulary = 50
     modules = {
         "audio": CAVMAEAudio(dtype=dtype, **size),
         "visual": M3AEImage(dtype=dtype, **size),

@@ -8,9 +8,9 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from mla_jax.config import fields
-from mla_jax.convert.names import Tensors
 from mla_jax.parity import cases, missing
 from mla_jax.parity.cases import MODALITIES, Case
+from mla_jax.parity.formula import Tensors
 
 TRIO = ("audio", "visual", "text")
 DUC_DIMENSIONS = (0, 3, 5, 11), (1, 2, 14)
@@ -19,54 +19,57 @@ TEMPERATURE, CERTAINTY_TEMPERATURE = 0.2, 3.0
 """DI-MML's two.  The first suits features that are smaller than those of a trained encoder."""
 
 DRIFT_NOTE = (
-    "PyTorch 1.8 columns: the optimiser's zero_grad was told to fill zeros (set_to_none=False)"
+    "PyTorch 1.8 columns: zero_grad ran with set_to_none=False, which fills gradients with zeros"
 )
 NAME_NOTE = (
-    "first drop: the shared head was wrapped, so that its parameter has the one name "
-    "(module.weight) for which the released plugin acts"
+    "first drop: the shared head was wrapped in a module, because the released plugin acts only on "
+    "a parameter with the name module.weight"
 )
 PAPER_NOTE = (
-    "paper: no code of the reference computes its projection and its per-example fusion; its own "
-    "training loop was run with an independent float64 implementation in the place of its plugin"
+    "paper: no code of the reference computes the paper's projection and per-example fusion, so "
+    "the reference's training loop ran with an independent float64 implementation in place of its "
+    "plugin"
 )
 TOY_NOTE = (
-    "3 modalities and epoch 51: narrow encoders; the reference's loop ran in the branch for its "
-    "transformers, whose place the encoders took"
+    "3 modalities and epoch 51: the branch of the reference's loop for transformers ran with "
+    "narrow encoders in their place"
 )
 TRANSFORMER_NOTE = (
-    "transformers: of width 64 and depth 2, without pretrained weights, on the CPU that a constant "
-    "of their code excludes; timm's attention and perceptron were stood in for, and M3AE's "
-    "stochastic depth, which returns nothing, was the identity; their last batch is a short one, "
-    "padded and masked in ours; JAX's attention is float32 with --float64 too, and so are their "
-    "tolerances"
+    "transformers: width 64, depth 2, no pretrained weights; on the CPU, which a constant of their "
+    "code excludes; timm's attention and MLP were replaced by equivalents, and M3AE's stochastic "
+    "depth, which returns nothing, by the identity; the last batch is smaller than the others, and "
+    "ours is padded and masked; with --float64 too, JAX's attention is float32, and the tolerances "
+    "are those of float32"
 )
 NOISE_NOTE = (
-    "OGM-GE: each normal draw was 1 on both sides, so that its noise is its standard deviation"
+    "OGM-GE: every normal draw was 1 on both sides, so that the noise is its standard deviation"
 )
 DIMML_NOTE = (
-    "DI-MML: in get_indices the device and the feature width 512, constants of its code, were "
-    "those of the case; main_CFT.main ran whole for its calendar, without data and models"
+    "DI-MML: the device and the feature width 512, which get_indices has as constants, were "
+    "replaced by those of the case; the calendar of epochs is that of main_CFT.main, which ran as "
+    "a whole without data and models"
 )
 ENCODER_NOTE = (
-    "AE, CRA, MMIN, IF-MMIN: dropout off; the published encoders, in Flax, were injected into our "
-    "methods; ours sees a masked batch and the whole one; each stage starts from the published "
-    "weights, and evaluation from those after training"
+    "AE, CRA, MMIN, IF-MMIN: without dropout; our methods ran with the published encoders, written "
+    "in Flax; ours gets a masked batch and the complete one; each stage starts from the published "
+    "weights, and evaluation from the published weights after training"
 )
 FRAME_NOTE = (
-    "MMIN, IF-MMIN: the text's convolutions had 8 channels and not 128, a default of their code"
+    "MMIN, IF-MMIN: the convolutions over text had 8 channels instead of 128, their code's default"
 )
 FILL_NOTE = (
-    "CCA, DCCA, DCCAE: entries are filled with the published means, which are those of training, "
-    "validation and test examples together; ours would be those of the training examples"
+    "CCA, DCCA, DCCAE: missing entries are filled with the published means, which are those of "
+    "training, validation and test examples together; ours would be those of the training examples"
 )
 SVM_NOTE = (
     "the published SVM stops at a tolerance of 1e-4: its weights are compared at the minimum, by "
-    "the normal equations of the examples inside its margin, its predictions as they are"
+    "the normal equations of the examples inside its margin; its predictions are compared as they "
+    "are"
 )
 DEEP_NOTE = (
-    "DCCA, DCCAE: codes and SVM of both sides are made from the published weights after training; "
-    "gradients of biases in front of a batch normalisation or a covariance are 0 but for rounding, "
-    "and left out"
+    "DCCA, DCCAE: both sides compute codes and SVM from the published weights after training; "
+    "gradients of biases before a batch normalisation or a covariance are zero up to rounding, and "
+    "are left out"
 )
 MLA_NOTES = (DRIFT_NOTE, NAME_NOTE, PAPER_NOTE)
 MISSING_NOTES = (ENCODER_NOTE, FRAME_NOTE, FILL_NOTE, DEEP_NOTE, SVM_NOTE)

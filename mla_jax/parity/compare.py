@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mla_jax.convert.names import Tensors
 from mla_jax.parity.columns import COLUMNS
+from mla_jax.parity.formula import Tensors
 
 FORWARD, TRAINED, DOUBLE = 1e-5, 1e-4, 1e-9
 """Relative tolerances in float32, of forward quantities and first gradients, and of what

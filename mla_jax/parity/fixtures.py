@@ -16,11 +16,11 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from mla_jax.config import fields
-from mla_jax.convert.names import Tensors
 from mla_jax.functional.optimizers import StepInfo, create_optimizer
 from mla_jax.parity import cases, compare, formula, missing_view_rows, ours, rows, theirs
 from mla_jax.parity.cases import Case
 from mla_jax.parity.columns import COLUMNS, MISSING, MLA, Column
+from mla_jax.parity.formula import Tensors
 from mla_jax.parity.ours.compiled import CompiledMethod, learning_rates
 from mla_jax.parity.theirs import classifiers
 
@@ -95,7 +95,7 @@ def write(clones: Mapping[str, Any], path: pathlib.Path, say: Callable[[str], No
         trial = classifiers.trial(clone, column, column.case(np.float64), np.float64, False)
         trial.start()
         _save(path / "transformers.npz", theirs.mla.evaluate(trial), say)
-        rates = rows.rates(trial.published.rates)
+        rates = rows.rates(trial.script.rates)
         trajectories = {f"{name}/": theirs_optimizer(clone.torch, name) for name in OPTIMIZERS}
         _save(path / "optimizers.npz", rates | trajectories, say)
     return 0
@@ -201,7 +201,8 @@ def _gradient(step: int) -> np.ndarray:
 
 
 def _save(path: pathlib.Path, found: Tensors, say: Callable[[str], None]) -> None:
-    np.savez_compressed(path, **{n: _narrow(np.asarray(v)) for n, v in found.items()})
+    arrays: dict[str, Any] = {n: _narrow(np.asarray(v)) for n, v in found.items()}
+    np.savez_compressed(path, **arrays)
     size = path.stat().st_size
     say(f"{path}: {len(found)} quantities, {size} bytes")
     if size > LIMIT:

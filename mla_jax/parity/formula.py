@@ -11,6 +11,9 @@ from typing import Any
 import numpy as np
 from flax import traverse_util
 
+Tensors = dict[str, Any]
+"""``{name: array}``, of NumPy or of JAX: what both sides compute."""
+
 
 def uniform(shape: tuple[int, ...], seed: int) -> np.ndarray:
     """``float64[shape]``, practically uniform over [-1, 1); multiples of 2**-23.

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mla_jax.convert.names import Tensors
 from mla_jax.parity import formula
+from mla_jax.parity.formula import Tensors
 
 LETTERS = ("A", "V", "L")
 """The columns of a mask; features are concatenated in the order A, L, V."""

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from mla_jax.convert.names import Tensors
+from mla_jax.parity.formula import Tensors
 
 LETTERS = "ALV"
 """The order in which the published features are joined."""

@@ -7,11 +7,12 @@ A teacher's rows end with ``, teacher``.
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
-from mla_jax.convert.names import Tensors
 from mla_jax.parity import missing_names, rows
+from mla_jax.parity.formula import Tensors
 from mla_jax.parity.missing import STEPS
 from mla_jax.parity.missing_names import LETTERS, OF_RECONSTRUCTION, OF_TEACHER
 
@@ -95,7 +96,7 @@ def gradients(tensors: Tensors, ending: str = "") -> Tensors:
     }
 
 
-def evaluation(logits: np.ndarray, ending: str = "") -> Tensors:
+def evaluation(logits: Any, ending: str = "") -> Tensors:
     """The logits of a trained model and its predictions."""
     logits = np.asarray(logits)
     return {

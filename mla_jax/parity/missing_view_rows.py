@@ -5,11 +5,12 @@ together: here the largest number of the first view's is positive, on both sides
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
-from mla_jax.convert.names import Tensors
 from mla_jax.parity import missing_names, rows
+from mla_jax.parity.formula import Tensors
 from mla_jax.parity.missing import STEPS, VIEWS
 from mla_jax.parity.missing_names import VIEWS as LETTERS
 from mla_jax.parity.missing_rows import gradients
@@ -121,7 +122,7 @@ def projected(
     return made
 
 
-def classifier(kernel: np.ndarray | None, bias: np.ndarray, logits: np.ndarray) -> Tensors:
+def classifier(kernel: Any, bias: Any, logits: Any) -> Tensors:
     """Rows of the SVM on codes; ``kernel`` is None where it is in ``projected``."""
     found = {} if kernel is None else {"weights of the SVM/kernel": kernel}
     logits = np.asarray(logits)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from mla_jax.convert.names import Tensors
+from mla_jax.parity.formula import Tensors
 
 INITIAL, TRAINED = "initial/", "trained/"
 """Prefixes of tensors that are not compared: the initial weights of both, and theirs after

@@ -73,8 +73,8 @@ def in_float64(
     words: list[str], chosen: argparse.Namespace, mode: str
 ) -> tuple[Mapping[str, Any], str]:
     """``{row: cell}`` of a column, and what went wrong if there are none."""
-    with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryFile("w+") as said:
-        folder = pathlib.Path(chosen.workdir or folder) / "float64" / mode
+    with tempfile.TemporaryDirectory() as own, tempfile.TemporaryFile("w+") as said:
+        folder = pathlib.Path(chosen.workdir or own) / "float64" / mode
         result = folder / "parity.json"
         result.unlink(missing_ok=True)
         process = subprocess.Popen(

@@ -142,7 +142,8 @@ def resolved_for(config: ConfigDict | FrozenConfigDict, target: Target) -> Froze
 @contextlib.contextmanager
 def _without_cache(target: Target) -> Iterator[None]:
     """Turns JAX's cache off, which would store programs for absent devices but cannot load them."""
-    before = jax.config.jax_enable_compilation_cache
+    settings: Any = jax.config  # whose type does not know its attributes
+    before = settings.jax_enable_compilation_cache
     jax.config.update("jax_enable_compilation_cache", before and target.chip is None)
     try:
         yield
@@ -162,14 +163,16 @@ def _estimated(report: Report, stages: Any) -> tuple[StageEstimate, ...]:
         if not mine:
             continue
         chip, batch_hours = target.chip, stage.epochs * per_epoch / 3600
-        each = [
-            estimate.phase_seconds(
-                c.flops, c.text.work.memory_bytes, c.text.collectives, target.shape, chip
+        assert chip is not None
+        each, cycles, told = [], 0, None
+        for c in mine:
+            assert c.text is not None  # every phase fits
+            work, collectives = c.text.work, c.text.collectives
+            each.append(
+                estimate.phase_seconds(c.flops, work.memory_bytes, collectives, target.shape, chip)
             )
-            for c in mine
-        ]
+            cycles += work.cycles
         total, step = estimate.total(each), estimate.step_seconds(each)
-        cycles, told = sum(c.text.work.cycles for c in mine), None
         if chip.clock and cycles:
             told = cycles / chip.clock + total.collectives
         found.append(

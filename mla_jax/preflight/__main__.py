@@ -21,6 +21,7 @@ from absl import flags
 
 from mla_jax.config import command_line
 from mla_jax.config.files import load_config
+from mla_jax.data.streams import Stream
 from mla_jax.errors import UserError, check_choice
 from mla_jax.methods import REGISTRY
 from mla_jax.preflight import input_rate, preflight, topologies
@@ -45,10 +46,12 @@ def main() -> int | None:
         raise UserError(f"--examples={F.examples} must be at least 1")
     if F.input_rate and F.measure_input:
         raise UserError("--input_rate and --measure_input both set the input rate: leave out one")
-    if F.input_rate:
-        find_rate = lambda streams: input_rate.parse(F.input_rate, streams)  # noqa: E731
-    else:
-        find_rate = input_rate.measure if F.measure_input else lambda streams: None
+
+    def find_rate(streams: dict[str, Stream]) -> input_rate.Rate | None:
+        if F.input_rate:
+            return input_rate.parse(F.input_rate, streams)
+        return input_rate.measure(streams) if F.measure_input else None
+
     arguments = {}
     if F.method:
         check_choice("method", F.method, REGISTRY)

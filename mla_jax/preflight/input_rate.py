@@ -6,7 +6,7 @@ import math
 import pathlib
 import tempfile
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from mla_jax.benchmark import recipes, timing
 from mla_jax.data import pipeline
@@ -96,7 +96,7 @@ def measure(streams: Mapping[str, Stream]) -> Rate:
     wanted, rates = _wanted(streams, "--measure_input"), {}
     with tempfile.TemporaryDirectory() as folder:
         for recipe in wanted:
-            split = recipes.FileSplit(
+            split: Any = recipes.FileSplit(  # all that a loader needs of a split
                 recipe, recipes.write_files(recipe, pathlib.Path(folder), BATCH)
             )
             loader = pipeline.Loader(threads=1, prefetch=1)

@@ -26,7 +26,7 @@ def to_markdown(report: Report) -> str:
     )
     parts = [f"# Preflight: {config.method.name} on {report.dataset}, {target.name}", opening]
     if report.programs:
-        parts[-1] += f" The state takes {report.state_bytes / 1e6:,.1f} MB on each."
+        parts[-1] += f" The state takes {report.state_bytes / 1e6:,.1f} MB on each device."
         parts += _of_programs(report)
     if report.stages:
         parts += _of_estimates(report)
@@ -40,16 +40,16 @@ def _of_programs(report: Report) -> list[str]:
     memory = "HBM" if chip else "memory"
     header = [column.replace("HBM", memory) for column in PROGRAM]
     there = f" (a chip has {chip.hbm / GIB:.0f} GiB)" if chip else ""
-    types = "Number, and share of their operations, by the type of the operands"
+    types = "Number of products and their share of the operations, by the type of the operands"
     if chip:
-        types += "; a TPU multiplies float32 ones as bfloat16 where no precision is named"
+        types += "; a TPU multiplies float32 operands as bfloat16 unless a precision is named"
     return [
         "## Programs, per device",
         markdown_table(header, [_program(report, c) for c in report.programs]),
-        "Touched: operands and results of all operations, as XLA counts them; in "
-        f"{memory}: of those that lie there. Peak: arguments, results, temporaries and the program"
-        f"{there}; the next batch takes {next_batch(report) / 1e6:,.1f} MB more. Donated: of the "
-        "state.",
+        "GB touched: the size of the operands and results of all operations, as XLA counts them. "
+        f"GB in {memory}: of those that are stored there. Peak: arguments, results, temporaries "
+        f"and the program{there}; the next batch takes {next_batch(report) / 1e6:,.1f} MB more. "
+        "Donated: share of the state.",
         "## Collectives",
         markdown_table(
             ("program", "kind", "number", "all, MB", "largest, MB", "most of"),
@@ -63,13 +63,13 @@ def _of_programs(report: Report) -> list[str]:
 
 def _of_estimates(report: Report) -> list[str]:
     return [
-        "## Estimated, by arithmetic alone",
+        "## Estimated by arithmetic",
         markdown_table(ESTIMATED, [_estimated(stage) for stage in report.stages]),
-        "Compute: operations over the chip's peak, which no program reaches; memory: bytes in HBM "
-        "over its bandwidth; step: the longer of the two for each phase, plus the collectives. "
-        f"Hours: {_counted(report.config.epochs, 'epoch')} of {report.examples:,} examples, "
-        "without evaluation and waiting for data. Cost model: cycles that the compiler expects "
-        "over the chip's clock, plus the collectives.",
+        "Compute: operations divided by the chip's peak, which no program reaches; memory: bytes "
+        "in HBM divided by its bandwidth; step: the longer of the two for each phase, plus the "
+        f"collectives. Hours: {_counted(report.config.epochs, 'epoch')} of {report.examples:,} "
+        "examples, without evaluation and without waiting for data. Cost model: cycles that the "
+        "compiler expects, divided by the chip's clock, plus the collectives.",
         "## Input",
         _input(report),
     ]
@@ -79,18 +79,19 @@ def _program(report: Report, compiled: programs.Compiled) -> list[str]:
     seconds = f"{compiled.compile_seconds:.0f}"
     if compiled.problem:
         return [compiled.label, "–", "–", "–", "does not fit", "–", "–", "–", seconds]
-    donated = "–"
+    text, donated = compiled.text, "–"
+    assert text is not None
     if compiled.stage:
         donated = f"{programs.donated_share(compiled, report.state_bytes):.0%}"
     return [
         compiled.label,
         _digits(compiled.flops / 1e9),
         _digits(compiled.bytes / 1e9),
-        _digits(compiled.text.work.memory_bytes / 1e9),
+        _digits(text.work.memory_bytes / 1e9),
         f"{compiled.peak / GIB:.3f}",
         donated,
-        str(compiled.text.conditionals),
-        str(compiled.text.loops),
+        str(text.conditionals),
+        str(text.loops),
         seconds,
     ]
 
@@ -98,8 +99,9 @@ def _program(report: Report, compiled: programs.Compiled) -> list[str]:
 def _collectives(report: Report) -> list[list[str]]:
     rows = []
     for compiled in report.programs:
+        every = compiled.text.collectives if compiled.text else ()
         for kind, (number, size) in compiled.collectives().items():
-            of_kind = tuple(c for c in compiled.text.collectives if c.kind == kind)
+            of_kind = tuple(c for c in every if c.kind == kind)
             largest = max(c.bytes for c in of_kind)
             place, count = next(iter(programs.places(of_kind).items()))
             sizes = [f"{bytes_ / 1e6:.3f}" for bytes_ in (size, largest)]
@@ -149,25 +151,26 @@ def _counted(number: int, noun: str) -> str:
 
 
 def _input(report: Report) -> str:
-    feed = report.feed
+    feed, chip = report.feed, report.target.chip
+    assert feed is not None and chip is not None
     files = f" and {feed.jpegs:,.0f} JPEG files" if feed.jpegs else ""
     line = (
-        f"At that speed each host feeds {feed.examples:,.0f} examples per second: "
+        f"At that speed each host loads {feed.examples:,.0f} examples per second: "
         f"{feed.bytes / 1e6:,.1f} MB{files} per second, {report.example_bytes / 1e6:.3f} MB"
         + (f" and {_counted(report.jpegs, 'JPEG file')}" if report.jpegs else "")
         + " per example."
     )
     if not report.decoded:
-        return f"{line} They are arrays in memory: nothing is read and decoded."
+        return f"{line} They are arrays in memory: nothing is read or decoded."
     if report.rate is None:
         return (
-            line + " How fast a core reads and decodes them is not known here: --measure_input "
-            "measures it, --input_rate gives it."
+            line + " How fast a core reads and decodes them is not known here: measure it with "
+            "--measure_input, or give it with --input_rate."
         )
     return (
         f"{line} One core reads and decodes {report.rate.per_core:,.0f} examples per second "
-        f"({report.rate.source}), so that takes {feed.cores:.1f} cores like it; a host has "
-        f"{report.target.chip.host_cores} virtual CPUs."
+        f"({report.rate.source}), so {feed.cores:.1f} such cores are needed; a host has "
+        f"{chip.host_cores} virtual CPUs."
     )
 
 
@@ -210,7 +213,7 @@ def to_json(report: Report) -> dict[str, Any]:
 
 
 def _program_json(report: Report, compiled: programs.Compiled) -> dict[str, Any]:
-    found = {"stage": compiled.stage, "name": compiled.name}
+    found: dict[str, Any] = {"stage": compiled.stage, "name": compiled.name}
     found["compile_seconds"] = round(compiled.compile_seconds, 3)
     if compiled.text is None:
         return {**found, "problem": compiled.problem, "needed": compiled.needed}

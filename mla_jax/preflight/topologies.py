@@ -112,7 +112,7 @@ def create_target(name: str) -> Target:
     """
     found = NAME.fullmatch(name)
     kind = found[1] if found else ""
-    if kind not in (*CHIPS, "cpu"):
+    if not found or kind not in (*CHIPS, "cpu"):
         raise UserError(f"unknown topology '{name}': known are {KNOWN}")
     shape = tuple(map(int, found[2].split("x")))
     if min(shape) < 1 or len(shape) != (1 if kind == "cpu" else CHIPS[kind].axes):
@@ -136,7 +136,7 @@ def _of_tpu(name: str, chip: Chip, shape: tuple[int, ...]) -> Target:
         options["chips_per_host_bounds"] = (1, 1, 1)
     try:
         with _quiet():
-            devices = topologies.get_topology_desc(name, "tpu", **options).devices
+            devices: Any = topologies.get_topology_desc(name, "tpu", **options).devices
     except (RuntimeError, NotImplementedError) as error:  # JaxRuntimeError is a RuntimeError
         text = str(error).partition("\n")[0]
         if "INVALID_ARGUMENT" not in text:

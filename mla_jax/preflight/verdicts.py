@@ -129,7 +129,8 @@ def _collectives(report: "Report") -> Iterator[Verdict]:
         seconds = stage.batch
         if seconds.collectives <= seconds.compute:
             continue
-        count = sum(len(c.text.collectives) for c in report.programs if c.stage == stage.name)
+        texts = [c.text for c in report.programs if c.text and c.stage == stage.name]
+        count = sum(len(text.collectives) for text in texts)
         balanced = estimate.balanced_batch(batch, devices, seconds)
         if balanced is None or balanced > report.examples:
             remedy = "no batch of this data set makes compute as long: take fewer devices"
@@ -146,6 +147,7 @@ def _collectives(report: "Report") -> Iterator[Verdict]:
 
 def _input(report: "Report") -> Iterator[Verdict]:
     feed, chip = report.feed, report.target.chip
+    assert feed is not None and chip is not None  # there are stages
     if feed.cores is not None and feed.cores > chip.host_cores:
         yield Verdict(
             "input-bound",

@@ -7,6 +7,7 @@ docs/datasets.md says what each data set's raw folder must hold.
 """
 
 import argparse
+import glob
 import math
 import os
 import shlex
@@ -118,7 +119,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
     for line in summary(report, plan.description.default_split["strict"]):
         print(line)
-    print(f"train on it: {train_command(plan, options)}")
+    small = only_a_cpu()
+    if small:
+        print("runlocal is a small form, for a first try on a CPU: leave it out on a GPU or TPU")
+    print(f"train on it: {train_command(plan, options, small)}")
     return 0
 
 
@@ -165,14 +169,31 @@ ENCODERS = {"tokens": "m3ae_text", "vector": "features"}
 """For ``folder``, by kind; for all other kinds resnet18."""
 
 
-def train_command(plan: Plan, options: argparse.Namespace) -> str:
-    """The command that trains on what was prepared."""
+TPUS = ("/dev/accel*", "/dev/vfio/[0-9]*")
+"""Where a machine shows its TPUs."""
+
+
+def only_a_cpu() -> bool:
+    """Whether training here would run on the CPU.
+
+    A TPU is not asked: those of one machine out of several would wait for the others.
+    """
+    if any(glob.glob(pattern) for pattern in TPUS):
+        return False
+    import jax  # takes seconds, and nothing else here needs it
+
+    return jax.default_backend() == "cpu"
+
+
+def train_command(plan: Plan, options: argparse.Namespace, small: bool) -> str:
+    """The command that trains on what was prepared; ``small``: the ``runlocal`` form."""
     name, given = plan.description.name, []
     if name == "folder":
         encoders = [ENCODERS.get(m.stream.kind, "resnet18") for m in plan.modalities.values()]
         given.append(f"modalities={'+'.join(plan.modalities)}")
         given.append(f"encoders={'+'.join(encoders)}")
         given += ["feature_dim=768"] * ("m3ae_text" in encoders)
+    given += ["runlocal"] * small
     words = ["python -m mla_jax.main", ":".join([f"--config=configs/{name}.py", ",".join(given)])]
     words[1] = words[1].rstrip(":")
     if options.data_dir != "data":

@@ -222,7 +222,7 @@ def _sound_track(path: pathlib.Path, rate: int) -> np.ndarray:
     with av.open(str(path)) as container:
         if not container.streams.audio:
             raise MediaError("no audio track")
-        stream = container.streams.audio[0]
+        stream: Any = container.streams.audio[0]
         stream.thread_type = "NONE"
         resampler = av.AudioResampler(format="fltp", rate=rate)
         pieces = [

@@ -103,6 +103,7 @@ def frame_rules(raw: Raw, modalities: Mapping[str, Modality]) -> dict[str, list[
 
     A picture that is a file of its own needs none.
     """
+    found: dict[str, set[str]]
     found = {m: set() for m, how in modalities.items() if how.stream.kind in records.PICTURES}
     for example in raw.examples:
         for m, rules in found.items():

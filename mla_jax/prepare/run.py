@@ -25,7 +25,7 @@ PLAN, LOCK = "plan.json", ".lock"
 try:
     import fcntl
 except ImportError:  # Windows: two runs in one folder are then not noticed
-    fcntl = None
+    fcntl = None  # type: ignore[assignment]
 
 
 def prepare(
@@ -205,7 +205,7 @@ def _write_index(plan: Plan, notes: list[dict[str, Any]]) -> dict[str, Any]:
     digest = hashlib.sha256(plan.digest.encode())
     for note in notes:
         digest.update(note["sha256"].encode())
-    index = {
+    index: dict[str, Any] = {
         "name": plan.description.name,
         "fingerprint": digest.hexdigest()[:12],
         "settings": plan.settings,

@@ -18,6 +18,9 @@ from mla_jax.errors import NonFiniteLossError, UserError
 from mla_jax.runs.nulls import with_nulls
 from mla_jax.state import Batch, Metrics
 
+NON_FINITE = "non-finite loss"
+"""The ``event`` of the last line of a run that a ``NonFiniteLossError`` ended."""
+
 
 class _Pending(NamedTuple):
     step: int

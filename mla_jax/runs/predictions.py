@@ -67,7 +67,7 @@ def collect(parts: Sequence[Outputs], spec: DataSpec, present: np.ndarray) -> Pr
         first = int(np.flatnonzero(~sound)[0])
         raise UserError(
             f"the logits of example {first} are not finite: its inputs, or those of its batch, are "
-            "far from what the run was trained on"
+            "far from what the run was trained on: check their values"
         )
     weights = None
     if parts[0].weights is not None:
@@ -188,10 +188,11 @@ def check_split(spec: DataSpec, split: Split) -> None:
     shapes = {m: tuple(shape) for m, shape in split.shapes.items()}
     if list(shapes.items()) != list(spec.shapes.items()):
         raise UserError(
-            f"the split has {shapes}, and this run takes {dict(spec.shapes)}, in this order"
+            f"the split has {shapes}, and this run takes {dict(spec.shapes)}, in this order: "
+            "give a split that has these"
         )
     if not split.examples:
-        raise UserError("the split has no examples")
+        raise UserError("the split has no examples: give one with at least one")
 
 
 def _checked(
@@ -204,7 +205,7 @@ def _checked(
     wanted += f" ({note})" if note else ""
     given = f"input '{modality}' is {array.dtype}{list(array.shape)}"
     if array.shape[1:] != shape:
-        raise UserError(f"{given}, and this run takes {wanted}")
+        raise UserError(f"{given}, and this run takes {wanted}: bring it to this shape")
     if not any(array.dtype.kind in kind and dtype.kind in kind for kind in ("iu", "f")):
         raise UserError(f"{given}, and this run takes {wanted}: convert it first")
     flat = array.reshape(len(array), -1)

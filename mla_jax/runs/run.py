@@ -342,7 +342,7 @@ class Run:
             self._record_from(batches)
             yield
         except NonFiniteLossError as error:
-            self.record({"event": "non-finite loss", **error.report})
+            self.record({"event": metrics.NON_FINITE, **error.report})
             raise
         finally:
             self.flush()

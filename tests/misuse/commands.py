@@ -109,7 +109,7 @@ CASES = {
     "convert_nothing": Case("convert --from=run", "the following arguments are required: --to (--help lists", needs_run=True),
     "convert_no_source": Case("convert --from=no.pth --to=weights", "no checkpoint at no.pth"),
     "convert_run_with_modalities": Case("convert --from=run --to=w.safetensors --modalities=a+b", "run is a run: it takes only --encoder and --epoch", needs_run=True),
-    "convert_file_with_encoder": Case("convert --from=no.safetensors --to=w --encoder=a", "no.safetensors is not a run: --encoder and --epoch are for"),
+    "convert_file_with_encoder": Case("convert --from=no.safetensors --to=w --encoder=a", "no.safetensors is not a run: leave out --encoder and --epoch"),
     "convert_run_encoder": Case("convert --from=run --to=w.safetensors --encoder=c", "unknown modality of this run (a+b) 'c': known: a, b", needs_run=True),
     "convert_run_ending": Case("convert --from=run --to=w.onnx", "w.onnx should be a .safetensors, .pth or .pt file, or a", needs_run=True),
     "convert_run_to_torch": Case("convert --from=run --to=w.pth", "run cannot go to w.pth: the reference has no classifier", needs_run=True),

@@ -1,4 +1,4 @@
-"""The forms of MLA (paper, released code, first code drop), and each of their switches.
+"""The forms of MLA (paper, released code, first code drop), and ablations of their switches.
 
 Each switch of the two published forms is set by itself in the paper's form, then each switch of the
 released form is set back by itself.  ``docs/fidelity.md`` explains each.
@@ -7,7 +7,7 @@ released form is set back by itself.  ``docs/fidelity.md`` explains each.
 from mla_jax.compare.studies.study import Study
 
 STUDY = Study(
-    title="The forms of MLA, and each of their switches alone",
+    title="The forms of MLA, and ablations of their switches",
     entries={
         "mla": "paper",
         "mla:fidelity=released": "released",

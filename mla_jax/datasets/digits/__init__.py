@@ -81,8 +81,8 @@ def load(config: Any, modalities: tuple[str, ...] = ("image", "audio")) -> Datas
         train = splits["train"].inputs["audio"]
         mean, deviation = train.mean((0, 1)), train.std((0, 1))
         statistics["audio"] = {"mean": mean.tolist(), "std": deviation.tolist()}
-        for split in splits.values():
-            split.inputs["audio"][:] = (split.inputs["audio"] - mean) / deviation
+        for whole in splits.values():
+            whole.inputs["audio"][:] = (whole.inputs["audio"] - mean) / deviation
     names = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
     fingerprint = f"digits-{digest}-{RECIPE}-seed{config.split_seed}"
     # The validation speakers occur in training, the test speakers do not: an epoch chosen on
@@ -126,7 +126,7 @@ def _check_arrays(path: pathlib.Path, raw: dict[str, np.ndarray]) -> None:
             for axis, length in zip(shape, array.shape, strict=True)
         )
         if not fits:
-            wanted = ", ".join(str(sizes.get(axis, axis)) for axis in shape)
+            wanted = ", ".join(str(sizes.get(str(axis), axis)) for axis in shape)
             raise UserError(
                 f"array '{name}' of {path} is {array.dtype}{list(array.shape)}, expected "
                 f"{np.dtype(kind).name}[{wanted}]: build the file again"
@@ -212,11 +212,11 @@ def _draw(
     for digit in range(10):
         heard = rng.permutation(np.flatnonzero((raw["audio_y"] == digit) & ~held_out))
         unheard = rng.permutation(np.flatnonzero((raw["audio_y"] == digit) & held_out))
-        images = rng.permutation(np.flatnonzero(raw["image_y"] == digit))
-        words = rng.permutation(np.flatnonzero(raw["word_y"] == digit))
+        drawn = rng.permutation(np.flatnonzero(raw["image_y"] == digit))
+        spoken = rng.permutation(np.flatnonzero(raw["word_y"] == digit))
         recordings = [*np.split(heard[: train + validation], [train]), unheard[:test]]
-        images = np.split(images[: train + validation + test], [train, train + validation])
-        words = np.split(words, [int(0.6 * len(words)), int(0.75 * len(words))])
+        images = np.split(drawn[: train + validation + test], [train, train + validation])
+        words = np.split(spoken, [int(0.6 * len(spoken)), int(0.75 * len(spoken))])
         words = _without_repeats(words, raw["word"])
         for split, a, i, w in zip(PER_CLASS, recordings, images, words, strict=True):
             if not len(a) == len(i) == PER_CLASS[split]:

@@ -92,7 +92,7 @@ def number_words() -> dict[str, np.ndarray]:
 def package_folder(name: str) -> pathlib.Path:
     """Where a package's files are, without importing it."""
     spec = importlib.util.find_spec(name)
-    if spec is None:
+    if spec is None or not spec.submodule_search_locations:
         raise SystemExit(
             f"error: {name} is not installed: in the clone, pip install -e '.[digits]'"
         )

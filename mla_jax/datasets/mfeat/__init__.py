@@ -55,7 +55,8 @@ def load(config: Any, modalities: tuple[str, ...] = MODALITIES) -> Dataset:
         check_choice("modality of dataset 'mfeat'", modality, MODALITIES)
     arrays, digest = _read(pathlib.Path(config.path) if config.path else FILE)
     rows = _draw(arrays["label"], config.split_seed)
-    statistics, inputs = {}, {part: {} for part in rows}
+    statistics = {}
+    inputs: dict[str, dict[str, np.ndarray]] = {part: {} for part in rows}
     for m in modalities:
         table = arrays[m].astype(np.float64)
         mean, std = table[rows["train"]].mean(0), table[rows["train"]].std(0)

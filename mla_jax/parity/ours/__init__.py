@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from mla_jax.convert.names import Tensors
 from mla_jax.parity.cases import Case
 from mla_jax.parity.columns import Column
+from mla_jax.parity.formula import Tensors
 from mla_jax.parity.ours import dimml, joint, missing, mla
 from mla_jax.parity.ours.compiled import CompiledMethod
 
@@ -22,4 +22,5 @@ def run(column: Column, case: Case | None, found: Tensors, dtype: Any, broken: s
     """Every quantity of a column; ``found`` is what ``theirs.run`` gave, or a fixture of it."""
     if column.published:
         return missing.run(column, found, dtype)
+    assert case is not None  # the other columns have one
     return RUN[column.kind](CompiledMethod(column, case, dtype, broken), found)

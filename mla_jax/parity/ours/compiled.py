@@ -14,7 +14,6 @@ from flax import traverse_util
 
 from mla_jax import methods
 from mla_jax.config import fields
-from mla_jax.convert.names import Tensors
 from mla_jax.evaluate import confusion_counts
 from mla_jax.functional.optimizers import (
     Optimizer,
@@ -27,6 +26,7 @@ from mla_jax.methods.joint import JointRule
 from mla_jax.parity import rows
 from mla_jax.parity.cases import CLASSES, EXAMPLES, Case, nested, padded
 from mla_jax.parity.columns import Column
+from mla_jax.parity.formula import Tensors
 from mla_jax.state import Batch, TrainState
 
 
@@ -69,6 +69,7 @@ class CompiledMethod:
     def rule(self) -> JointRule:
         """The rule of a joint method."""
         if self.switches.name == "qmf":
+            assert self.method.weigh is not None  # QMF fuses predictions
             return late_fusion.rule(self.case.encoders, self.task, self.method.weigh)
         module = methods.get(self.switches.get("joint", self.switches.name))
         return module.rule(self.switches, self.case.encoders, self.task)

@@ -7,12 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
-from mla_jax.convert.names import Tensors
 from mla_jax.functional import fusion, losses
 from mla_jax.functional.heads import apply_head
 from mla_jax.parity import rows
 from mla_jax.parity.cases import module_inputs
 from mla_jax.parity.columns import CERTAINTY_TEMPERATURE, DUC_DIMENSIONS, TEMPERATURE
+from mla_jax.parity.formula import Tensors
 from mla_jax.parity.ours import joint
 from mla_jax.parity.ours.compiled import CompiledMethod, gradients, learning_rates
 from mla_jax.state import Batch, TrainState
@@ -54,7 +54,8 @@ def split(compiled: CompiledMethod, state: TrainState) -> TrainState:
             carry = folded(variables, carry, batch)
         return carry
 
-    return compiled.method.stages[0].on_epoch(state, compiled.column.epoch, reduce_training)
+    on_epoch: Any = compiled.method.stages[0].on_epoch
+    return on_epoch(state, compiled.column.epoch, reduce_training)
 
 
 def detached_logits(compiled: CompiledMethod, state: TrainState, z: Any, batch: Batch) -> Any:
@@ -111,6 +112,7 @@ def fused(compiled: CompiledMethod, found: Tensors) -> Tensors:
 def calendar(compiled: CompiledMethod, state: TrainState) -> Tensors:
     """Learning rates by epoch, the epochs in which the training set is visited, and stages."""
     stages = compiled.method.stages
+    on_epoch: Any = stages[0].on_epoch
     splits: list[int] = []
     for epoch in range(stages[0].epochs):
 
@@ -119,7 +121,7 @@ def calendar(compiled: CompiledMethod, state: TrainState) -> Tensors:
             splits.append(epoch)
             return carry
 
-        stages[0].on_epoch(state, epoch, reduce_training)
+        on_epoch(state, epoch, reduce_training)
     return learning_rates(stages[0].epochs) | {
         "epoch of the split/": np.array(sorted(set(splits))),
         "epochs of the stages/": np.array([stage.epochs for stage in stages]),
@@ -129,10 +131,11 @@ def calendar(compiled: CompiledMethod, state: TrainState) -> Tensors:
 def fusion_module(compiled: CompiledMethod, found: Tensors) -> Tensors:
     """FiLM or gated fusion by itself: logits, loss and all gradients."""
     heads, rule = compiled.start(found).params["head"], compiled.rule
+    label: Any
     features, label = module_inputs(compiled.dtype)
 
     def objective(heads: Any, z: Any) -> tuple[jax.Array, jax.Array]:
-        logits = rule.classify(heads, z, jnp.ones((len(label), 2), bool), True).joint
+        logits: Any = rule.classify(heads, z, jnp.ones((len(label), 2), bool), True).joint
         return losses.cross_entropy(logits, label).mean(), logits
 
     grad = jax.jit(jax.value_and_grad(objective, (0, 1), has_aux=True))

@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mla_jax.convert.names import Tensors
 from mla_jax.evaluate.figures import accuracy
 from mla_jax.functional import fusion, losses
 from mla_jax.parity import rows
+from mla_jax.parity.formula import Tensors
 from mla_jax.parity.ours.compiled import CompiledMethod, gradients, unit_noise
 from mla_jax.state import Batch, TrainState
 
@@ -85,7 +85,8 @@ def ranking_losses(margin: str, unimodal: jax.Array, history: jax.Array, batch: 
 
 def modulation(compiled: CompiledMethod, raw: Tensors, applied: Tensors, number: int) -> Tensors:
     """What came out of the modulated gradients, and k and sigma, regressed from the first."""
-    case, column, found = compiled.case, compiled.column, {}
+    case, column = compiled.case, compiled.column
+    found: Tensors = {}
     if number == 1:
         found |= rows.encoder_gradients(applied, case.modalities, case.named, ", modulated")
     for m in case.modalities if column.epoch == 0 else ():

@@ -8,12 +8,12 @@ import numpy as np
 import optax
 from ml_collections import ConfigDict
 
-from mla_jax.convert.names import Tensors
 from mla_jax.evaluate.figures import accuracy
 from mla_jax.functional.heads import apply_head
 from mla_jax.functional.projection import alpha_schedule, orthogonal_projection
 from mla_jax.parity import rows
 from mla_jax.parity.cases import MODALITIES, PER_EPOCH, projection_inputs
+from mla_jax.parity.formula import Tensors
 from mla_jax.parity.ours.compiled import CompiledMethod, gradients, learning_rates
 from mla_jax.state import TrainState
 

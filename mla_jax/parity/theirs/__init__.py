@@ -5,10 +5,10 @@ PyTorch is only imported with a clone (``clones.loaded``), so this package impor
 
 from typing import Any
 
-from mla_jax.convert.names import Tensors
 from mla_jax.parity import missing_rows, missing_view_rows
 from mla_jax.parity.cases import Case
 from mla_jax.parity.columns import Column
+from mla_jax.parity.formula import Tensors
 from mla_jax.parity.theirs import classifiers, dimml, joint, missing, mla
 from mla_jax.parity.theirs.clones import Clone
 
@@ -37,5 +37,6 @@ def run(
         if column.kind in ("closed", "correlation"):
             return missing_view_rows.of_views(found)
         return missing_rows.of_stages(found, column.published)
+    assert case is not None  # the other columns have one
     trial = classifiers.trial(clone, column, case, dtype, few_ties)
     return trial.start() | RUN[column.kind](trial)

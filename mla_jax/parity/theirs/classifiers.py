@@ -7,12 +7,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mla_jax.convert import layouts
-from mla_jax.convert.names import TO_FLAX, TO_TORCH, Row, Tensors
+from mla_jax.convert.names import TO_FLAX, TO_TORCH, Row
 from mla_jax.encoders import REGISTRY
 from mla_jax.encoders.small import Mlp
 from mla_jax.parity import rows
 from mla_jax.parity.cases import CLASSES, Case, comparable
 from mla_jax.parity.columns import Column
+from mla_jax.parity.formula import Tensors
 from mla_jax.parity.theirs import published, transformers
 from mla_jax.parity.theirs.clones import Clone
 from mla_jax.parity.theirs.published import Published
@@ -42,9 +43,15 @@ class Trial(NamedTuple):
     published: Published | None = None
     """What the script that trains it chooses; a fusion module by itself has none."""
 
+    @property
+    def script(self) -> Published:
+        """``published`` of a column that a script trains."""
+        assert self.published is not None
+        return self.published
+
     def sgd(self, parameters: Iterable[Any]) -> Any:
         """The script's optimiser for these parameters, at the learning rate of the case."""
-        return self.published.optimizer_of(parameters, self.case.learning_rate)
+        return self.script.optimizer_of(parameters, self.case.learning_rate)
 
     def tensors(self) -> Tensors:
         """All parameters and running statistics, in our names and axis order."""
@@ -59,7 +66,7 @@ class Trial(NamedTuple):
         """The tensors among ``named`` that the map knows, in our names and axis order."""
         named = {n.replace("fc_out.module.", "fc_out."): t for n, t in named.items()}
         return {
-            row.flax: TO_FLAX[row.kind](named[row.torch].detach().numpy()).copy()
+            row.ours: TO_FLAX[row.kind](named[row.torch].detach().numpy()).copy()
             for row in self.rows
             if row.torch in named
         }
@@ -68,7 +75,7 @@ class Trial(NamedTuple):
         """Puts tensors in our names into the model."""
         as_tensor = self.clone.torch.tensor
         named = {
-            row.torch: as_tensor(np.ascontiguousarray(TO_TORCH[row.kind](tensors[row.flax])))
+            row.torch: as_tensor(np.ascontiguousarray(TO_TORCH[row.kind](tensors[row.ours])))
             for row in self.rows
         }
         self.model.load_state_dict(named, strict=False)

@@ -107,9 +107,9 @@ IF_MMIN = {
 }
 NO_DATA = ("h5py", "cv2", "apex", "matplotlib", "torchvision")
 WITHOUT = (
-    "stood in for h5py, opencv, apex and matplotlib, for the GPU that the teacher is moved to, and "
-    "for torch.symeig, which PyTorch no longer has",
-    "built its models from the options of its own parser, wrapped them as DataParallel would, and "
+    "replaced h5py, opencv, apex and matplotlib, the GPU to which the teacher is moved, and "
+    "torch.symeig, which PyTorch no longer has",
+    "built its models with the options of its own parser, wrapped them as DataParallel would, and "
     "turned dropout off",
 )
 MISSING_REPOSITORIES = {
@@ -181,13 +181,13 @@ def loaded(
     with _clean_imports(root, repository), quiet():
         modules = {n: importlib.import_module(name) for n, name in repository.modules.items()}
     workarounds = [
-        "stood in for imports it does not use here: " + ", ".join(OPTIONAL_IMPORTS),
-        "ran its main without data up to its training, and its functions by themselves",
-        "replaced torch.cuda.FloatTensor, in its plugin, by a CPU type, and Tensor.cuda(), in its "
-        "history, by nothing",
+        "replaced imports that it does not use here: " + ", ".join(OPTIONAL_IMPORTS),
+        "ran its main without data up to the training, and then its functions one by one",
+        "replaced torch.cuda.FloatTensor in its plugin by a CPU type, and let Tensor.cuda() in its "
+        "history do nothing",
     ]
     if float64:
-        workarounds.append("made Tensor.float() mean double precision")
+        workarounds.append("made Tensor.float() return double precision")
     if flag == "dimml":
         workarounds = ["DI-MML: the same, with its two training files"]
     if repository.workarounds:
@@ -248,7 +248,7 @@ def _clean_imports(root: pathlib.Path, repository: Repository) -> Iterator[None]
 class _Stub(types.ModuleType):
     """A module whose every attribute is an empty class."""
 
-    __path__: tuple[str, ...] = ()
+    __path__: Any = ()
 
     def __getattr__(self, name: str) -> type:
         if name.startswith("__"):

@@ -5,10 +5,10 @@ from typing import Any
 
 import numpy as np
 
-from mla_jax.convert.names import Tensors
 from mla_jax.parity import rows
 from mla_jax.parity.cases import module_inputs
 from mla_jax.parity.columns import CERTAINTY_TEMPERATURE, DUC_DIMENSIONS, TEMPERATURE
+from mla_jax.parity.formula import Tensors
 from mla_jax.parity.theirs import published
 from mla_jax.parity.theirs.classifiers import Trial
 from mla_jax.parity.theirs.clones import Clone, quiet, with_constants
@@ -48,9 +48,9 @@ def detached(trial: Trial) -> Tensors:
     recorder = DetachedRecorder(trial, features)
     with recorder.watching(optimizer):
         clone.stage1.train_epoch(
-            trial.published.options, column.epoch, model.audio, model.visual, model.shared,
+            trial.script.options, column.epoch, model.audio, model.visual, model.shared,
             clone.torch.device("cpu"), batches, optimizer, NO_SCHEDULER, *indices, TEMPERATURE,
-            trial.published.options.weight,
+            trial.script.options.weight,
         )  # fmt: skip
     found |= {name: value for name, value in recorder.found.items() if "/fused/" not in name}
     return found | (contrast(clone, trial.dtype) if column.epoch >= 20 else {})
@@ -64,7 +64,7 @@ def split(trial: Trial, batches: list[tuple[Any, ...]]) -> tuple[list[int], list
     single = [one for packet in batches for one in zip(*(x.split(1) for x in packet), strict=True)]
     with quiet():
         return get_indices(
-            trial.published.options, model.audio, model.visual, clone.torch.device("cpu"), 0, single
+            trial.script.options, model.audio, model.visual, clone.torch.device("cpu"), 0, single
         )  # fmt: skip
 
 
@@ -85,7 +85,7 @@ def fused(trial: Trial) -> Tensors:
     """An epoch of stage 2, its evaluation, and what happens in which epoch."""
     clone, _, case, dtype, model, *_ = trial
     torch = clone.torch
-    optimizer, options = trial.sgd(model.fused.parameters()), trial.published.options
+    optimizer, options = trial.sgd(model.fused.parameters()), trial.script.options
     options.temperature = CERTAINTY_TEMPERATURE
     parts = (
         model.audio.net, model.visual.net, model.fused, model.audio.classifier,
@@ -109,7 +109,7 @@ def fused(trial: Trial) -> Tensors:
 
 def calendar(trial: Trial) -> Tensors:
     """Learning rates, the epochs before which dimensions are chosen, and the stages' lengths."""
-    first, second = published.stage1(trial.clone, own_model=False), trial.published
+    first, second = published.stage1(trial.clone, own_model=False), trial.script
     return rows.rates(first.rates) | {
         "epoch of the split/": np.array(first.splits),
         "epochs of the stages/": np.array([len(first.rates), len(second.rates)]),

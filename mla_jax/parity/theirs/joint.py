@@ -10,11 +10,18 @@ from unittest import mock
 
 import numpy as np
 
-from mla_jax.convert.names import Tensors
 from mla_jax.parity import rows
 from mla_jax.parity.cases import EXAMPLES
+from mla_jax.parity.formula import Tensors
 from mla_jax.parity.theirs.classifiers import SHORT, Trial, wrapped
-from mla_jax.parity.theirs.recording import NO_SCHEDULER, Recorder, loader, softmaxes, to_numpy
+from mla_jax.parity.theirs.recording import (
+    NO_SCHEDULER,
+    Features,
+    Recorder,
+    loader,
+    softmaxes,
+    to_numpy,
+)
 
 HISTORIES = {
     2: {"audio": "txt_history", "visual": "img_history"},
@@ -69,18 +76,21 @@ class ModulatedRecorder(Recorder):
                 self.found[f"deviation of the noise{self.at} {m}"] = sigma
 
 
+def _inputs_as(modality: str) -> Features:
+    """What a head gets, as the features of a modality."""
+    return lambda inputs, output: [(modality, inputs[0])]
+
+
 def train(trial: Trial) -> Tensors:
     """One epoch of the reference's training function over the training set."""
     clone, column, case, _, model, *_ = trial
     torch, modalities = clone.torch, case.modalities
     optimizer = trial.sgd(model.parameters())
     whole = wrapped(torch, model)
+    features: dict[Any, Features]
     features = {whole: lambda inputs, output: zip(modalities, output, strict=False)}
     if column.method == "qmf":
-        features = {
-            getattr(model, f"{m}_fc"): lambda inputs, output, m=m: [(m, inputs[0])]
-            for m in modalities
-        }
+        features = {getattr(model, f"{m}_fc"): _inputs_as(m) for m in modalities}
     recorder = ModulatedRecorder(trial, features)
     recorder.means_of = (QMF_MEANS if column.method == "qmf" else MEANS)[len(modalities)]
     histories = {m: clone.utils.History(EXAMPLES) for m in modalities}
@@ -99,7 +109,7 @@ def train(trial: Trial) -> Tensors:
         mock.patch.object(torch.Tensor, "normal_", lambda t, mean, std: t.fill_(mean + std)),
     ):
         clone.main.train_epoch(
-            trial.published.options, column.epoch, whole, torch.device("cpu"),
+            trial.script.options, column.epoch, whole, torch.device("cpu"),
             loader(torch, case.training_batches(trial.dtype)), optimizer, NO_SCHEDULER,
             writer=recorder, **{HISTORIES[len(modalities)][m]: h for m, h in histories.items()},
         )  # fmt: skip
@@ -111,9 +121,9 @@ def evaluate(trial: Trial) -> Tensors:
     clone, _, case, dtype, model, *_ = trial
     order = ("fused", *(m for m in ("visual", "audio", "text") if m in case.modalities))
     valid = functools.partial(
-        clone.main.valid, trial.published.options, wrapped(clone.torch, model),
+        clone.main.valid, trial.script.options, wrapped(clone.torch, model),
         clone.torch.device("cpu"), loader(clone.torch, case.test_batches(dtype)),
-        **trial.published.evaluation,
+        **trial.script.evaluation,
     )  # fmt: skip
     scores, logits = softmaxes(clone.torch, order, valid)
     return rows.predictions(logits, dict(zip(("fused", *case.modalities), scores, strict=True)))

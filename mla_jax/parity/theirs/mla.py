@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from mla_jax.convert.names import Tensors
 from mla_jax.parity import recursion, rows
 from mla_jax.parity.cases import MODALITIES, PER_EPOCH, projection_inputs
+from mla_jax.parity.formula import Tensors
 from mla_jax.parity.theirs import published
 from mla_jax.parity.theirs.classifiers import Trial, wrapped
 from mla_jax.parity.theirs.recording import NO_SCHEDULER, Recorder, loader, softmaxes, to_numpy
@@ -20,7 +20,7 @@ def run(trial: Trial) -> Tensors:
     found |= rows.with_prefix(trial.tensors(), rows.TRAINED)
     found |= evaluate(trial) | projection_updates(trial)
     if trial.case.published:  # of the fixtures, that of the optimisers has it
-        found |= rows.rates(trial.published.rates)
+        found |= rows.rates(trial.script.rates)
     if trial.case.resnet:  # pretrained weights replace the initialisation of transformers
         with published.unit_draws(torch):
             (model,) = published.mla(trial.clone, True, trial.column.command).models
@@ -87,7 +87,7 @@ def train(trial: Trial) -> Tensors:
     try:
         with recorder.watching(optimizer):
             clone.main.train_epoch(
-                trial.published.options, 0, whole, torch.device("cpu"), batches, optimizer,
+                trial.script.options, 0, whole, torch.device("cpu"), batches, optimizer,
                 NO_SCHEDULER, gs_plugin=recorder.plugin, gs_flag=True,
             )  # fmt: skip
     finally:
@@ -108,11 +108,11 @@ def evaluate(trial: Trial) -> Tensors:
     found: Tensors = {}
     for rule in ("fixed", "dynamic"):
         features.clear()
-        options = copy.copy(trial.published.options)
+        options = copy.copy(trial.script.options)
         options.dynamic = rule == "dynamic"
         valid = functools.partial(
             trial.clone.main.valid, options, whole, torch.device("cpu"), batches,
-            **trial.published.evaluation,
+            **trial.script.evaluation,
         )  # fmt: skip
         scores, logits = softmaxes(torch, ("fused", second, first, *others), valid)
         fused, scores = logits["fused"], np.array(scores)

@@ -61,7 +61,7 @@ def mla(clone: Clone, own_model: bool, options: Mapping[str, Any]) -> Published:
         raise _TrainingReachedError
 
     nn, main = clone.torch.nn, clone.main
-    instead = {
+    instead: dict[str, Any] = {
         "train_epoch": train_epoch,
         "valid": valid,
         "SummaryWriter": lambda path: None,
@@ -75,7 +75,7 @@ def mla(clone: Clone, own_model: bool, options: Mapping[str, Any]) -> Published:
         mock.patch.object(nn.Module, "to", lambda model, device: model),
         mock.patch.object(nn.Module, "cuda", lambda model: model),
         mock.patch.object(nn, "DataParallel", lambda model, device_ids: model),
-        _command(options | {"gpu_ids": "0"}, "ckpt_path", "tensorboard_path") as folder,
+        _command({**options, "gpu_ids": "0"}, "ckpt_path", "tensorboard_path") as folder,
         contextlib.suppress(_TrainingReachedError),
     ):
         (folder / options["dataset"]).mkdir()
@@ -97,7 +97,7 @@ def stage1(clone: Clone, own_model: bool) -> Published:
         splits.append(len(seen))
         return [], []
 
-    instead = {
+    instead: dict[str, Any] = {
         "CramedDataset": _no_data,
         "train_epoch": train_epoch,
         "valid": lambda *_: (0.0, 0.0),
@@ -129,7 +129,7 @@ def stage2(clone: Clone, fused: Any) -> Published:
         return lambda options: nn.ModuleDict(modules)
 
     unimodal = parts(net=nn.Identity(), classifier=nn.Identity())
-    instead = {
+    instead: dict[str, Any] = {
         "CramedDataset": _no_data,
         "AClassifier": unimodal,
         "VClassifier": unimodal,

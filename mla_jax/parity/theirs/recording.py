@@ -11,8 +11,8 @@ from unittest import mock
 
 import numpy as np
 
-from mla_jax.convert.names import Tensors
 from mla_jax.parity import rows
+from mla_jax.parity.formula import Tensors
 from mla_jax.parity.theirs.classifiers import Trial
 from mla_jax.parity.theirs.clones import quiet
 from mla_jax.state import Batch
@@ -55,13 +55,17 @@ class Recorder:
 
     means_of: tuple[str, ...] = ()
     """The names of the mean cross-entropies, in the order in which a batch computes them."""
-    steps_per_batch = 1
 
     def __init__(self, trial: Trial, features: Mapping[Any, Features]):
         self.trial, self.torch, self.features = trial, trial.clone.torch, features
         self.found: Tensors = {}
         self.steps = 0
         self.means: list[tuple[Any, Any]] = []  # logits and value of each mean cross-entropy
+
+    @property
+    def steps_per_batch(self) -> int:
+        """How many steps the optimiser makes in a batch."""
+        return 1
 
     @property
     def batch(self) -> int:

@@ -21,11 +21,12 @@ from mla_jax.parity.theirs.clones import Clone, with_constants
 def narrow(clone: Clone, case: Case) -> Iterator[None]:
     """Lets the classes of a clone build classifiers for the inputs of a case."""
     nn, basic, m3ae, cav = clone.torch.nn, clone.basic_model, clone.m3ae, clone.cav_mae
+    Module: Any = nn.Module
     width, depth, heads = SIZES["tiny"]
     m3ae_class, cav_class = basic.M3AE, basic.CAVMAEFT
     forward = with_constants(m3ae_class.forward_representation, {"cuda:0": "cpu"})
 
-    class Attention(nn.Module):
+    class Attention(Module):
         def __init__(self, dim: int, num_heads: int, qkv_bias: bool, **_: Any):
             super().__init__()
             self.heads = num_heads
@@ -36,7 +37,7 @@ def narrow(clone: Clone, case: Case) -> Iterator[None]:
             x = nn.functional.scaled_dot_product_attention(q, k, v)
             return self.proj(x.transpose(1, 2).flatten(2))
 
-    class Mlp(nn.Module):
+    class Mlp(Module):
         def __init__(self, in_features: int, hidden_features: int, act_layer: Any, **_: Any):
             super().__init__()
             self.fc1, self.act = nn.Linear(in_features, hidden_features), act_layer()

@@ -5,8 +5,8 @@ from typing import Any
 
 import jax
 
-from mla_jax.convert.names import Tensors
 from mla_jax.parity.columns import Column
+from mla_jax.parity.formula import Tensors
 from mla_jax.parity.ours.missing import stages, views
 
 RUN: Mapping[str, Callable[..., Tensors]] = {

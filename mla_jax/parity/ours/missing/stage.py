@@ -10,13 +10,13 @@ import numpy as np
 from flax import traverse_util
 
 from mla_jax.config import fields
-from mla_jax.convert.names import Tensors
 from mla_jax.encoders import Encoders
 from mla_jax.functional.optimizers import StepInfo, create_optimizer, learning_rate_schedule
 from mla_jax.methods import Task, create_method
 from mla_jax.parity import missing_rows, rows
 from mla_jax.parity.cases import nested
 from mla_jax.parity.columns import Column
+from mla_jax.parity.formula import Tensors
 from mla_jax.parity.missing import STEPS
 from mla_jax.parity.ours.compiled import gradients, recording
 from mla_jax.state import Batch, TrainState
@@ -49,6 +49,11 @@ class OneStage:
         self.switches = column.resolved()
         self.method = create_method(self.switches, encoders, optimizer, task)
         self.stage = self.method.stages[number]
+
+    @property
+    def on_epoch(self) -> Any:
+        """What the stage does on the host before an epoch, which every stage here does."""
+        return self.stage.on_epoch
 
     def state(self, tensors: Tensors, batch: Batch) -> TrainState:
         """A fresh training state with these weights, in the inputs' precision; all else is 0."""

@@ -11,7 +11,6 @@ from typing import Any
 import jax
 import numpy as np
 
-from mla_jax.convert.names import Tensors
 from mla_jax.encoders import Encoders
 from mla_jax.functional.autoencoders import (
     invariant_autoencoder,
@@ -26,11 +25,14 @@ from mla_jax.methods.missing.blanks import features_or_blanks, joined, whole
 from mla_jax.methods.missing.imagination import known_error
 from mla_jax.parity import missing, missing_rows, rows
 from mla_jax.parity.columns import Column
+from mla_jax.parity.formula import Tensors
 from mla_jax.parity.missing import STEPS, Sizes
 from mla_jax.parity.missing_names import LETTERS
 from mla_jax.parity.ours.missing import encoders as published
 from mla_jax.parity.ours.missing.stage import OneStage, given, in_precision, ones
 from mla_jax.state import Batch
+
+ORDER = tuple(LETTERS)
 
 
 def reconstruction(column: Column, found: Tensors, dtype: Any) -> Tensors:
@@ -61,7 +63,7 @@ def imagination(column: Column, found: Tensors, dtype: Any) -> Tensors:
 
     stage, start, batch = _stage(column, found, dtype, "student", 1)
     state = stage.state(start, batch)
-    state = stage.stage.on_epoch(state, 0, None)
+    state = stage.on_epoch(state, 0, None)
     own |= jax.jit(functools.partial(_student, stage.encoders, stage.switches))(state, batch)
     _, trained = stage.train(state, batch)
     own |= trained | stage.learning_rates(found) | _evaluation(stage, found, batch, dtype)
@@ -106,14 +108,14 @@ def _batch(start: Tensors) -> Batch:
 
 
 def _features(encoders: Encoders, params: Any, batch: Batch) -> Any:
-    nothing = {m: {} for m in LETTERS}
+    nothing: dict[str, Any] = {m: {} for m in LETTERS}
     return features_or_blanks(encoders, params["encoder"], nothing, batch, train=True)[0]
 
 
 def _reconstruction(encoders: Encoders, method: str, state: Any, batch: Batch) -> Tensors:
     heads, z = state.params["head"], _features(encoders, state.params, batch)
     autoencoder = {"ae": simple_autoencoder, "cra": residual_autoencoder}[method]
-    code, latent = autoencoder(heads["autoencoder"], joined(z, LETTERS))
+    code, latent = autoencoder(heads["autoencoder"], joined(z, ORDER))
     found = rows.with_prefix(z, "features, training/")
     found |= {"imagined features/forward": code, "latent vectors/forward": latent}
     logits = found["logits/joint"] = perceptron(heads["classifier"], code)
@@ -131,11 +133,11 @@ def _teacher(encoders: Encoders, switches: Any, params: Any, batch: Batch) -> tu
     heads, batch = params["head"], whole(batch)
     z = _features(encoders, params, batch)
     found = rows.with_prefix(z, "features, training, teacher/")
-    joint = joined(z, LETTERS)
+    joint = joined(z, ORDER)
     if switches.name == "if_mmin":
         H = {m: leaky_layers(heads["invariant"], z[m]) for m in LETTERS}
         found |= rows.with_prefix(H, "invariant features, teacher/")
-        joint = jax.numpy.concatenate([joint, joined(H, LETTERS)], -1)
+        joint = jax.numpy.concatenate([joint, joined(H, ORDER)], -1)
         there = batch["valid"]
         apart = [
             central_moment_discrepancy(H[m], H[n], switches.moments, there, there)
@@ -151,13 +153,13 @@ def _teacher(encoders: Encoders, switches: Any, params: Any, batch: Batch) -> tu
 def _student(encoders: Encoders, switches: Any, state: Any, batch: Batch) -> Tensors:
     heads, frozen = state.params["head"], state.method_state["teacher"]
     z = _features(encoders, state.params, batch)
-    f = joined(z, LETTERS)
+    f = joined(z, ORDER)
     hidden = {
         **whole(batch),
         "present": ~batch["present"],
         "inputs": {m: x - batch["inputs"][m] for m, x in batch["whole"]["inputs"].items()},
     }
-    target = joined(_features(encoders, frozen, hidden), LETTERS)
+    target = joined(_features(encoders, frozen, hidden), ORDER)
     found = rows.with_prefix(z, "features, training/")
     found["frozen teacher's features of what is hidden/"] = target
     losses = {}
@@ -166,9 +168,9 @@ def _student(encoders: Encoders, switches: Any, state: Any, batch: Batch) -> Ten
         everything = _features(encoders, frozen, whole(batch))
         kept = {m: leaky_layers(frozen["head"]["invariant"], everything[m]) for m in LETTERS}
         found |= rows.with_prefix(H, "invariant features/")
-        found["frozen teacher's invariant features/"] = joined(kept, LETTERS)
-        imagined, latent = invariant_autoencoder(heads["forward"], f, joined(H, LETTERS))
-        apart = known_error(joined(kept, LETTERS), joined(H, LETTERS), batch)
+        found["frozen teacher's invariant features/"] = joined(kept, ORDER)
+        imagined, latent = invariant_autoencoder(heads["forward"], f, joined(H, ORDER))
+        apart = known_error(joined(kept, ORDER), joined(H, ORDER), batch)
         losses["invariance"] = switches.invariance_weight * apart
     else:
         imagined, latent = residual_autoencoder(heads["forward"], f)

@@ -12,13 +12,13 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
-from mla_jax.convert.names import Tensors
 from mla_jax.encoders import Encoders
 from mla_jax.functional.heads import apply_head
 from mla_jax.methods import Task
 from mla_jax.methods.missing.dccae import decode
 from mla_jax.parity import missing_view_rows, rows
 from mla_jax.parity.columns import Column
+from mla_jax.parity.formula import Tensors
 from mla_jax.parity.missing import STEPS, VIEWS
 from mla_jax.parity.missing_names import VIEWS as LETTERS
 from mla_jax.parity.ours.missing.encoders import View
@@ -51,7 +51,7 @@ def deep(column: Column, found: Tensors, dtype: Any) -> Tensors:
     stage = OneStage(column, encoders, TASK, start, 1)
     whole = _batch(start, "train", filled=True)
     state = stage.state(in_precision(last, dtype), whole)
-    state = stage.stage.on_epoch(state, 0, reducer(whole))
+    state = stage.on_epoch(state, 0, reducer(whole))
     codes = jax.jit(functools.partial(_codes, encoders, train=False))
     for name, batch in (("train", whole), ("test", test)):
         made = codes(state, batch)
@@ -67,7 +67,7 @@ def closed(column: Column, found: Tensors, dtype: Any) -> Tensors:
     encoders = Encoders(dict.fromkeys(LETTERS, View(VIEWS.hidden)), VIEWS.hidden)
     stage = OneStage(column, encoders, TASK, PLAIN)
     train, test = (_batch(start, name, filled=True) for name in ("train", "test"))
-    state = stage.stage.on_epoch(stage.state({}, train), 0, reducer(train))
+    state = stage.on_epoch(stage.state({}, train), 0, reducer(train))
     head = jax.device_get(state.params["head"])
     means, kernel, at = head["fill"], head["svm"]["kernel"], 0
     projections, by_code = {}, {}

@@ -7,7 +7,7 @@ ours.
 
 from collections.abc import Callable, Mapping
 
-from mla_jax.convert.names import Tensors
+from mla_jax.parity.formula import Tensors
 from mla_jax.parity.theirs.missing import correlation, imagination, pieces
 
 RUN: Mapping[str, tuple[str, Callable[..., Tensors]]] = {

@@ -38,8 +38,8 @@ from unittest import mock
 
 import numpy as np
 
-from mla_jax.convert.names import Tensors
 from mla_jax.parity import missing
+from mla_jax.parity.formula import Tensors
 from mla_jax.parity.missing import LETTERS, STEPS, VIEWS
 from mla_jax.parity.theirs.clones import Clone, quiet
 from mla_jax.parity.theirs.published import as_script
@@ -83,7 +83,9 @@ def dccae(clone: Clone, dtype: Any = np.float64) -> Tensors:
 def _deep(clone: Clone, script: types.ModuleType, dtype: Any) -> Tensors:
     torch, found, trainers = clone.torch, {}, []
 
-    class Recorded(script.Trainer):
+    Trainer: Any = script.Trainer
+
+    class Recorded(Trainer):
         """The published trainer from weights by formula, with what it computes."""
 
         def __init__(self, name: str, model: Any, objective: Any, **options: Any):
@@ -184,9 +186,10 @@ def _run(script: types.ModuleType, dtype: Any, *options: tuple[str, Any]) -> Ten
         found.update((f"filled/{s}/{letter}", x) for s, x in zip(SETS, filled, strict=True))
         return filled
 
-    published, machine = script.padmeanV1, script.svm.LinearSVC
+    published = script.padmeanV1
+    Machine: Any = script.svm.LinearSVC
 
-    class Classifier(machine):
+    class Classifier(Machine):
         """The published SVM, with what it is given and what it finds."""
 
         def fit(self, codes: Any, label: Any) -> Any:

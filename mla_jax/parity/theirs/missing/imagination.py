@@ -33,15 +33,15 @@ from unittest import mock
 
 import numpy as np
 
-from mla_jax.convert.names import Tensors
 from mla_jax.parity import missing
+from mla_jax.parity.formula import Tensors
 from mla_jax.parity.missing import CHANNELS, FRAMES, STEPS, UTTERANCES, Sizes
 from mla_jax.parity.theirs.classifiers import wrapped
 from mla_jax.parity.theirs.clones import Clone, quiet
 from mla_jax.parity.theirs.published import unit_draws
 from mla_jax.parity.theirs.recording import to_numpy
 
-COMMANDS = {
+COMMANDS: dict[str, dict[str, Any]] = {
     "gcnet_ae": {"AE_layers": "16,12", "mse_weight": 0.2, "lr": 1e-3},
     "gcnet_cra": {"AE_layers": "16,12", "n_blocks": 2, "mse_weight": 0.8, "lr": 1e-3},
     "gcnet_mmin": {"mse_weight": 4.0, "cycle_weight": 2.0, "lr": 1e-3},

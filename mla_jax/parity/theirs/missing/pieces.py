@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from mla_jax.convert.names import Tensors
 from mla_jax.parity import formula, missing
+from mla_jax.parity.formula import Tensors
 from mla_jax.parity.theirs.clones import Clone, quiet
 from mla_jax.parity.theirs.missing.correlation import symeig
 from mla_jax.parity.theirs.recording import to_numpy
@@ -45,6 +45,7 @@ def autoencoders(clone: Clone, dtype: Any = np.float64) -> Tensors:
     torch = clone.torch
     inputs = {n: formula.uniform((5, 24), i).astype(dtype) for i, n in enumerate(("x", "shared"))}
     x, shared = (torch.tensor(value) for value in inputs.values())
+    built: dict[str, tuple[Any, tuple[Any, ...]]]
     built = {"residual": (clone.autoencoder.ResidualAE([16, 12, 6], 3, 24, dropout=0), (x,))}
     if hasattr(clone.autoencoder, "SimpleFcAE"):
         built["simple"] = clone.autoencoder.SimpleFcAE([16, 12], 24, dropout=0), (x,)
