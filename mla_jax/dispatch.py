@@ -15,7 +15,7 @@ import concurrent.futures
 import functools
 import operator
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -33,6 +33,20 @@ class Shared(NamedTuple):
     """The modality that it is written for; others take part under this name."""
     program: Any
     """A jitted ``Update``."""
+
+
+class Planned(NamedTuple):
+    """A program of a batch, before it is compiled."""
+
+    phase: int
+    """The first phase that runs it."""
+    modality: str
+    """Of the ``Solo`` in that phase; empty for the program of a phase by itself."""
+    runs: int
+    """How often a batch runs it."""
+    state: TrainState
+    """What it takes of the state."""
+    lower: Callable[[], jax.stages.Lowered]
 
 
 class Dispatch:
@@ -99,18 +113,26 @@ class Dispatch:
         Several processes compile one by one, so that all of them do it in the same order.
         """
         started = time.perf_counter()
-        lowered, counts = [], []
-        for solo, (name, program), count in self._share(state, batch):
-            lowered.append(program.lower(*_view(solo, name, state, batch), info))
-            counts.append(count)
-        for index in (i for i in range(self._count) if i not in self._shared):
-            lowered.append(self.lower(index, state, batch, info))
-            counts.append(1)
+        planned = self.plan(state, batch, info)
+        lowered = [one.lower() for one in planned]
         _, processes = distributed.process()
         with concurrent.futures.ThreadPoolExecutor(None if processes == 1 else 1) as threads:
             compiled = list(threads.map(jax.stages.Lowered.compile, lowered))
-        self._programs = list(zip(counts, compiled, strict=True))
+        self._programs = list(zip([one.runs for one in planned], compiled, strict=True))
         self.compile_seconds += time.perf_counter() - started
+
+    def plan(self, state: TrainState, batch: Batch, info: StepInfo) -> list[Planned]:
+        """The programs of a batch, of arrays or of their shapes; those that are shared first."""
+        plan = []
+        for solo, (name, program), count in self._share(state, batch):
+            index = next(i for i, solos in enumerate(self._solos) if any(s is solo for s in solos))
+            part, own = _view(solo, name, state, batch)
+            lower = functools.partial(program.lower, part, own, info)
+            plan.append(Planned(index, solo.modality, count, part, lower))
+        for index in (i for i in range(self._count) if i not in self._shared):
+            lower = functools.partial(self.lower, index, state, batch, info)
+            plan.append(Planned(index, "", 1, state, lower))
+        return plan
 
     def _share(self, state: TrainState, batch: Batch) -> list[tuple[Solo, Shared, int]]:
         """Fills ``_shared``; the programs in it, each with a solo that it is for, and how often a

@@ -82,7 +82,7 @@ def preflight(
     find_rate: Callable[[dict[str, Stream]], input_rate.Rate | None] = lambda streams: None,
     say: Callable[[str], None] = lambda line: None,
 ) -> Report:
-    """Compiles every phase, the evaluation and the initialisation of a run, and counts their work.
+    """Compiles every program of a run: of its batches, its evaluation and initialisation.
 
     Args:
       config: a configuration, as for ``train``.
@@ -166,9 +166,10 @@ def _estimated(report: Report, stages: Any) -> tuple[StageEstimate, ...]:
                 c.flops, c.text.work.memory_bytes, c.text.collectives, target.shape, chip
             )
             for c in mine
+            for _ in range(c.runs)
         ]
         total, step = estimate.total(each), estimate.step_seconds(each)
-        cycles, told = sum(c.text.work.cycles for c in mine), None
+        cycles, told = sum(c.runs * c.text.work.cycles for c in mine), None
         if chip.clock and cycles:
             told = cycles / chip.clock + total.collectives
         found.append(

@@ -48,8 +48,9 @@ def _of_programs(report: Report) -> list[str]:
         markdown_table(header, [_program(report, c) for c in report.programs]),
         "Touched: operands and results of all operations, as XLA counts them; in "
         f"{memory}: of those that lie there. Peak: arguments, results, temporaries and the program"
-        f"{there}; the next batch takes {next_batch(report) / 1e6:,.1f} MB more. Donated: of the "
-        "state.",
+        f"{there}, and the rest of the state; the next batch takes {next_batch(report) / 1e6:,.1f} "
+        "MB more. Donated: of what the program takes of the state. What runs several times a batch "
+        "is listed once, with the figures of one run.",
         "## Collectives",
         markdown_table(
             ("program", "kind", "number", "all, MB", "largest, MB", "most of"),
@@ -211,6 +212,7 @@ def to_json(report: Report) -> dict[str, Any]:
 
 def _program_json(report: Report, compiled: programs.Compiled) -> dict[str, Any]:
     found = {"stage": compiled.stage, "name": compiled.name}
+    found["runs"] = compiled.runs
     found["compile_seconds"] = round(compiled.compile_seconds, 3)
     if compiled.text is None:
         return {**found, "problem": compiled.problem, "needed": compiled.needed}

@@ -129,7 +129,8 @@ def _collectives(report: "Report") -> Iterator[Verdict]:
         seconds = stage.batch
         if seconds.collectives <= seconds.compute:
             continue
-        count = sum(len(c.text.collectives) for c in report.programs if c.stage == stage.name)
+        mine = (c for c in report.programs if c.stage == stage.name)
+        count = sum(c.runs * len(c.text.collectives) for c in mine)
         balanced = estimate.balanced_batch(batch, devices, seconds)
         if balanced is None or balanced > report.examples:
             remedy = "no batch of this data set makes compute as long: take fewer devices"
