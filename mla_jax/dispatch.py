@@ -53,7 +53,7 @@ class Dispatch:
     """``dispatch(i, state, batch, info)`` runs phase ``i`` and consumes (donates) ``state``.
 
     ``phases``: those of a stage, or the functions alone.  ``share=False`` compiles each phase by
-    itself, whatever it says of what it reads.
+    itself, whatever it says of what it reads.  ``donate=False`` leaves ``state`` usable.
     """
 
     def __init__(
@@ -61,12 +61,17 @@ class Dispatch:
         phases: Sequence[Phase | Update],
         compiler_options: dict | None = None,
         share: bool = True,
+        donate: bool = True,
     ):
         whole = [p if isinstance(p, Phase) else Phase("", p) for p in phases]
         jitted = tuple(jax.jit(phase.update) for phase in whole)
+        self._donated = (1,) if donate else ()
 
         @functools.partial(
-            jax.jit, static_argnums=0, donate_argnums=1, compiler_options=compiler_options
+            jax.jit,
+            static_argnums=0,
+            donate_argnums=self._donated,
+            compiler_options=compiler_options,
         )
         def switch(index, state, batch, info):
             return jax.lax.switch(index, jitted, state, batch, info)
@@ -147,7 +152,10 @@ class Dispatch:
             self._shared[index] = []
             for solo, kind in zip(self._solos[index], of_phase, strict=True):
                 if kind not in first:
-                    jitted = jax.jit(solo.update, donate_argnums=0, compiler_options=self._options)
+                    donated = tuple(i - 1 for i in self._donated)  # it takes no index
+                    jitted = jax.jit(
+                        solo.update, donate_argnums=donated, compiler_options=self._options
+                    )
                     first[kind] = solo, Shared(solo.modality, jitted)
                 counts[kind] += 1
                 self._shared[index].append((solo, first[kind][1]))
