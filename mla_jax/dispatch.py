@@ -66,7 +66,7 @@ class Layout:
             self._groups = self._common_groups(state, batch)
             self._everywhere = getattr(leaves[0], "sharding", None)  # the state is replicated
             self._divided = distributed.over_modalities(self._everywhere)
-            if self._divided:
+            if self._divided and all(self._alike):
                 self._check(self._divided.mesh.shape[distributed.MODALITY])
         if not self._groups or isinstance(state.params["encoder"], Stacks):
             return state
@@ -134,18 +134,32 @@ class Layout:
         if not sizes or any(size % devices for size in sizes):
             have = f"groups of {', '.join(map(str, sorted(sizes)))}" if sizes else "none"
             raise UserError(
-                f"modality_devices={devices} divides encoders of one kind that a method trains "
-                f"together, of which there are {have} here: set --config.modality_devices=1, or "
-                f"give {many.MANY} or more such modalities, in a number that {devices} divides, to "
-                "a joint method or to mla with method.schedule=fused"
+                f"modality_devices={devices} divides {many.MANY} or more encoders of one kind, but "
+                f"here there are {have}: set --config.modality_devices=1, or give so many "
+                f"modalities encoders of one kind, without convolutions, that {devices} divides "
+                "their number"
             )
+
+
+class Planned(NamedTuple):
+    """A program of a batch, before it is compiled."""
+
+    phase: int
+    """The first phase that runs it."""
+    modality: str
+    """Of the ``Solo`` in that phase; empty for the program of a phase by itself."""
+    runs: int
+    """How often a batch runs it."""
+    state: TrainState
+    """What it takes of the state."""
+    lower: Callable[[], jax.stages.Lowered]
 
 
 class Dispatch:
     """``dispatch(i, state, batch, info)`` runs phase ``i`` and consumes (donates) ``state``.
 
     ``phases``: those of a stage, or the functions alone.  ``share=False`` compiles each phase by
-    itself, whatever it says of what it reads.
+    itself, whatever it says of what it reads.  ``donate=False`` leaves ``state`` usable.
     """
 
     def __init__(
@@ -153,12 +167,17 @@ class Dispatch:
         phases: Sequence[Phase | Update],
         compiler_options: dict | None = None,
         share: bool = True,
+        donate: bool = True,
     ):
         whole = [p if isinstance(p, Phase) else Phase("", p) for p in phases]
         jitted = tuple(jax.jit(phase.update) for phase in whole)
+        self._donated = (1,) if donate else ()
 
         @functools.partial(
-            jax.jit, static_argnums=0, donate_argnums=1, compiler_options=compiler_options
+            jax.jit,
+            static_argnums=0,
+            donate_argnums=self._donated,
+            compiler_options=compiler_options,
         )
         def switch(index, state, batch, info):
             state, metrics = jax.lax.switch(index, jitted, state, batch, info)
@@ -212,18 +231,26 @@ class Dispatch:
         Several processes compile one by one, so that all of them do it in the same order.
         """
         started = time.perf_counter()
-        lowered, counts = [], []
-        for solo, (name, program), count in self._share(state, batch):
-            lowered.append(program.lower(*_view(solo, name, state, batch), info))
-            counts.append(count)
-        for index in (i for i in range(self._count) if i not in self._shared):
-            lowered.append(self.lower(index, state, batch, info))
-            counts.append(1)
+        planned = self.plan(state, batch, info)
+        lowered = [one.lower() for one in planned]
         _, processes = distributed.process()
         with concurrent.futures.ThreadPoolExecutor(None if processes == 1 else 1) as threads:
             compiled = list(threads.map(jax.stages.Lowered.compile, lowered))
-        self._programs = list(zip(counts, compiled, strict=True))
+        self._programs = list(zip([one.runs for one in planned], compiled, strict=True))
         self.compile_seconds += time.perf_counter() - started
+
+    def plan(self, state: TrainState, batch: Batch, info: StepInfo) -> list[Planned]:
+        """The programs of a batch, of arrays or of their shapes; those that are shared first."""
+        state, plan = self.held(state, batch), []
+        for solo, (name, program), count in self._share(state, batch):
+            index = next(i for i, solos in enumerate(self._solos) if any(s is solo for s in solos))
+            part, own = _view(solo, name, state, batch)
+            lower = functools.partial(program.lower, part, own, info)
+            plan.append(Planned(index, solo.modality, count, part, lower))
+        for index in (i for i in range(self._count) if i not in self._shared):
+            lower = functools.partial(self.lower, index, state, batch, info)
+            plan.append(Planned(index, "", 1, state, lower))
+        return plan
 
     def _share(self, state: TrainState, batch: Batch) -> list[tuple[Solo, Shared, int]]:
         """Fills ``_shared``; the programs in it, each with a solo that it is for, and how often a
@@ -238,7 +265,10 @@ class Dispatch:
             self._shared[index] = []
             for solo, kind in zip(self._solos[index], of_phase, strict=True):
                 if kind not in first:
-                    jitted = jax.jit(solo.update, donate_argnums=0, compiler_options=self._options)
+                    donated = tuple(i - 1 for i in self._donated)  # it takes no index
+                    jitted = jax.jit(
+                        solo.update, donate_argnums=donated, compiler_options=self._options
+                    )
                     first[kind] = solo, Shared(solo.modality, jitted)
                 counts[kind] += 1
                 self._shared[index].append((solo, first[kind][1]))

@@ -74,6 +74,8 @@ def build_program(
     optimizer = create_optimizer(config.optimizer, config.epochs)
     task = Task(data.classes, config.epochs, data.training_examples, config.head_init)
     method = create_method(config.method, encoders, optimizer, task)
+    if config.modality_devices > 1:
+        require_together(config.method.name, method)
     if method.features is None and trains_encoders(config.method.name):
         method = method._replace(features=functools.partial(_features, encoders))
     streams = encoders.fitted(data.streams)
@@ -87,6 +89,17 @@ def build_program(
     dispatches = {s.name: Dispatch(s.phases, options) for s in method.stages}
     evaluator = Evaluator(method, devices, Loader(**config.loader))
     return Program(encoders, method, optimizer, dispatches, evaluator, placement)
+
+
+def require_together(name: str, method: Method) -> None:
+    """Raises ``UserError`` unless all phases take alike encoders together."""
+    if all(stage.phases and all(p.alike for p in stage.phases) for stage in method.stages):
+        return
+    schedule = "set --config.method.schedule=fused, or " if name == "mla" else ""
+    raise UserError(
+        f"modality_devices is for methods that train all encoders in one step, which {name} does "
+        f"not: {schedule}set --config.modality_devices=1"
+    )
 
 
 def _features(encoders: Encoders, variables: dict[str, Any], batch: Batch) -> dict[str, jax.Array]:

@@ -30,8 +30,8 @@ last three would not show the effect of a gradient: with Adam only ``taken`` is 
 
 import functools
 import itertools
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -41,15 +41,28 @@ from jax import flatten_util
 from ml_collections import FrozenConfigDict
 
 from mla_jax.data.dataset import Dataset
+from mla_jax.dispatch import Dispatch
+from mla_jax.encoders import many
 from mla_jax.functional.losses import accuracy, cross_entropy, masked_mean
 from mla_jax.functional.optimizers import StepInfo
-from mla_jax.functional.projection import HIGHEST, ProjectionState, kernels
+from mla_jax.functional.projection import HIGHEST
+from mla_jax.head_state import (
+    project,
+    projection_of,
+    spectrum,
+    uses_adam,
+    without_past,
+    without_projection,
+)
 from mla_jax.methods.base import Method, Phase, Stage
 from mla_jax.program import Program
 from mla_jax.state import Batch, TrainState
 
 EVENT = "telemetry"
 """The name of the telemetry lines in ``metrics.jsonl``."""
+
+APART = 8
+"""Modalities from which the measurement is several programs."""
 
 
 def measurements(lines: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
@@ -90,15 +103,51 @@ class Telemetry:
 
 
 class Measured:
-    """``measure`` for one method, jitted, and whether it was called."""
+    """``measure`` for one method, compiled, and whether it was called.
 
-    def __init__(self, *chosen: Any):
-        self._compute = jax.jit(functools.partial(measure, *chosen))
-        self.called = False
+    It is one program, which grows with the square of the number of modalities.  From ``APART`` on
+    its parts are programs of their own, most of which serve all phases, and phases that are alike
+    share the program of their step.
+    """
+
+    def __init__(self, method: Method, is_product: bool, phases: tuple[Phase, ...]):
+        self.called, self._compute = False, self._compiled(method, is_product, phases)
+
+    @staticmethod
+    def _compiled(
+        method: Method, is_product: bool, phases: tuple[Phase, ...]
+    ) -> Callable[..., dict[str, Any]]:
+        if len(method.modalities) < APART:
+            return jax.jit(functools.partial(measure, method, is_product, phases))
+        steps = Dispatch([Phase(p.name, p.update, solos=p.solos) for p in phases], donate=False)
+        parts = parts_of(method, phases, jax.jit)
+        parts = parts._replace(step=steps, gradient=_one_by_one(parts.gradient, method))
+
+        def compute(*arguments: Any) -> dict[str, Any]:
+            found = combine(parts, method.modalities, is_product, phases, *arguments)
+            return named(method.modalities, jax.device_get(found))
+
+        return compute
 
     def __call__(self, *arguments: Any) -> dict[str, Any]:
         self.called = True
         return self._compute(*arguments)
+
+
+def _one_by_one(gradient: Callable, method: Method) -> Callable:
+    """``Parts.gradient``, compiled: for each modality by itself where there are convolutions, which
+    cost more than compiling them.  Else once for all modalities: the backward pass is through all
+    encoders, as it is in any case where alike ones are computed as one."""
+    together, apart = jax.jit(gradient), jax.jit(gradient, static_argnums=0)
+    chosen: list[Callable] = []
+
+    def of_one(i: int, params: Any, variables: dict[str, Any], probe: Batch) -> Any:
+        if not chosen:
+            convolves = many.convolves(method.predict, variables, probe)
+            chosen.append(apart if convolves else lambda i, *rest: together(np.int32(i), *rest))
+        return chosen[0](i, params, variables, probe)
+
+    return of_one
 
 
 @functools.lru_cache(maxsize=2)  # the runs of one program, with several seeds, compile once
@@ -136,89 +185,172 @@ def measure(
 
     ``is_product``: see ``acts_as_product``.
     """
-    names = method.modalities
-    present = probe["present"]
+    parts, names = parts_of(method, phases, lambda function: function), method.modalities
+    return named(names, combine(parts, names, is_product, phases, state, batch, info, probe))
 
-    def logits(variables: dict[str, Any]) -> jax.Array:
+
+class Parts(NamedTuple):
+    """The computations of ``measure``, each of them pure."""
+
+    at_start: Callable[..., dict[str, Any]]
+    gradient: Callable[..., tuple[jax.Array, Any]]
+    """Of the loss of a modality, by its number: the norm for its encoder, and that of all heads."""
+    norm: Callable[[Any], jax.Array]
+    cosine: Callable[[Any, Any], jax.Array]
+    project: Callable[[jax.Array, Any], Any]
+    spectrum: Callable[[jax.Array], dict[str, jax.Array]]
+    step: Callable[[int, TrainState, Batch, StepInfo], tuple[TrainState, Any]]
+    """The step of a phase, from a state that stays usable."""
+    without_past: Callable[[TrainState], TrainState]
+    without_projection: Callable[[TrainState], TrainState]
+    update_norms: Callable[[Any, Any], dict[str, jax.Array]]
+    head_steps: Callable[..., dict[str, Any]]
+
+
+def parts_of(
+    method: Method, phases: tuple[Phase, ...], compiled: Callable[[Callable], Any]
+) -> Parts:
+    """The ``Parts`` of a method's stage, each given to ``compiled`` (``jax.jit``, or nothing)."""
+    names, predict = method.modalities, compiled(method.predict)
+
+    def logits(variables: dict[str, Any], probe: Batch) -> jax.Array:
         """``float32[M, B, C]``: each modality's own prediction, in evaluation mode."""
-        return method.predict(variables, probe).unimodal
+        return predict(variables, probe).unimodal
 
-    def losses(variables: dict[str, Any]) -> jax.Array:
+    def losses(variables: dict[str, Any], probe: Batch) -> jax.Array:
         """``float32[M]``, in nats, each over the examples that have the modality."""
-        each = [cross_entropy(of_one, probe["label"]) for of_one in logits(variables)]
-        return jnp.stack([masked_mean(loss, present[:, i]) for i, loss in enumerate(each)])
+        each = [cross_entropy(of_one, probe["label"]) for of_one in logits(variables, probe)]
+        return jnp.stack([masked_mean(loss, probe["present"][:, i]) for i, loss in enumerate(each)])
 
-    at_start = logits(state.variables)
-    found: dict[str, Any] = {
-        "loss": dict(zip(names, losses(state.variables), strict=True)),
-        "accuracy": {
-            m: accuracy(at_start[i], probe["label"], present[:, i]) for i, m in enumerate(names)
-        },
-        "discrepancy_ratio": discrepancy_ratios(at_start, probe["label"], present, names),
-    }
+    def at_start(variables: dict[str, Any], probe: Batch) -> dict[str, Any]:
+        found, present = logits(variables, probe), probe["present"]
+        right = [accuracy(found[i], probe["label"], present[:, i]) for i in range(len(names))]
+        return {
+            "loss": losses(variables, probe),
+            "accuracy": jnp.stack(right),
+            "discrepancy_ratio": discrepancy_ratios(found, probe["label"], present, names),
+        }
+
+    def gradient_of(
+        i: int | jax.Array, params: Any, variables: dict[str, Any], probe: Batch
+    ) -> tuple[jax.Array, Any]:
+        def loss_of_one(params: Any) -> jax.Array:
+            return losses({**variables, "params": params}, probe)[i]
+
+        gradient = jax.grad(loss_of_one)(params)
+        norms = [optax.tree.norm(gradient["encoder"].get(m, ())) for m in names]
+        return norms[i] if isinstance(i, int) else jnp.stack(norms)[i], gradient["head"]
+
+    def head_steps(
+        variables: dict[str, Any], heads: dict[str, Any], probe: Batch
+    ) -> dict[str, dict[str, jax.Array]]:
+        """How every modality's loss changes when only the head takes a step, to one of ``heads``.
+
+        ``same_length`` follows from the other steps.
+        """
+        params, before = variables["params"], losses(variables, probe)
+
+        def change(step: Any) -> jax.Array:
+            head = jax.tree.map(jnp.add, params["head"], step)
+            return losses({**variables, "params": {**params, "head": head}}, probe) - before
+
+        steps = {
+            name: jax.tree.map(jnp.subtract, head, params["head"]) for name, head in heads.items()
+        }
+        if "unprojected" in steps:
+            length, plain = optax.tree.norm(steps["gradient"]), steps["unprojected"]
+            ratio = length / jnp.maximum(optax.tree.norm(plain), 1e-30)
+            steps["same_length"] = jax.tree.map(lambda leaf: leaf * ratio, plain)
+        return {
+            name: {"length": optax.tree.norm(step), "change": change(step)}
+            for name, step in steps.items()
+        }
+
+    return Parts(
+        compiled(at_start),
+        gradient_of,
+        compiled(optax.tree.norm),
+        compiled(cosine),
+        compiled(project),
+        compiled(spectrum),
+        lambda index, *arguments: phases[index].update(*arguments),
+        compiled(without_past),
+        compiled(without_projection),
+        compiled(update_norms),
+        compiled(head_steps),
+    )
+
+
+def combine(
+    parts: Parts,
+    names: tuple[str, ...],
+    is_product: bool,
+    phases: tuple[Phase, ...],
+    state: TrainState,
+    batch: Batch,
+    info: StepInfo,
+    probe: Batch,
+) -> dict[str, Any]:
+    """The measurements by ``parts``; what is of every modality is a ``float32[M]``."""
+    found = parts.at_start(state.variables, probe)
 
     # ---- Gradients of each modality's loss -----------------------------------------------------
-    gradients: dict[str, Any] = {}
+    found["gradient_norm"], heads = {}, {}
     for i, m in enumerate(names):
-
-        def loss_of_one(params: Any, i: int = i) -> jax.Array:
-            return losses({**state.variables, "params": params})[i]
-
-        gradients[m] = jax.grad(loss_of_one)(state.params)
-    found["gradient_norm"] = {
-        m: {
-            "encoder": optax.tree.norm(gradient["encoder"].get(m, ())),
-            "head": optax.tree.norm(gradient["head"]),
-        }
-        for m, gradient in gradients.items()
-    }
-    heads = {m: gradient["head"] for m, gradient in gradients.items()}
-    found["head_cosine"] = cosines(heads)
+        norm, heads[m] = parts.gradient(i, state.params, state.variables, probe)
+        found["gradient_norm"][m] = {"encoder": norm, "head": parts.norm(heads[m])}
+    found["head_cosine"] = cosines(heads, parts.cosine)
     if P := projection_of(state):
         if is_product:
-            projected = {m: project(P[0], head) for m, head in heads.items()}
-            found["head_cosine_projected"] = cosines(projected)
-        found["projection"] = spectrum(P[0])
+            projected = {m: parts.project(P[0], head) for m, head in heads.items()}
+            found["head_cosine_projected"] = cosines(projected, parts.cosine)
+        found["projection"] = parts.spectrum(P[0])
 
     # ---- What each phase's step of the head does to every modality -----------------------------
     found |= {"update_norm": {}, "head_step": {}}
-    for phase in phases:
-        after, _ = phase.update(state, batch, info)
-        moved = jax.tree.map(jnp.subtract, after.params, state.params)
-        found["update_norm"][phase.name] = {
-            f"{kind}/{name}": optax.tree.norm(tree)
-            for kind, trees in moved.items()
-            for name, tree in trees.items()
-        }
-        before = losses(state.variables)
+    for index, phase in enumerate(phases):
 
-        def change(
-            step: Any, state: TrainState = state, before: jax.Array = before
-        ) -> dict[str, jax.Array]:
-            """How every modality's loss changes when only the head takes ``step``."""
-            head = jax.tree.map(jnp.add, state.params["head"], step)
-            variables = {**state.variables, "params": {**state.params, "head": head}}
-            return dict(zip(names, losses(variables) - before, strict=True))
+        def after_step(start: TrainState, index: int = index) -> TrainState:
+            """After the phase's step, from a state that differs in its optimiser only."""
+            return parts.step(index, start, batch, info)[0]
 
-        def step_from(start: TrainState, phase: Phase = phase) -> Any:
-            """The head's step from a state that differs in its optimiser only."""
-            after, _ = phase.update(start, batch, info)
-            return jax.tree.map(jnp.subtract, after.params["head"], start.params["head"])
-
-        steps: dict[str, Any] = {"taken": moved["head"]}
-        fresh = without_past(state)
+        after, fresh = after_step(state), parts.without_past(state)
+        found["update_norm"][phase.name] = parts.update_norms(after.params, state.params)
+        ends = {"taken": after.params["head"]}
         if not uses_adam(state):
-            steps["gradient"] = step_from(fresh)
-        if P and is_product and "gradient" in steps:
-            steps["unprojected"] = plain = step_from(without_projection(fresh))
-            length = optax.tree.norm(steps["gradient"])
-            ratio = length / jnp.maximum(optax.tree.norm(plain), 1e-30)
-            steps["same_length"] = jax.tree.map(lambda leaf, r=ratio: leaf * r, plain)
-        found["head_step"][phase.name] = {
-            name: {"length": optax.tree.norm(step), **change(step)} for name, step in steps.items()
-        }
+            ends["gradient"] = after_step(fresh).params["head"]
+        if P and is_product and "gradient" in ends:
+            ends["unprojected"] = after_step(parts.without_projection(fresh)).params["head"]
+        found["head_step"][phase.name] = parts.head_steps(state.variables, ends, probe)
         state = after
     return found
+
+
+def named(names: tuple[str, ...], found: dict[str, Any]) -> dict[str, Any]:
+    """``found`` with numbers by the name of the modality in place of each ``float32[M]``."""
+
+    def by_name(values: Any) -> dict[str, Any]:
+        return dict(zip(names, values, strict=True))
+
+    steps = {
+        phase: {
+            name: {"length": step["length"], **by_name(step["change"])}
+            for name, step in of_phase.items()
+        }
+        for phase, of_phase in found["head_step"].items()
+    }
+    start = {key: by_name(found[key]) for key in ("loss", "accuracy")}
+    return {**found, **start, "head_step": steps}
+
+
+def update_norms(after: dict[str, Any], before: dict[str, Any]) -> dict[str, jax.Array]:
+    """``{"encoder/a": norm, ..., "head/shared": norm}`` of what a step changes."""
+    moved = jax.tree.map(jnp.subtract, after, before)
+    return {
+        f"{kind}/{name}": optax.tree.norm(tree)
+        for kind, trees in moved.items()
+        for name, tree in trees.items()
+    }
 
 
 def discrepancy_ratios(
@@ -240,79 +372,15 @@ def discrepancy_ratios(
     return dict(zip(names, scores / jnp.maximum(others, 1e-12), strict=True)) if names[1:] else {}
 
 
-def cosines(gradients: Mapping[str, Any]) -> dict[str, jax.Array]:
-    """``{"a,b": cosine}`` between the gradients of each pair; 0 where one of them is 0."""
+def cosine(a: jax.Array, b: jax.Array) -> jax.Array:
+    """Between two vectors; 0 where one of them is 0."""
+    lengths = jnp.linalg.norm(a) * jnp.linalg.norm(b)
+    return jnp.vdot(a, b, precision=HIGHEST) / jnp.maximum(lengths, 1e-30)
+
+
+def cosines(
+    gradients: Mapping[str, Any], of_two: Callable[[Any, Any], jax.Array] = cosine
+) -> dict[str, jax.Array]:
+    """``{"a,b": cosine}`` between the gradients of each pair."""
     flat = {m: flatten_util.ravel_pytree(tree)[0] for m, tree in gradients.items()}
-    return {
-        f"{a},{b}": jnp.vdot(flat[a], flat[b], precision=HIGHEST)
-        / jnp.maximum(jnp.linalg.norm(flat[a]) * jnp.linalg.norm(flat[b]), 1e-30)
-        for a, b in itertools.combinations(flat, 2)
-    }
-
-
-def is_projection(node: Any) -> bool:
-    return isinstance(node, ProjectionState)
-
-
-def projection_of(state: TrainState) -> list[jax.Array]:
-    """``[P: float32[D, D]]`` where the head's gradient is projected, else ``[]``."""
-    nodes = jax.tree.leaves(state.opt_state["head"], is_leaf=is_projection)
-    return [node.P for node in nodes if is_projection(node)]
-
-
-def project(P: jax.Array, head: Any) -> Any:
-    """The gradient of a head after the projection: kernels only, as ``orthogonal_projection``."""
-    chosen = kernels(len(P))(head)
-    return jax.tree.map(
-        lambda leaf, yes: jnp.matmul(P, leaf, precision=HIGHEST) if yes else leaf, head, chosen
-    )
-
-
-def without_projection(state: TrainState) -> TrainState:
-    """``state`` with every P replaced by the identity."""
-    opt_state = jax.tree.map(
-        lambda node: (
-            node._replace(P=jnp.eye(len(node.P), dtype=node.P.dtype))
-            if is_projection(node)
-            else node
-        ),
-        state.opt_state,
-        is_leaf=is_projection,
-    )
-    return state.replace(opt_state=opt_state)
-
-
-def without_past(state: TrainState) -> TrainState:
-    """``state`` with the momentum of the heads' optimisers cleared; every P stays."""
-    head = jax.tree.map(
-        lambda node: node if is_projection(node) else jnp.zeros_like(node),
-        state.opt_state["head"],
-        is_leaf=is_projection,
-    )
-    return state.replace(opt_state={**state.opt_state, "head": head})
-
-
-def uses_adam(state: TrainState) -> bool:
-    """Whether the step of a head is not a linear function of its gradients."""
-
-    def is_adam(node: Any) -> bool:
-        return isinstance(node, optax.ScaleByAdamState)
-
-    return any(map(is_adam, jax.tree.leaves(state.opt_state["head"], is_leaf=is_adam)))
-
-
-def spectrum(P: jax.Array) -> dict[str, jax.Array]:
-    """What P lets through: its eigenvalues, and its effective rank (Roy & Vetterli, 2007).
-
-    The effective rank is the exponential of the entropy of the eigenvalues' shares: D for the
-    identity, 1 if only one direction is left.
-    """
-    values = jnp.maximum(jnp.linalg.eigvalsh(P), 0)
-    shares = values / jnp.maximum(values.sum(), 1e-30)
-    return {
-        "largest": values[-1],
-        "median": jnp.median(values),
-        "smallest": values[0],
-        "mean": values.mean(),
-        "effective_rank": jnp.exp(jax.scipy.special.entr(shares).sum()),
-    }
+    return {f"{a},{b}": of_two(flat[a], flat[b]) for a, b in itertools.combinations(flat, 2)}

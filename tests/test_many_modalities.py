@@ -1,13 +1,16 @@
 """Alike modalities share programs: every bit is that of programs of their own, and the number and
 the size of the programs do not depend on how many modalities there are."""
 
+import collections
 import json
+import types
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from mla_jax import preflight
 from mla_jax.benchmark import modalities
 from mla_jax.benchmark.__main__ import main
 from mla_jax.config import fields
@@ -16,6 +19,7 @@ from mla_jax.datasets import ArraySplit
 from mla_jax.dispatch import Dispatch
 from mla_jax.encoders import create_encoders, many
 from mla_jax.functional.optimizers import StepInfo
+from mla_jax.preflight import topologies
 from mla_jax.program import build_program, initial_state
 from tests.conftest import FEATURES, build_config, build_dataset, fresh_state
 from tests.test_dispatch import CLOCK, CONV, HASTE
@@ -60,6 +64,15 @@ def assert_same_bits(programs, *arguments, **settings):
     jax.tree.map(np.testing.assert_array_equal, found, expected)
     assert (dispatch.programs, alone.programs) == (programs, arguments[0])
     assert dispatch.flops == pytest.approx(alone.flops, rel=0.03)
+
+
+def collectives_of(compiled):
+    """``{kind: bytes}`` of a batch."""
+    found = collections.Counter()
+    for one in compiled:
+        for kind, (_, size) in one.collectives().items():
+            found[kind] += one.runs * size
+    return found
 
 
 @pytest.mark.parametrize(
@@ -130,6 +143,44 @@ def test_the_shared_program_is_compiled_as_others_are():
     for index in range(3):
         state, _ = dispatch(index, state, batch, CLOCK)
     assert all(leaf.is_deleted() for leaf in held)
+
+
+def test_preflight_compiles_each_shared_program_once():
+    """Its figures, as often as a batch runs them, are those of programs of their own."""
+    other = {"d": {"name": "mlp", "hidden": 5}}
+    program, dataset, _ = prepared(4, fidelity="released", encoders=other, devices=4)
+    config = fields.resolve(build_config(NAMES[:4]), 4)
+    shapes = preflight.programs.shapes_of(program, dataset, config)
+    (stage,) = program.method.stages
+
+    def compiled_by(dispatch):
+        changed = program._replace(dispatches={stage.name: dispatch})
+        return [c for c in preflight.programs.compile_all(changed, shapes) if c.stage]
+
+    found = compiled_by(program.dispatches[stage.name])
+    alone = compiled_by(Dispatch(stage.phases, share=False))
+    assert [c.label for c in found] == [
+        "alternate/a (3 times a batch)", "alternate/b, a (3 times a batch)", "alternate/d",
+    ]  # fmt: skip
+    assert [c.label for c in alone] == [f"alternate/{m}" for m in NAMES[:4]]
+    assert sum(c.runs * c.flops for c in found) == pytest.approx(
+        sum(c.flops for c in alone), rel=0.1
+    )
+    assert collectives_of(found) == pytest.approx(collectives_of(alone), rel=0.01)
+    for one in (*found, *alone):
+        assert preflight.programs.donated_share(one, shapes.state_bytes) >= 0.95
+    assert max(c.peak for c in found) == pytest.approx(max(c.peak for c in alone), rel=0.2)
+
+    def estimated(compiled):
+        chip = topologies.CHIPS["v5e"]
+        target = topologies.Target("v5e:2x2", chip, (2, 2), [], 1)
+        report = types.SimpleNamespace(
+            config=config, target=target, examples=128, programs=compiled
+        )
+        return preflight._estimated(report, (stage,))
+
+    each = [c._replace(runs=1) for c in found for _ in range(c.runs)]
+    assert estimated(found) == estimated(each) and len(each) == 7
 
 
 @pytest.mark.parametrize("method", ["mla", "late_fusion", "concat"])

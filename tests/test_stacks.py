@@ -151,9 +151,10 @@ def test_an_axis_of_modalities_divides_what_the_devices_exchange():
     [
         ((2,), {"devices": 4, "modality_devices": 3}, "modality_devices=3 does not divide the 4"),
         ((2,), {"devices": 4, "modality_devices": 2, "batch_size": 15}, "in groups of 2"),
-        ((7,), {"devices": 4, "modality_devices": 2, "method": "concat"}, "there are none here"),
-        ((9,), {"devices": 4, "modality_devices": 2, "method": "concat"}, "groups of 9 here"),
-        ((8,), {"devices": 4, "modality_devices": 2}, "method.schedule=fused"),
+        ((7,), {"devices": 4, "modality_devices": 2, "method": "concat"}, "there are none:"),
+        ((9,), {"devices": 4, "modality_devices": 2, "method": "concat"}, "groups of 9:"),
+        ((8,), {"devices": 4, "modality_devices": 2}, "set --config.method.schedule=fused"),
+        ((8,), {"devices": 4, "modality_devices": 2, "method": "ensemble"}, "ensemble does not:"),
     ],
 )
 def test_an_axis_of_modalities_that_does_not_suit(arguments, settings, sentence):

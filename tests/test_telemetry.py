@@ -18,6 +18,7 @@ from mla_jax.runs import telemetry_plot
 from tests.conftest import TINY, build_config, build_dataset, digits_program, fresh_state
 from tests.runs import PER_EPOCH, config_of, quietly
 
+CONV = {"name": "conv2d", "widths": (4,)}
 LINEAR = {"name": "features", "projection": "linear"}
 INFO = StepInfo(*map(np.int32, (0, 0, 6)))
 
@@ -133,6 +134,38 @@ def test_counterfactuals_need_a_projection_that_is_a_product(switch, value):
     found = jax.eval_shape(measure, state, batch, INFO, probe)
     assert ("same_length" in found["head_step"]["a"]) == (value is None)
     assert ("head_cosine_projected" in found) == (value is None)
+
+
+@pytest.mark.parametrize(
+    ("method", "encoder", "devices"),
+    [("mla", LINEAR, 2), ("late_fusion", LINEAR, 1), ("mla", CONV, 1)],
+)
+def test_the_parts_as_programs_of_their_own(method, encoder, devices, monkeypatch, caplog):
+    """With many modalities: what one program measures, compiled part by part."""
+    names = ("a", "b", "c")
+    dataset = build_dataset(names, missing=0.2)
+    options = {}
+    if encoder is CONV:  # then the gradients are by program, too
+        options["fidelity"], split = "released", dataset.splits["train"]
+        inputs = {m: np.repeat(x, 6, 1).reshape(-1, 6, 6, 1) for m, x in split.inputs.items()}
+        dataset.splits["train"] = split._replace(inputs=inputs)
+    config = fields.resolve(build_config(names, method, encoder=encoder, **options), devices)
+    program = build_program(config, dataset, jax.devices()[:devices])
+    state, place = fresh_state(program, dataset), program.placement
+    state = place.replicate(state)
+    batch = place.shard(dataset.splits["train"].fetch(np.arange(16)))
+    probe = place.replicate(telemetry.probe_batch(dataset, 32))
+    (stage,) = program.method.stages
+    found, measured = [], []
+    for apart in (99, 2):
+        monkeypatch.setattr(telemetry, "APART", apart)
+        measured.append(telemetry.Measured(program.method, True, stage.phases))
+        found.append(measured[-1](state, batch, INFO, probe))
+    assert jax.tree.structure(found[0]) == jax.tree.structure(found[1])
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=2e-6), *found)
+    with jax.log_compiles(), caplog.at_level("WARNING"):
+        measured[1](state, batch, INFO, probe)
+    assert "compilation of" not in caplog.text  # every program is found again
 
 
 def test_norms_and_cosines():

@@ -83,7 +83,7 @@ def preflight(
     find_rate: Callable[[dict[str, Stream]], input_rate.Rate | None] = lambda streams: None,
     say: Callable[[str], None] = lambda line: None,
 ) -> Report:
-    """Compiles every phase, the evaluation and the initialisation of a run, and counts their work.
+    """Compiles every program of a run: of its batches, its evaluation and initialisation.
 
     Args:
       config: a configuration, as for ``train``.
@@ -168,10 +168,11 @@ def _estimated(report: Report, stages: Any) -> tuple[StageEstimate, ...]:
         for c in mine:
             assert c.text is not None  # every phase fits
             work, collectives = c.text.work, c.text.collectives
-            each.append(
-                estimate.phase_seconds(c.flops, work.memory_bytes, collectives, target.shape, chip)
+            once = estimate.phase_seconds(
+                c.flops, work.memory_bytes, collectives, target.shape, chip
             )
-            cycles += work.cycles
+            each += [once] * c.runs
+            cycles += c.runs * work.cycles
         total, step = estimate.total(each), estimate.step_seconds(each)
         if chip.clock and cycles:
             told = cycles / chip.clock + total.collectives

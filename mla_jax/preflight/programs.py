@@ -13,6 +13,7 @@ from ml_collections import FrozenConfigDict
 from mla_jax.data import pipeline
 from mla_jax.data.dataset import Dataset
 from mla_jax.functional.optimizers import StepInfo
+from mla_jax.methods.base import Phase
 from mla_jax.preflight.program_text import Collective, Product, ProgramText, bits, read
 from mla_jax.program import Program, initialization
 
@@ -35,7 +36,7 @@ class Shapes(NamedTuple):
 
     @property
     def state_bytes(self) -> int:
-        return sum(_bytes(leaf) for leaf in jax.tree.leaves(self.state))
+        return size_of(self.state)
 
     @property
     def example_bytes(self) -> int:
@@ -55,16 +56,22 @@ class Compiled(NamedTuple):
     bytes: float = 0.0
     """Bytes accessed: the operands and results of all operations."""
     peak: int = 0
-    """Bytes of memory: arguments, results, temporaries (shared ones once), and the program."""
+    """Bytes of memory: arguments, results, temporaries (shared ones once), the program, and what it
+    does not take of the state."""
     problem: str = ""
     """XLA's message if the program does not fit; then there are no other figures."""
     needed: int | None = None
     """Bytes that did not fit, if XLA gives them."""
     text: ProgramText | None = None
+    runs: int = 1
+    """How often a batch runs it; the other figures are those of once."""
+    beside: int = 0
+    """Bytes of the state that it does not take."""
 
     @property
     def label(self) -> str:
-        return f"{self.stage}/{self.name}" if self.stage else self.name
+        often = f" ({self.runs} times a batch)" if self.runs > 1 else ""
+        return (f"{self.stage}/{self.name}" if self.stage else self.name) + often
 
     def collectives(self) -> dict[str, tuple[int, int]]:
         """``{kind: (number, bytes of all)}``."""
@@ -106,27 +113,42 @@ def shapes_of(program: Program, dataset: Dataset, config: FrozenConfigDict) -> S
 def compile_all(
     program: Program, shapes: Shapes, say: Callable[[str], None] = lambda line: None
 ) -> list[Compiled]:
-    """All phases of all stages, the evaluation and the initialisation, one after the other."""
+    """The programs of all stages, the evaluation and the initialisation, one after the other.
+
+    A program that several phases of a stage share is compiled once, and named after the first.
+    """
     info = StepInfo(*[jax.ShapeDtypeStruct((), np.int32)] * 3)
-    plan: list[tuple[str, str, Callable[[], Any]]] = []
+    plan: list[tuple[str, str, Callable[[], Any], int, int]] = []
     for stage in program.method.stages:
-        dispatch = program.dispatches[stage.name]
-        for index, phase in enumerate(stage.phases):
-            plan.append((stage.name, phase.name, lambda d=dispatch, i=index: d.lower(
-                i, shapes.state, shapes.batch, info)))  # fmt: skip
+        planned = program.dispatches[stage.name].plan(shapes.state, shapes.batch, info)
+        for one in sorted(planned, key=lambda one: one.phase):
+            beside = shapes.state_bytes - size_of(one.state)
+            name = _name(stage.phases[one.phase], one.modality)
+            plan.append((stage.name, name, one.lower, one.runs, beside))
     evaluator, states = program.evaluator, (shapes.evaluation_state, shapes.evaluation_batch)
-    plan.append(("", EVALUATION, lambda: evaluator.lower(*states)))
+    plan.append(("", EVALUATION, lambda: evaluator.lower(*states), 1, 0))
     init = initialization(program)
-    plan.append(("", INITIALIZATION, lambda: init.lower(shapes.rng, shapes.sample)))
+    plan.append(("", INITIALIZATION, lambda: init.lower(shapes.rng, shapes.sample), 1, 0))
     found = []
-    for number, (stage_name, name, lower) in enumerate(plan, 1):
+    for number, (stage_name, name, lower, runs, beside) in enumerate(plan, 1):
         say(f"compiling {name} ({number} of {len(plan)}) ...")
-        found.append(compile_one(stage_name, name, lower))
+        found.append(compile_one(stage_name, name, lower, runs, beside))
     return found
 
 
-def compile_one(stage: str, name: str, lower: Callable[[], Any]) -> Compiled:
-    """Compiles one program; one that does not fit is a result, not an error."""
+def _name(phase: Phase, modality: str) -> str:
+    """The phase's, and the modality where the program is for another one's part in the phase."""
+    mine = not modality or modality == phase.solos[0].modality
+    return phase.name if mine else f"{phase.name}, {modality}"
+
+
+def compile_one(
+    stage: str, name: str, lower: Callable[[], Any], runs: int = 1, beside: int = 0
+) -> Compiled:
+    """Compiles one program; one that does not fit is a result, not an error.
+
+    ``runs`` and ``beside``: as in ``Compiled``.
+    """
     started = time.perf_counter()
     try:
         compiled = lower().compile()
@@ -135,7 +157,8 @@ def compile_one(stage: str, name: str, lower: Callable[[], Any]) -> Compiled:
             raise
         problem = str(error).strip().partition("\n")[0].removeprefix("RESOURCE_EXHAUSTED: ")
         spent = time.perf_counter() - started
-        return Compiled(stage, name, spent, problem=problem, needed=needed_bytes(str(error)))
+        needed = needed_bytes(str(error))
+        return Compiled(stage, name, spent, problem=problem, needed=needed, runs=runs)
     spent = time.perf_counter() - started
     memory, cost = compiled.memory_analysis(), compiled.cost_analysis() or {}
     peak = (
@@ -144,6 +167,7 @@ def compile_one(stage: str, name: str, lower: Callable[[], Any]) -> Compiled:
         - memory.alias_size_in_bytes
         + memory.temp_size_in_bytes
         + memory.generated_code_size_in_bytes
+        + beside
     )
     return Compiled(
         stage,
@@ -153,6 +177,8 @@ def compile_one(stage: str, name: str, lower: Callable[[], Any]) -> Compiled:
         float(cost.get("bytes accessed", 0.0)),
         int(peak),
         text=read(compiled.as_text()),
+        runs=runs,
+        beside=beside,
     )
 
 
@@ -166,8 +192,9 @@ def needed_bytes(sentence: str) -> int | None:
 
 
 def donated_share(compiled: Compiled, state_bytes: int) -> float:
-    """The share of the state that is updated in place."""
-    return min(1.0, compiled.text.donated_bytes / state_bytes) if state_bytes else 1.0
+    """The share, of what the program takes of the state, that is updated in place."""
+    taken = state_bytes - compiled.beside
+    return min(1.0, compiled.text.donated_bytes / taken) if taken else 1.0
 
 
 def of_encoders(text: ProgramText, names: tuple[str, ...]) -> tuple[list[Product], list[Product]]:
@@ -211,6 +238,11 @@ def in_full_precision(products: Iterable[Product]) -> list[Product]:
     So the gradients of attention's scores, which are float32, cost no more than bfloat16.
     """
     return [p for p in products if bits(p.dtype) > 16 and p.precision != "default"]
+
+
+def size_of(state: Any) -> int:
+    """The bytes of a state, of which there are but the shapes."""
+    return sum(_bytes(leaf) for leaf in jax.tree.leaves(state))
 
 
 def _bytes(leaf: Any) -> int:

@@ -47,9 +47,11 @@ def _of_programs(report: Report) -> list[str]:
         "## Programs, per device",
         markdown_table(header, [_program(report, c) for c in report.programs]),
         "GB touched: the size of the operands and results of all operations, as XLA counts them. "
-        f"GB in {memory}: of those that are stored there. Peak: arguments, results, temporaries "
-        f"and the program{there}; the next batch takes {next_batch(report) / 1e6:,.1f} MB more. "
-        "Donated: share of the state.",
+        f"GB in {memory}: of those that are stored there. Peak: arguments, results, temporaries, "
+        f"the program{there}, and the rest of the state; the next batch takes "
+        f"{next_batch(report) / 1e6:,.1f} MB more. Donated: share of what the program takes of the "
+        "state. A program that runs several times a batch is listed once, with the figures of one "
+        "run.",
         "## Collectives",
         markdown_table(
             ("program", "kind", "number", "all, MB", "largest, MB", "most of"),
@@ -214,6 +216,7 @@ def to_json(report: Report) -> dict[str, Any]:
 
 def _program_json(report: Report, compiled: programs.Compiled) -> dict[str, Any]:
     found: dict[str, Any] = {"stage": compiled.stage, "name": compiled.name}
+    found["runs"] = compiled.runs
     found["compile_seconds"] = round(compiled.compile_seconds, 3)
     if compiled.text is None:
         return {**found, "problem": compiled.problem, "needed": compiled.needed}

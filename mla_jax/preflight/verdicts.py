@@ -129,8 +129,8 @@ def _collectives(report: "Report") -> Iterator[Verdict]:
         seconds = stage.batch
         if seconds.collectives <= seconds.compute:
             continue
-        texts = [c.text for c in report.programs if c.text and c.stage == stage.name]
-        count = sum(len(text.collectives) for text in texts)
+        mine = [c for c in report.programs if c.text and c.stage == stage.name]
+        count = sum(c.runs * len(c.text.collectives) for c in mine if c.text)
         balanced = estimate.balanced_batch(batch, devices, seconds)
         if balanced is None or balanced > report.examples:
             remedy = "no batch of this data set makes compute as long: take fewer devices"

@@ -10,7 +10,7 @@ Every process reads for itself, without orbax's barriers, and then all of them a
 an error on one process leaves no other one waiting.
 """
 
-import collections
+import asyncio
 import contextlib
 import functools
 import gc
@@ -22,7 +22,7 @@ import sys
 import time
 import warnings
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -31,6 +31,7 @@ from orbax.checkpoint import v1 as ocp
 
 from mla_jax import distributed, storage
 from mla_jax.errors import NoSpaceError, UserError
+from mla_jax.runs.checksum import checksum, crc, on_host
 from mla_jax.state import TrainState
 
 PROGRESS = {"progress": None}
@@ -40,9 +41,6 @@ logging.getLogger("absl").addFilter(lambda record: "orbax" not in record.pathnam
 
 ASK_AFTER = 10.0
 """Seconds of waiting for a save in a bucket after which the bucket is asked for a sign of life."""
-
-AHEAD = 8
-"""Arrays that are copied from the device while the checksum of one is computed."""
 
 PAUSES = (1.0, 3.0)
 """Seconds before a checkpoint that could not be read is read again."""
@@ -76,6 +74,7 @@ class Checkpoints:
         with _quiet():
             self._checkpointer = ocp.training.Checkpointer(
                 self._directory,
+                context=_context(),
                 save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(1),
                 preservation_policy=self._retention,
                 cleanup_tmp_directories=True,
@@ -90,12 +89,12 @@ class Checkpoints:
         self._wait_for_bucket()
         if storage.free_space(self._directory) < (needed := size(state)):
             raise NoSpaceError(self._directory, needed)
-        if distributed.is_main():  # which alone writes the progress
-            progress = {**progress, "checksum": checksum(state)}
-        text = np.frombuffer(json.dumps(progress).encode(), np.uint8)
+        # Process 0 alone writes the progress, and all that takes time is left to the background.
+        arrays = list(on_host(state)) if distributed.is_main() else None
+        text = functools.partial(_text, json.dumps(progress), arrays)
         with _quiet():
             self._saving = self._checkpointer.save_checkpointables_async(
-                step, {"state": state, "progress": {"json": text}}
+                step, {"state": state, "progress": text}
             )
 
     def pin(self, step: int) -> None:
@@ -255,7 +254,7 @@ def _load(path: pathlib.Path, wanted: dict[str, Any]) -> dict[str, Any]:
     _ignore_abandoned_reads()
     index = jax.process_index()
     alone = ocp.options.MultiprocessingOptions(primary_host=index, active_processes={index})
-    with _quiet(), ocp.Context(multiprocessing_options=alone):
+    with _quiet(), _context(multiprocessing_options=alone):
         loaded = ocp.load_checkpointables(path, wanted)
     progress = json.loads(np.asarray(loaded["progress"]["json"]).tobytes())
     expected = progress.pop("checksum")
@@ -341,17 +340,47 @@ def size(state: TrainState) -> int:
     return sum(leaf.nbytes for leaf in jax.tree.leaves(state))
 
 
-def checksum(state: TrainState) -> int:
-    """A CRC-32 over the bytes of every array, in tree order; replicated arrays only."""
-    coming: collections.deque[jax.Array] = collections.deque()
-    crc = 0
-    for leaf in (*jax.tree.leaves(state), *[None] * AHEAD):
-        if leaf is not None:
-            coming.append(leaf.addressable_data(0))
-            coming[-1].copy_to_host_async()  # else each array waits for the one before it
-        if coming and (leaf is None or len(coming) > AHEAD):
-            crc = zlib.crc32(np.ascontiguousarray(coming.popleft()), crc)  # type: ignore
-    return crc
+def _text(progress: str, arrays: list[np.ndarray] | None) -> np.ndarray:
+    """The bytes of the progress, which is JSON, with the checksum of the arrays if given any."""
+    if arrays is not None:
+        progress = json.dumps({**json.loads(progress), "checksum": crc(arrays)})
+    return np.frombuffer(progress.encode(), np.uint8)
+
+
+class _ProgressHandler:
+    """How orbax saves the progress: a function computes its bytes in the background.
+
+    On the disk it is the tree ``{"json": bytes}``.
+    """
+
+    def __init__(self) -> None:
+        self._tree = ocp.handlers.PyTreeHandler()
+
+    async def save(self, directory: Any, checkpointable: Callable[[], np.ndarray]) -> Any:
+        return self._save_later(directory, checkpointable)
+
+    async def _save_later(self, directory: Any, text: Callable[[], np.ndarray]) -> None:
+        tree = {"json": await asyncio.to_thread(text)}
+        await (await self._tree.save(directory, tree))
+
+    async def load(self, directory: Any, abstract_checkpointable: None = None) -> Any:
+        return await self._tree.load(directory, abstract_checkpointable)
+
+    async def metadata(self, directory: Any) -> Any:
+        return await self._tree.metadata(directory)
+
+    def is_handleable(self, checkpointable: Any) -> bool:
+        return callable(checkpointable)
+
+    def is_abstract_handleable(self, abstract_checkpointable: Any) -> bool:
+        return abstract_checkpointable is None
+
+
+def _context(**options: Any) -> Any:
+    registry = ocp.handlers.local_registry()
+    registry.add(_ProgressHandler, checkpointable_name="progress")
+    handlers = ocp.options.CheckpointablesOptions(registry=registry)
+    return ocp.Context(checkpointables_options=handlers, **options)
 
 
 @contextlib.contextmanager
