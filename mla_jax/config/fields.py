@@ -98,7 +98,7 @@ def base_config() -> ConfigDict:
             "protocol": "strict",  # strict: never select on test.  paper: best test epoch
             "selection": "auto",  # auto, validation, last, best_test
             "evaluation": ConfigDict({"batch_size": 64, "every_epochs": 1}),
-            # What a run measures of its imbalance: mla_jax/telemetry.py.  every_steps: batches from
+            # What a run measures of its imbalance: mla_jax/telemetry.  every_steps: batches from
             # one measurement to the next, 0: none; examples: of the probe batch.
             "telemetry": ConfigDict({"every_steps": 0, "examples": 256}),
             "checkpoint": ConfigDict({"every_epochs": 1, "every_steps": 0, "keep": 2}),

@@ -1,6 +1,6 @@
 """What MLA's shared head forgets, and what the projection prevents; our study, not a paper's.
 
-The runs are measured every fifth batch (``mla_jax/telemetry.py``); ``compare/forgetting.py``
+The runs are measured every fifth batch (``mla_jax/telemetry``); ``compare/forgetting.py``
 summarises it.  With the 26 or 25 batches per epoch of the embedded data sets, all
 batches of an epoch are seen in turn.
 """

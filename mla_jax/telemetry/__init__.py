@@ -46,7 +46,10 @@ from mla_jax.encoders import many
 from mla_jax.functional.losses import accuracy, cross_entropy, masked_mean
 from mla_jax.functional.optimizers import StepInfo
 from mla_jax.functional.projection import HIGHEST
-from mla_jax.head_state import (
+from mla_jax.methods.base import Method, Phase, Stage
+from mla_jax.program import Program
+from mla_jax.state import Batch, TrainState
+from mla_jax.telemetry.head_state import (
     project,
     projection_of,
     spectrum,
@@ -54,9 +57,6 @@ from mla_jax.head_state import (
     without_past,
     without_projection,
 )
-from mla_jax.methods.base import Method, Phase, Stage
-from mla_jax.program import Program
-from mla_jax.state import Batch, TrainState
 
 EVENT = "telemetry"
 """The name of the telemetry lines in ``metrics.jsonl``."""
