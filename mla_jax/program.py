@@ -174,7 +174,9 @@ def initial_state(program: Program, dataset: Dataset, seed: int) -> TrainState:
     return start(rng, sample)
 
 
-def initialization(program: Program, compiler_options: dict[str, Any] | None = None) -> Callable:
+def initialization(
+    program: Program, compiler_options: dict[str, Any] | None = None
+) -> jax.stages.Wrapped:
     """``(rng, batch of one example) -> state`` on every device, jitted."""
     return jax.jit(
         program.method.init,

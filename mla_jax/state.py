@@ -121,7 +121,7 @@ class TrainState:
 
     params: dict[str, Any]
     """``{"encoder": {modality: tree}, "head": {name: {"kernel": [D, C], "bias": [C]}}}``."""
-    batch_stats: dict[str, Any]
+    batch_stats: Mapping[str, Any]
     """``{modality: tree}``: running means and variances."""
     opt_state: dict[str, Any]
     """Keyed like ``params``: one optimiser state per encoder and one per head."""

@@ -31,7 +31,7 @@ REGISTRY: dict[str, type[nn.Module]] = {
     "resnet18": resnet.ResNet18,
 }
 
-KINDS: dict[Any, tuple[type, ...]] = {
+KINDS: dict[Any, tuple[type[Any], ...]] = {
     int: (int,), float: (int, float), bool: (bool,), str: (str,)
 }  # fmt: skip
 """What a field of this annotation takes."""
@@ -81,6 +81,7 @@ class Encoders(NamedTuple):
             switches = getattr(module, "switches", None)
             found[modality] = {} if switches is None else conventions.bound(switches)
             if differs := getattr(module, "differs_from_weights", ()):
+                assert switches is not None  # some of them are named
                 differs = (differs,) if isinstance(differs, str) else tuple(differs)
                 for name in differs:
                     check_choice(f"switch in differs_from_weights of '{modality}'", name, switches)
@@ -172,12 +173,13 @@ class Encoders(NamedTuple):
         module = self.modules[modality]
         if not train:
             variables = {"params": params, "batch_stats": batch_stats}
-            return _full_precision(module.apply(variables, inputs, train=False)), batch_stats
+            features: Any = module.apply(variables, inputs, train=False)
+            return _full_precision(features), batch_stats
 
         def forward(
             params: Any, batch_stats: Any, inputs: jax.Array, present: jax.Array | None
         ) -> tuple[jax.Array, Any]:
-            options = {} if present is None else {"present": present}
+            options: dict[str, Any] = {} if present is None else {"present": present}
             features, updated = module.apply(
                 {"params": params, "batch_stats": batch_stats},
                 inputs,
@@ -189,8 +191,8 @@ class Encoders(NamedTuple):
 
         masked = present is not None and not self.complete and _knows_present(module)
         normalized = bool(jax.tree.leaves(batch_stats))
-        forward = self.spread.over(forward, normalized, hasattr(module, "axis_name"))
-        return forward(params, batch_stats, inputs, present if masked else None)
+        shared = self.spread.over(forward, normalized, hasattr(module, "axis_name"))
+        return shared(params, batch_stats, inputs, present if masked else None)
 
     def features(
         self, params: Any, batch_stats: Any, batch: Mapping[str, Any], train: bool

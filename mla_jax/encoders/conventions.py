@@ -16,7 +16,7 @@ import numpy as np
 
 from mla_jax.errors import UserError, check_choice
 
-IMAGE_STATISTICS = {
+IMAGE_STATISTICS: Mapping[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
     "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
     "cc12m": ((0.5762, 0.5503, 0.5213), (0.3207, 0.3169, 0.3307)),
 }

@@ -64,7 +64,7 @@ class ResNet18(nn.Module):
         batch = x.shape[0]
         x = x.reshape((-1, *x.shape[-3:])).astype(self.dtype)
         mask = None if present is None else jnp.repeat(present, x.shape[0] // batch)
-        norm = {"epsilon": self.epsilon, "unbiased": self.unbiased_variance}
+        norm: dict[str, Any] = {"epsilon": self.epsilon, "unbiased": self.unbiased_variance}
         norm["axis_name"] = self.axis_name
         platform = self.platform or jax.default_backend()
         convolve = avoiding_small_maps if platform == "cpu" else jax.lax.conv_general_dilated

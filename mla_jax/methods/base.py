@@ -13,6 +13,9 @@ from mla_jax.state import Batch, Metrics, Prediction, Stacks, TrainState
 Update = Callable[[TrainState, Batch, StepInfo], tuple[TrainState, Metrics]]
 """Pure: the state after one step on a batch, and what the step reports."""
 
+UpdateOfAll = Callable[[TrainState, Batch, StepInfo], tuple[TrainState, Mapping[str, Metrics]]]
+"""``Update`` of several phases at once: what each reports, by its name."""
+
 
 class Solo(NamedTuple):
     """A step that reads and writes one encoder and what all modalities share.
@@ -47,7 +50,7 @@ class Phase(NamedTuple):
     """One jitted step on one batch; MLA has one per modality, joint methods have one."""
 
     name: str
-    update: Update
+    update: Update | UpdateOfAll
     parts: tuple["Phase", ...] = ()
     """The phases that this one does in one program, if it does several; then its metrics are
     ``{name of a part: Metrics}``."""

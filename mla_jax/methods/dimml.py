@@ -100,7 +100,7 @@ def build(switches: Any, encoders: Encoders, optimizer: Optimizer, task: Task) -
     split_epoch, fusion_epochs = _epochs(switches, task)
     find_effective = effective_dimensions(encoders, C)
     fused_rule = FUSED[switches.fused_head].rule(PLAIN, encoders, task)
-    weights = fusion.equal_weights
+    weights: fusion.Weights = fusion.equal_weights
     if switches.fusion == "certainty":
         weights = fusion.certainty_weights(switches.certainty_temperature)
 
@@ -168,6 +168,7 @@ def build(switches: Any, encoders: Encoders, optimizer: Optimizer, task: Task) -
         return state, {**metrics, "example_loss": losses}
 
     def all_logits(prediction: Prediction) -> jax.Array:
+        assert prediction.joint is not None  # classify gives it
         return jnp.concatenate([prediction.unimodal, prediction.joint[None]])
 
     def weigh(prediction: Prediction, present: jax.Array, method_state: Any) -> jax.Array:

@@ -50,7 +50,7 @@ def rule(switches: Any, encoders: Encoders, task: Task) -> JointRule:
     def joint(heads, z) -> jax.Array:
         if not others:
             return apply_head(heads["joint"], z[conditioner])
-        h = 0
+        h: Any = 0
         for m in others:
             gamma, beta = jnp.split(apply_head(heads[f"film_{m}"], z[conditioner]), 2, axis=-1)
             h += gamma * z[m] + beta

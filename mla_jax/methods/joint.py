@@ -56,12 +56,14 @@ class JointRule(NamedTuple):
 
 def joint_loss(step: Step) -> jax.Array:
     """Cross-entropy of the joint logits, the loss of plain joint training: ``float32[B]``."""
+    assert step.prediction.joint is not None  # the method has a joint head
     return cross_entropy(step.prediction.joint, step.batch["label"])
 
 
 def joint_fusion(prediction: Prediction, present: jax.Array, method_state: Any) -> jax.Array:
     """The joint logits as they are."""
     del present, method_state
+    assert prediction.joint is not None  # the method has a joint head
     return prediction.joint
 
 
@@ -96,7 +98,7 @@ class Learnt(NamedTuple):
     """Each example's loss ``float32[B]``; their mean over the valid examples is minimised."""
     logits: jax.Array
     """Fused, ``float32[B, C]``: what the accuracy is of."""
-    batch_stats: dict[str, Any]
+    batch_stats: Mapping[str, Any]
     method_state: Any
     modulation: Mapping[str, dict[str, Any]] = MappingProxyType({})
     """``{modality: extra arguments of its encoder's optimiser}``."""

@@ -258,7 +258,7 @@ def build(switches: Any, encoders: Encoders, optimizer: Optimizer, task: Task) -
         """The head after the sub-steps for all modalities in their order, what each reports, and
         the gradient of each loss in the features ``{m: float32[B, D]}``."""
 
-        def turn(head: tuple, of_one: tuple) -> tuple:
+        def turn(head: tuple, of_one: tuple) -> tuple[tuple, tuple[Metrics, jax.Array]]:
             position, h = of_one
             loss = functools.partial(classify, position, batch)
             gradient = jax.grad(loss, argnums=(0, 1), has_aux=True)
@@ -270,7 +270,8 @@ def build(switches: Any, encoders: Encoders, optimizer: Optimizer, task: Task) -
             found = {}
             for i, m in enumerate(modalities):
                 head, found[m] = turn(head, (i, features[m]))
-            return head, *many.unzipped(found)
+            reports, cotangents = many.unzipped(found)
+            return head, reports, cotangents
         # A loop in the program, which then does not grow with M.  No convolution is in it.
         head, (metrics, g) = jax.lax.scan(turn, head, (jnp.arange(M), rows(features, modalities)))
         cotangents = many.of_each(lambda h, g_h: g_h, features, Stacks([modalities], [g]))

@@ -193,6 +193,7 @@ def needed_bytes(sentence: str) -> int | None:
 
 def donated_share(compiled: Compiled, state_bytes: int) -> float:
     """The share, of what the program takes of the state, that is updated in place."""
+    assert compiled.text is not None  # it compiled
     taken = state_bytes - compiled.beside
     return min(1.0, compiled.text.donated_bytes / taken) if taken else 1.0
 

@@ -160,7 +160,7 @@ def build(switches: Any, encoders: Encoders, optimizer: Optimizer, task: Task) -
     def init(rng: jax.Array, batch: Batch) -> TrainState:
         encoder_params, batch_stats = encoders.init(jax.random.split(rng)[0], batch["inputs"])
         width = raw_widths(encoders, batch["inputs"])
-        narrowest = min(names, key=width.get)
+        narrowest = min(names, key=lambda m: width[m])
         k = switches.projections or min(PUBLISHED_PROJECTIONS, width[narrowest])
         if k > width[narrowest]:
             raise UserError(

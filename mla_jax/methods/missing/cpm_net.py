@@ -244,7 +244,7 @@ def build(switches: Any, encoders: Encoders, optimizer: Optimizer, task: Task) -
         return [f"numbers of each view: {', '.join(sizes)}; no encoder is trained"]
 
     phases = (Phase("views", learn_views), Phase("latents", learn_latents))
-    stages = (Stage("latents", task.epochs, phases, scale),)
+    stages: tuple[Stage, ...] = (Stage("latents", task.epochs, phases, scale),)
     if switches.retune:
         retune = (Phase("views", learn_views_further),)
         stages += (Stage("retune", max(1, round(RETUNE_SHARE * task.epochs)), retune),)

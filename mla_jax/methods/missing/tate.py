@@ -120,20 +120,21 @@ def build(switches: Any, encoders: Encoders, optimizer: Optimizer, task: Task) -
         present, valid, label = shown["present"], batch["valid"], batch["label"]
         kept = network.kept(state.method_state["dropout"], batch, info)
         target = guide_of(state, batch) if guided else None
+        kept_decoder = kept["decoder"] if kept else None
 
         def objective(params):
             z, stats = encoders.features(params["encoder"], state.batch_stats, shown, train=True)
             heads = params["head"]
             found = network(heads, visible(z, present, modalities), present, kept)
             decoded = attention.block(
-                heads["decoder"], found.encoded, heads_of, epsilon, kept and kept["decoder"]
+                heads["decoder"], found.encoded, heads_of, epsilon, kept_decoder
             )
             of_steps = attention.symmetric_divergence(decoded, found.steps).mean(1)
             losses = cross_entropy(found.logits, label) + switches.decoder_weight * of_steps
             losses += switches.tag_weight * network.tag_loss(found.pooled, present)
             classifier = sum((leaf**2).sum() for leaf in jax.tree.leaves(heads["classifier"]))
             losses += switches.l2_weight / 2 * classifier
-            if guided:
+            if target is not None:
                 has = batch["whole"]["present"][:, network.columns]
                 apart = attention.symmetric_divergence(found.encoded, target)
                 mean = jnp.where(has, apart, 0).sum(1) / jnp.maximum(has.sum(1), 1)
@@ -275,7 +276,7 @@ class Network:
         z = jnp.stack([features[m] for m in self.names])
         x = jnp.matmul(z, own["projection"], precision=HIGHEST)[:, :, None]
         blocks = jax.vmap(lambda params, x, kept: attention.block(params, x, *of, kept))
-        e = blocks(own["block"], x, kept and kept["own"])[:, :, 0]  # [M, B, d]
+        e = blocks(own["block"], x, kept["own"] if kept else None)[:, :, 0]  # [M, B, d]
         if self.pairs:
             matrices = [
                 [heads[_pair(m, k)]["projection"] for k in self.names if k != m] for m in self.names
@@ -283,7 +284,7 @@ class Network:
             e = jnp.einsum("mbd,mkdp->mbkp", e, jnp.array(matrices), precision=HIGHEST)
         tag = jnp.broadcast_to(self.tags(present), (*e.shape[:2], self.step_width - self.common))
         x = jnp.concatenate([e.reshape(*e.shape[:2], -1), tag], 2).swapaxes(0, 1)
-        encoded = attention.block(heads["encoder"], x, *of, kept and kept["encoder"])
+        encoded = attention.block(heads["encoder"], x, *of, kept["encoder"] if kept else None)
         pooled = attention.pool(heads["pool"], encoded)
         u = jnp.matmul(pooled, heads["pooled"]["projection"], precision=HIGHEST)
         return Pass(x, encoded, pooled, apply_head(heads["classifier"], u))
