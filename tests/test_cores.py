@@ -1,33 +1,33 @@
-"""How many cores ``loader.workers=auto`` counts."""
+"""How many cores a process counts: ``loader.workers=auto``, and ``--workers`` of commands."""
 
 import os
 
 import pytest
 
 from mla_jax import slurm
-from mla_jax.data import workers
+from mla_jax.data import cores
 
 
 def test_usable_cores_are_those_of_this_process(monkeypatch):
-    assert 1 <= workers.usable_cores() <= os.cpu_count()
+    assert 1 <= cores.usable_cores() <= os.cpu_count()
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: range(12), raising=False)
-    monkeypatch.setattr(workers, "quota", lambda: 0)
-    monkeypatch.delenv(workers.SHARE, raising=False)
+    monkeypatch.setattr(cores, "quota", lambda: 0)
+    monkeypatch.delenv(cores.SHARE, raising=False)
     monkeypatch.delenv("SLURM_CPUS_ON_NODE", raising=False)
-    assert workers.usable_cores() == 12
-    monkeypatch.setenv(workers.SHARE, "default")  # which Python allows
-    assert workers.usable_cores() == 12
-    monkeypatch.setenv(workers.SHARE, "8")
-    assert workers.usable_cores() == 8
+    assert cores.usable_cores() == 12
+    monkeypatch.setenv(cores.SHARE, "default")  # which Python allows
+    assert cores.usable_cores() == 12
+    monkeypatch.setenv(cores.SHARE, "8")
+    assert cores.usable_cores() == 8
     monkeypatch.setenv("SLURM_CPUS_ON_NODE", "24")
     monkeypatch.setenv("SLURM_STEP_TASKS_PER_NODE", "4")
-    assert workers.usable_cores() == 6
-    monkeypatch.setattr(workers, "quota", lambda: 2)
-    assert workers.usable_cores() == 2
+    assert cores.usable_cores() == 6
+    monkeypatch.setattr(cores, "quota", lambda: 2)
+    assert cores.usable_cores() == 2
 
 
 @pytest.mark.parametrize(
-    ("files", "cores"),
+    ("files", "expected"),
     [
         ({"cpu.max": "150000 100000\n"}, 2),
         ({"cpu.max": "max 100000\n"}, 0),
@@ -38,11 +38,11 @@ def test_usable_cores_are_those_of_this_process(monkeypatch):
         ({}, 0),
     ],
 )
-def test_the_quota_of_a_container(tmp_path, files, cores):
+def test_the_quota_of_a_container(tmp_path, files, expected):
     (tmp_path / "cpu").mkdir()
     for name, text in files.items():
         (tmp_path / name).write_text(text, encoding="ascii")
-    assert workers.quota(tmp_path) == cores
+    assert cores.quota(tmp_path) == expected
 
 
 @pytest.mark.parametrize(

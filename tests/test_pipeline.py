@@ -11,7 +11,7 @@ import types
 import numpy as np
 import pytest
 
-from mla_jax.data import pipeline, workers
+from mla_jax.data import cores, pipeline, workers
 from mla_jax.data.corruptions import CorruptedSplit
 from mla_jax.data.missing import MaskedSplit
 from mla_jax.data.pipeline import (
@@ -190,8 +190,8 @@ def test_auto_starts_workers_for_data_on_disk_in_commands_of_ours_alone(monkeypa
     masked = [MaskedSplit(split, split.present) for split in (memory, disk)]
     assert [workers.in_memory(s) for s in (memory, disk, *masked)] == [True, False, True, False]
 
-    def found(split, cores):
-        monkeypatch.setattr(workers, "usable_cores", lambda: cores)
+    def found(split, count):
+        monkeypatch.setattr(cores, "usable_cores", lambda: count)
         return Loader("auto").resolved(split).workers
 
     assert found(disk, 8) == 0, "pytest is no command of ours: it may not be safe to import again"

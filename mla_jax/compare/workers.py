@@ -17,7 +17,7 @@ from typing import Any
 
 import jax
 
-from mla_jax.data.workers import SHARE, usable_cores
+from mla_jax.data.cores import SHARE, usable_cores
 from mla_jax.errors import UserError
 
 RUN = re.compile(r"run \d+ of \d+: (?P<what>.*?)(?:; about [\d.]+ \w+ left)?\n")

@@ -13,7 +13,7 @@ import grain
 import numpy as np
 from absl import flags
 
-from mla_jax.data import workers
+from mla_jax.data import cores, workers
 from mla_jax.data.dataset import Split
 from mla_jax.data.hashing import draws
 from mla_jax.data.sharing import Shared
@@ -58,7 +58,7 @@ class Loader(NamedTuple):
     def resolved(self, split: Split) -> "Loader":
         """The same with the number of workers that ``auto`` stands for with this split."""
         if self.workers == workers.AUTO:
-            return self._replace(workers=workers.automatic(split, workers.usable_cores()))
+            return self._replace(workers=workers.automatic(split, cores.usable_cores()))
         return self
 
 

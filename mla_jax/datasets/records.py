@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mla_jax import storage
+from mla_jax.data.cores import usable_cores
 from mla_jax.data.dataset import RESERVED_NAMES
 from mla_jax.data.streams import Stream
 from mla_jax.errors import UserError
@@ -224,7 +225,7 @@ class RecordSplit:
 
     @functools.cached_property
     def _threads(self) -> concurrent.futures.ThreadPoolExecutor:
-        return concurrent.futures.ThreadPoolExecutor(min(8, os.cpu_count() or 1))
+        return concurrent.futures.ThreadPoolExecutor(min(8, usable_cores()))
 
     def __getstate__(self) -> dict[str, Any]:
         """A copy in another process opens its own files and threads."""

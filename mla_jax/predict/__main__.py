@@ -18,7 +18,6 @@ the accuracy is printed.
 """
 
 import argparse
-import os
 import pathlib
 import sys
 import tempfile
@@ -26,6 +25,7 @@ from collections.abc import Sequence
 
 from mla_jax.config.command_line import check_output, status_of, write_whole
 from mla_jax.config.help import create_parser
+from mla_jax.data.cores import usable_cores
 from mla_jax.errors import UserError, check_choice
 from mla_jax.predict.read import read_examples
 from mla_jax.predict.write import WRITERS, accuracies
@@ -50,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--vocab", default="", metavar="FILE", help="the vocabulary, for a .csv with text"
     )
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, metavar="N",
+    parser.add_argument("--workers", type=int, default=usable_cores(), metavar="N",
                         help="processes that open raw media (default: one per core)")  # fmt: skip
     chosen = parser.parse_args(arguments)
     return status_of("mla_jax.predict", lambda: _predict(chosen))

@@ -9,13 +9,13 @@ docs/datasets.md says what each data set's raw folder must hold.
 import argparse
 import glob
 import math
-import os
 import shlex
 import sys
 from collections.abc import Sequence
 from typing import Any
 
 from mla_jax.config.help import create_parser
+from mla_jax.data.cores import usable_cores
 from mla_jax.datasets import DESCRIPTIONS, records
 from mla_jax.errors import NoSpaceError, UserError, check_choice, space_watched
 from mla_jax.prepare import run
@@ -103,7 +103,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not 0 <= options.max_unreadable <= 1:
             raise UserError(f"--max_unreadable={options.max_unreadable} must be a share in [0, 1]")
         plan = make_plan(DESCRIPTIONS[options.dataset], options)
-        workers = options.workers or os.cpu_count() or 1
+        workers = options.workers or usable_cores()
         for line in raw_sizes(plan) if options.images == "raw" else ():
             print(line, flush=True)
         with space_watched(plan.folder):
