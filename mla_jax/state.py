@@ -1,5 +1,6 @@
 """The data types that cross module borders: a batch, a training state, a prediction."""
 
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +32,8 @@ are means over (without it every batch counts alike), and ``example_loss: float3
 class Stacks(Mapping[str, Any]):
     """``{name: tree}``, where alike trees are held as one, along a new first axis.
 
-    A program on 64 encoders then takes and returns as many arrays as a program on one.
+    A program on 64 encoders then takes and returns as many arrays as a program on one.  It is a
+    mapping and can be used as a dictionary that does not change; taking one tree out of it copies.
 
     ``groups``: the names that are held together; ``trees``: for each group its stacked tree, for a
     group of one name the tree itself.
@@ -97,10 +99,15 @@ def rows(trees: Mapping[str, Any], names: Sequence[str]) -> Any:
 
 def _everywhere(tree: Any) -> Any:
     """A stacked tree on every device of its mesh, if its first axis is divided among some."""
-    if all(leaf.sharding.is_fully_replicated for leaf in jax.tree.leaves(tree)):
-        return tree
-    places = jax.tree.map(lambda x: NamedSharding(x.sharding.mesh, PartitionSpec()), tree)
-    return jax.jit(lambda tree: tree, out_shardings=places)(tree)
+    for leaf in jax.tree.leaves(tree):
+        if not leaf.sharding.is_fully_replicated:
+            return _gathering(leaf.sharding.mesh)(tree)
+    return tree
+
+
+@functools.cache
+def _gathering(mesh: Any) -> Any:
+    return jax.jit(lambda tree: tree, out_shardings=NamedSharding(mesh, PartitionSpec()))
 
 
 @jax.jit

@@ -15,7 +15,8 @@ from mla_jax.methods.base import Method, Phase, Stage, Task, Weigh
 from mla_jax.state import Batch, Metrics, Prediction, Stacks, TrainState
 
 Features = Mapping[str, jax.Array]
-"""``{modality: float32[B, D]}``."""
+"""``{modality: float32[B, D]}``; with many alike modalities in training a ``Stacks``, not a
+dictionary.  The same is true of heads that are called like modalities."""
 
 
 class Step(NamedTuple):
