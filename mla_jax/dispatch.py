@@ -18,17 +18,18 @@ import concurrent.futures
 import functools
 import operator
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from mla_jax import distributed
-from mla_jax.encoders import many
-from mla_jax.errors import UserError
+from mla_jax.backend import counting
 from mla_jax.functional.optimizers import StepInfo
 from mla_jax.methods.base import Phase, Solo, Update
-from mla_jax.state import Batch, Metrics, Stacks, TrainState
+from mla_jax.stacking import Layout
+from mla_jax.state import Batch, Metrics, TrainState
 
 
 class Shared(NamedTuple):
@@ -38,107 +39,6 @@ class Shared(NamedTuple):
     """The modality that it is written for; others take part under this name."""
     program: Any
     """A jitted ``Update``."""
-
-
-class Layout:
-    """Which modules of the state the phases of a stage hold together, and on which devices.
-
-    ``alike``: ``Phase.alike`` of each.  Nothing is held together unless all agree.
-    """
-
-    def __init__(self, alike: Sequence[Callable[[TrainState, Batch], Any] | None]):
-        self._alike = alike
-        self._groups: dict[str, Any] | None = None
-        """``Phase.alike``; {} where no modules are held together, None before the first state."""
-        self._everywhere: Any = None
-        self._divided: jax.sharding.NamedSharding | None = None
-        """The sharding of stacks, where ``config.modality_devices`` divides them."""
-        self._hold: Callable[[TrainState], TrainState] | None = None
-
-    def held(self, state: TrainState, batch: Batch) -> TrainState:
-        """``Dispatch.held``.
-
-        Raises:
-          UserError: the mesh has an axis of modalities, and there is nothing that it divides.
-        """
-        leaves = jax.tree.leaves(state)
-        if self._groups is None:
-            self._groups = self._common_groups(state, batch)
-            self._everywhere = getattr(leaves[0], "sharding", None)  # the state is replicated
-            self._divided = distributed.over_modalities(self._everywhere)
-            if self._divided and all(self._alike):
-                self._check(self._divided.mesh.shape[distributed.MODALITY])
-        if not self._groups or isinstance(state.params["encoder"], Stacks):
-            return state
-        if any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in leaves):
-            return self._mapped(
-                lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
-                jax.eval_shape(self._stacked, state),
-            )
-        if self._hold is None:
-            shapes = jax.eval_shape(self._stacked, state)
-            places = self._mapped(lambda x, place: place, shapes)
-            self._hold = jax.jit(self._stacked, out_shardings=places)
-        return self._hold(state)
-
-    def kept(self, state: TrainState) -> TrainState:
-        """Within a program: the stacks stay divided, which XLA alone does not promise."""
-        return self._mapped(jax.lax.with_sharding_constraint, state) if self._divided else state
-
-    def _mapped(self, function: Callable[[Any, Any], Any], state: TrainState) -> TrainState:
-        """``function(array, its sharding)`` of every array."""
-
-        def of(node: Any) -> Any:
-            if not isinstance(node, Stacks):
-                return function(node, self._everywhere)
-            places = [self._divided if group[1:] else None for group in node.groups]
-            return Stacks(
-                node.groups,
-                [
-                    jax.tree.map(lambda x, p=place: function(x, p or self._everywhere), tree)
-                    for tree, place in zip(node.trees, places, strict=True)
-                ],
-            )
-
-        return jax.tree.map(of, state, is_leaf=lambda node: isinstance(node, Stacks))
-
-    def _stacked(self, state: TrainState) -> TrainState:
-        groups = self._groups or {}
-
-        def of_groups(trees: dict[str, Any]) -> dict[str, Any]:
-            return {**trees, **{kind: Stacks.of(groups[kind], trees[kind]) for kind in groups}}
-
-        return state.replace(
-            params=of_groups(state.params),
-            batch_stats=Stacks.of(groups["encoder"], state.batch_stats),
-            opt_state=of_groups(state.opt_state),
-        )
-
-    def _common_groups(self, state: TrainState, batch: Batch) -> dict[str, Any]:
-        """Groups of several, if all phases hold the same ones together."""
-        found: list[dict[str, Any]] = []
-
-        def note(state: TrainState, batch: Batch) -> None:
-            found.extend({**alike(state, batch)} for alike in self._alike if alike)
-
-        jax.eval_shape(note, state, batch)
-        if len(found) < len(self._alike) or any(groups != found[0] for groups in found):
-            return {}
-        several = {kind: any(len(g) > 1 for g in groups) for kind, groups in found[0].items()}
-        if not several["encoder"]:
-            return {}
-        return {kind: groups for kind, groups in found[0].items() if several[kind]}
-
-    def _check(self, devices: int) -> None:
-        sizes = {len(g) for groups in (self._groups or {}).values() for g in groups if g[1:]}
-        if not sizes or any(size % devices for size in sizes):
-            have = f"groups of {', '.join(map(str, sorted(sizes)))}" if sizes else "none"
-            raise UserError(
-                f"modality_devices={devices} divides {many.MANY} or more encoders of one kind, but "
-                f"here there are {have}: set --config.modality_devices=1, or give so many "
-                f"modalities encoders of one kind, without convolutions, that {devices} divides "
-                "their number"
-            )
 
 
 class Planned(NamedTuple):
@@ -153,6 +53,8 @@ class Planned(NamedTuple):
     state: TrainState
     """What it takes of the state."""
     lower: Callable[[], jax.stages.Lowered]
+    uncounted: Callable[[], Mapping[str, float]] = dict
+    """``counting.of_loops``."""
 
 
 class Dispatch:
@@ -184,13 +86,16 @@ class Dispatch:
             return self._layout.kept(state), metrics
 
         self._switch = switch
+        self._phases = whole
         self._count = len(jitted)
         self._solos = [phase.solos if share else () for phase in whole]
         self._options = compiler_options
         self._layout = Layout([phase.alike for phase in whole])
         self._shared: dict[int, list[tuple[Solo, Shared]]] = {}
-        self._programs: list[tuple[int, jax.stages.Compiled]] = []
-        """How often a batch runs each of them."""
+        self._programs: list[
+            tuple[int, jax.stages.Compiled, Callable[[], Mapping[str, float]]]
+        ] = []
+        """How often a batch runs each of them, the program, and ``Planned.uncounted``."""
         self.compile_seconds = 0.0
         """Time spent tracing and compiling the phases, all of them at the first call."""
 
@@ -236,7 +141,10 @@ class Dispatch:
         _, processes = distributed.process()
         with concurrent.futures.ThreadPoolExecutor(None if processes == 1 else 1) as threads:
             compiled = list(threads.map(jax.stages.Lowered.compile, lowered))
-        self._programs = list(zip([one.runs for one in planned], compiled, strict=True))
+        self._programs = [
+            (one.runs, program, one.uncounted)
+            for one, program in zip(planned, compiled, strict=True)
+        ]
         self.compile_seconds += time.perf_counter() - started
 
     def plan(self, state: TrainState, batch: Batch, info: StepInfo) -> list[Planned]:
@@ -249,7 +157,12 @@ class Dispatch:
             plan.append(Planned(index, solo.modality, count, part, lower))
         for index in (i for i in range(self._count) if i not in self._shared):
             lower = functools.partial(self.lower, index, state, batch, info)
-            plan.append(Planned(index, "", 1, state, lower))
+            uncounted: Callable[[], Mapping[str, float]] = dict
+            if self._phases[index].parts:
+                shapes = jax.tree.map(_shape, (state, batch, info))
+                update = self._phases[index].update
+                uncounted = functools.partial(counting.of_loops, update, *shapes)
+            plan.append(Planned(index, "", 1, state, lower, uncounted))
         return plan
 
     def _share(self, state: TrainState, batch: Batch) -> list[tuple[Solo, Shared, int]]:
@@ -312,12 +225,20 @@ class Dispatch:
 
     @functools.cached_property
     def _counted(self) -> dict[str, float | None]:
-        costs = [(n, program.cost_analysis() or {}) for n, program in self._programs]
+        costs = [(n, found.cost_analysis() or {}, more()) for n, found, more in self._programs]
         sums: dict[str, float | None] = {}
-        for key in ("flops", "bytes accessed"):
-            found = [n * cost[key] for n, cost in costs if cost.get(key) is not None]
+        for key in counting.COUNTED:
+            found = [
+                n * (cost[key] + more.get(key, 0.0))
+                for n, cost, more in costs
+                if cost.get(key) is not None
+            ]
             sums[key] = float(sum(found)) if len(found) == len(costs) else None
         return sums
+
+
+def _shape(leaf: Any) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(jnp.shape(leaf), jnp.result_type(leaf))
 
 
 def _view(solo: Solo, name: str, state: TrainState, batch: Batch) -> tuple[TrainState, Batch]:

@@ -21,11 +21,9 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from mla_jax import slurm
 from mla_jax.errors import UserError, check_choice
-from mla_jax.state import Batch
+from mla_jax.state import DATA_AXIS, MODALITY_AXIS, Batch
 
 MODES = ("auto", "on", "off")
-DATA, MODALITY = "data", "modality"
-"""The names of the axes of the mesh."""
 
 
 def initialize(
@@ -134,16 +132,19 @@ def data_parallel(
 ) -> DataParallel:
     """A mesh over all devices: of one axis, or of two with ``modality_devices`` > 1.
 
+    On one device ``modality_devices`` has no effect, so that any run can be opened on one.
+
     Raises:
       UserError: the batch or the devices do not divide.
     """
     used = np.array(devices or jax.devices())
+    modality_devices = 1 if len(used) == 1 else modality_devices
     here = sum(device.process_index == used[0].process_index for device in used.flat)
     if here % modality_devices:
         of_each = " of each process" if here < len(used) else ""
         raise UserError(
-            f"modality_devices={modality_devices} does not divide the {here} devices{of_each}: set "
-            "--config.modality_devices=1, or a number that does"
+            f"modality_devices={modality_devices} does not divide the number of devices{of_each}, "
+            f"{here}: set --config.modality_devices=1, or a number that does"
         )
     parts = len(used) // modality_devices
     if batch_size % parts:
@@ -154,11 +155,11 @@ def data_parallel(
             f"batch_size={batch_size} does not divide among {len(used)} devices{by}: set "
             f"--config.batch_size={sizes}"
         )
-    mesh = Mesh(used, (DATA,))
+    mesh = Mesh(used, (DATA_AXIS,))
     if modality_devices > 1:
-        mesh = Mesh(used.reshape(parts, modality_devices), (DATA, MODALITY))
+        mesh = Mesh(used.reshape(parts, modality_devices), (DATA_AXIS, MODALITY_AXIS))
     return DataParallel(
-        NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec(DATA))
+        NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec(DATA_AXIS))
     )
 
 
@@ -168,9 +169,9 @@ def over_modalities(sharding: Any) -> NamedSharding | None:
     ``sharding``: any on the mesh of ``data_parallel``.
     """
     mesh = getattr(sharding, "mesh", None)
-    if mesh is None or MODALITY not in mesh.axis_names:
+    if mesh is None or MODALITY_AXIS not in mesh.axis_names:
         return None
-    return NamedSharding(mesh, PartitionSpec(MODALITY))
+    return NamedSharding(mesh, PartitionSpec(MODALITY_AXIS))
 
 
 class StopSignal:

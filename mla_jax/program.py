@@ -97,7 +97,7 @@ def require_together(name: str, method: Method) -> None:
         return
     schedule = "set --config.method.schedule=fused, or " if name == "mla" else ""
     raise UserError(
-        f"modality_devices is for methods that train all encoders in one step, which {name} does "
+        f"modality_devices is for methods that hold alike encoders together, which {name} does "
         f"not: {schedule}set --config.modality_devices=1"
     )
 
@@ -106,7 +106,7 @@ def _features(encoders: Encoders, variables: dict[str, Any], batch: Batch) -> di
     """``Method.features`` of a method whose heads get what the encoders make of each modality."""
     params = variables["params"]["encoder"]
     found, _ = encoders.features(params, variables["batch_stats"], batch, train=False)
-    return {m: found[m] for m in encoders.modalities}
+    return dict(found)
 
 
 def _always_complete(config: FrozenConfigDict, data: Dataset | DataSpec) -> bool:

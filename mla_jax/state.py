@@ -28,6 +28,10 @@ Metrics = dict[str, jax.Array]
 are means over (without it every batch counts alike), and ``example_loss: float32[B]``."""
 
 
+DATA_AXIS, MODALITY_AXIS = "data", "modality"
+"""The axes of the mesh of a run (``distributed.data_parallel``)."""
+
+
 @jax.tree_util.register_pytree_node_class
 class Stacks(Mapping[str, Any]):
     """``{name: tree}``, where alike trees are held as one, along a new first axis.
@@ -68,6 +72,9 @@ class Stacks(Mapping[str, Any]):
     def __len__(self) -> int:
         return len(self._places)
 
+    def __repr__(self) -> str:
+        return f"Stacks({self.groups}, {self.trees})"
+
     def apart(self) -> dict[str, Any]:
         """The same as a plain dictionary, outside of any program."""
         found = {}
@@ -85,6 +92,10 @@ class Stacks(Mapping[str, Any]):
         return cls(groups, trees)
 
 
+def is_stacks(node: Any) -> bool:
+    return isinstance(node, Stacks)
+
+
 def stacked(trees: Sequence[Any]) -> Any:
     """Alike trees as one, along a new first axis; a single one as it is."""
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees) if trees[1:] else trees[0]
@@ -100,8 +111,8 @@ def rows(trees: Mapping[str, Any], names: Sequence[str]) -> Any:
 def _everywhere(tree: Any) -> Any:
     """A stacked tree on every device of its mesh, if its first axis is divided among some."""
     for leaf in jax.tree.leaves(tree):
-        if not leaf.sharding.is_fully_replicated:
-            return _gathering(leaf.sharding.mesh)(tree)
+        if isinstance(leaf, jax.Array) and not leaf.sharding.is_fully_replicated:
+            return _gathering(getattr(leaf.sharding, "mesh", None))(tree)
     return tree
 
 
@@ -142,10 +153,6 @@ class TrainState:
 
     def apart(self) -> "TrainState":
         """The state with plain dictionaries in the place of ``Stacks``; outside of any program."""
-
-        def is_stacks(node: Any) -> bool:
-            return isinstance(node, Stacks)
-
         return jax.tree.map(
             lambda node: node.apart() if is_stacks(node) else node, self, is_leaf=is_stacks
         )

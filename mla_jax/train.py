@@ -181,7 +181,7 @@ def fit(run: Run, program: Program, state: TrainState, dataset: Dataset) -> tupl
                 profile.begin(done, state)
                 with run.seconds("train"):
                     if index == 0 and stage.on_epoch:
-                        state = stage.on_epoch(state, stage_epoch, reduce_training)
+                        state = stage.on_epoch(state.apart(), stage_epoch, reduce_training)
                     with log.waiting:
                         local = next(batches)
                     batch = program.placement.shard(local)

@@ -195,7 +195,7 @@ def test_train_can_be_called_whatever_was_imported_first(first):
 
 FLOORS = (
     "loading", "errors", "slurm", "storage", "functional", "state", "data", "datasets", "encoders",
-    "backend", "methods", "distributed", "dispatch", "config", "evaluate", "program",
+    "backend", "methods", "distributed", "stacking", "dispatch", "config", "evaluate", "program",
     "telemetry", "convert", "runs", "train", "compare", "leaderboard", "parity", "benchmark",
     "preflight", "prepare", "predict",
 )  # fmt: skip

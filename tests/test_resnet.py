@@ -174,7 +174,7 @@ def test_only_cpus_avoid_small_maps():
     small = jnp.zeros((2, 32, 32, 3))
     barriers = []
     for platform in ("cpu", "tpu"):
-        module = ResNet18(feature_dim=16, platform=platform)
+        module = ResNet18(feature_dim=16, compiled_for=platform)
         text = jax.make_jaxpr(lambda m=module: m.init(jax.random.key(0), small))()
         barriers.append("optimization_barrier" in str(text))
     assert barriers == [True, False]

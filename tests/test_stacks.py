@@ -149,7 +149,11 @@ def test_an_axis_of_modalities_divides_what_the_devices_exchange():
 @pytest.mark.parametrize(
     ("arguments", "settings", "sentence"),
     [
-        ((2,), {"devices": 4, "modality_devices": 3}, "modality_devices=3 does not divide the 4"),
+        (
+            (2,),
+            {"devices": 4, "modality_devices": 3},
+            "does not divide the number of devices, 4:",
+        ),
         ((2,), {"devices": 4, "modality_devices": 2, "batch_size": 15}, "in groups of 2"),
         ((7,), {"devices": 4, "modality_devices": 2, "method": "concat"}, "there are none:"),
         ((9,), {"devices": 4, "modality_devices": 2, "method": "concat"}, "groups of 9:"),
@@ -160,6 +164,21 @@ def test_an_axis_of_modalities_divides_what_the_devices_exchange():
 def test_an_axis_of_modalities_that_does_not_suit(arguments, settings, sentence):
     with pytest.raises(UserError, match=sentence):
         compiled(*arguments, **settings)
+
+
+class StopAtThree:
+    """A ``distributed.StopSignal`` that comes after the third batch."""
+
+    received = None
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    def __call__(self, step):
+        return step == 3
 
 
 def compiled(count, **settings):
@@ -207,21 +226,8 @@ def test_a_run_and_its_resumption(tmp_path, monkeypatch):
     state = run.load("last")
     assert type(state.params["encoder"]) is type(state.batch_stats) is dict
 
-    class Stop:
-        def __init__(self):
-            self.received = None
-
-        def __enter__(self):
-            return self
-
-        def __exit__(self, *_):
-            pass
-
-        def __call__(self, step):
-            return step == 3
-
     with monkeypatch.context() as patch, pytest.raises(train.Interrupted):
-        patch.setattr(train.distributed, "StopSignal", Stop)
+        patch.setattr(train.distributed, "StopSignal", StopAtThree)
         train.train(config, tmp_path / "halves", devices=jax.devices()[:1], say=len)
     again = train.train(config, tmp_path / "halves", devices=jax.devices()[:1], say=len)
     jax.tree.map(np.testing.assert_array_equal, again.load("last"), state)

@@ -33,7 +33,7 @@ CHOICES: dict[str, Sequence[str]] = {
 """What a field that is a name may be."""
 TYPES = {"drop_last": "bool", "loader.workers": "int or str"}
 """Of the fields whose default does not say it."""
-NOT_OF_ENCODERS = ("parent", "name", "dtype", "axis_name", "platform", "feature_dim")
+NOT_OF_ENCODERS = ("parent", "name", "dtype", "axis_name", "compiled_for", "feature_dim")
 """Parameters of a module that no configuration sets for one encoder."""
 
 

@@ -30,9 +30,9 @@ OPEN_GROUPS = {"encoders", "method"}
 
 NOT_COMPARED = (
     "check_loss_every", "checkpoint", "dataset.data_dir", "dataset.stage_dir", "loader",
-    "log_every_steps", "missing.masks", "profile", "telemetry",
+    "log_every_steps", "missing.masks", "modality_devices", "profile", "telemetry",
 )  # fmt: skip
-"""Fields that a resumed run may change, because no result depends on them."""
+"""Fields that a resumed run may change, because no result depends on them, but for rounding."""
 
 
 def base_config() -> ConfigDict:

@@ -50,7 +50,7 @@ FIELDS: dict[str, str] = {
     "run.",
     "modality_devices": "How many devices share the encoders of eight or more alike modalities "
     "between them, for methods that train them together. Each part of the batch is then on all of "
-    "these devices.",
+    "these devices. Without effect on one device.",
     "gradient_sum_dtype": "Type in which the devices' gradients are summed. `compute`: as "
     "computed.",
     "drop_last": "Whether to leave out the last, partial batch of an epoch. Unset: true under "
@@ -177,7 +177,7 @@ SWITCHES: dict[str, dict[str, str]] = {
         "zero_grad_drift": "Whether encoders stepped earlier in a batch drift on with a zero "
         "gradient, as under PyTorch 1.8.",
         "head_rate": "The learning rate of the shared head, as a multiple of that of the encoders. "
-        "With more than 16 modalities try one divided by the square root of their number.",
+        "For 16 modalities and more: see Very many modalities.",
         "schedule": "One program per modality, or one for all of them. The computation is the "
         "same; results may differ by rounding.",
     },

@@ -199,8 +199,8 @@ class Encoders(NamedTuple):
     ) -> tuple[Mapping[str, jax.Array], Mapping[str, Any]]:
         """``apply`` to every modality of a batch: ``({modality: [B, D]}, batch_stats)``.
 
-        In training the encoders that the state holds together are computed as one, in evaluation
-        all that are alike.
+        In training the encoders that the state holds together are computed as one, and the results
+        are ``Stacks``; in evaluation all that are alike, and the results are dictionaries.
         """
 
         def of(m: str) -> Callable[..., tuple[jax.Array, Any]]:
@@ -209,7 +209,8 @@ class Encoders(NamedTuple):
         present = many.by_rows(self.modalities, batch["present"].T)
         given = (params, batch_stats, batch["inputs"], present)
         if not train:
-            return _pair(many.by_group(of, self._alike(of, *given), *given))
+            found = many.by_group(of, self._alike(of, *given), *given)
+            return _pair({m: found[m] for m in self.modules})
         groups = params.groups if isinstance(params, Stacks) else [[m] for m in self.modalities]
         inputs: Any = {m: batch["inputs"][m] for m in self.modules}
         if self.spread.modality_axis and isinstance(params, Stacks):
@@ -301,15 +302,15 @@ def create_encoders(
         check_choice(f"encoders.{modality}.name", name, REGISTRY)
         parameters = inspect.signature(REGISTRY[name]).parameters
         for field in options:
-            known = parameters.keys() - {"parent", "name", "dtype", "axis_name", "platform"}
+            known = parameters.keys() - {"parent", "name", "dtype", "axis_name", "compiled_for"}
             check_choice(f"field of encoder '{name}'", field, known)
             problem = _problem(options[field], parameters[field].annotation)
             if problem:
                 raise UserError(f"encoders.{modality}.{field}={options[field]} must be {problem}")
         if "axis_name" in parameters:
             options["axis_name"] = spread.axis_name
-        if "platform" in parameters:
-            options["platform"] = spread.platform
+        if "compiled_for" in parameters:
+            options["compiled_for"] = spread.platform
         modules[modality] = REGISTRY[name](feature_dim=feature_dim, dtype=dtype, **options)
     if not modules:
         raise UserError("config.modalities is empty: name at least one modality")

@@ -44,8 +44,8 @@ class ResNet18(nn.Module):
     """The type of the computation; parameters and statistics stay float32."""
     axis_name: str | None = None
     """The axis of batch normalisation: see ``encoders/norm.py``."""
-    platform: str | None = None
-    """What it is compiled for; None: the default backend."""
+    compiled_for: str | None = None
+    """The platform, as ``cpu``; None: the default backend."""
 
     wide_convolutions: ClassVar[bool] = True
     """See ``backend.compiling.options_for``."""
@@ -66,7 +66,7 @@ class ResNet18(nn.Module):
         mask = None if present is None else jnp.repeat(present, x.shape[0] // batch)
         norm: dict[str, Any] = {"epsilon": self.epsilon, "unbiased": self.unbiased_variance}
         norm["axis_name"] = self.axis_name
-        platform = self.platform or jax.default_backend()
+        platform = self.compiled_for or jax.default_backend()
         convolve = avoiding_small_maps if platform == "cpu" else jax.lax.conv_general_dilated
         x = convolution(self.feature_dim // 8, 7, 2, self.dtype, "conv1", convolve)(x)
         x = nn.relu(BatchNorm(**norm, dtype=self.dtype, name="bn1")(x, train, mask))

@@ -15,12 +15,10 @@ from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from mla_jax.errors import UserError
+from mla_jax.state import DATA_AXIS, MODALITY_AXIS
 
 BATCH_NORMS = ("global", "device")
 GRADIENT_SUMS = ("compute", "float32")
-
-AXIS, MODALITY = "data", "modality"
-"""The names of the axes of the mesh in ``distributed.data_parallel``."""
 
 Forward = Callable[[Any, Any, jax.Array, jax.Array | None], tuple[jax.Array, Any]]
 """``(params, batch_stats, inputs[B, ...], present: bool[B] | None) -> (features, batch_stats)``."""
@@ -40,7 +38,7 @@ class Spread(NamedTuple):
     @property
     def devices(self) -> int:
         """Among how many a batch is divided."""
-        return 1 if self.mesh is None else self.mesh.shape[AXIS]
+        return 1 if self.mesh is None else self.mesh.shape[DATA_AXIS]
 
     @property
     def platform(self) -> str | None:
@@ -50,12 +48,13 @@ class Spread(NamedTuple):
     @property
     def axis_name(self) -> str | None:
         """The axis over which batch normalisation takes its statistics, if there is one."""
-        return AXIS if self.devices > 1 and not self.parts else None
+        return DATA_AXIS if self.devices > 1 and not self.parts else None
 
     @property
     def modality_axis(self) -> str | None:
         """The axis that divides stacks of alike encoders, if there is one."""
-        return MODALITY if self.mesh is not None and MODALITY in self.mesh.axis_names else None
+        axes = () if self.mesh is None else self.mesh.axis_names
+        return MODALITY_AXIS if MODALITY_AXIS in axes else None
 
     def gathered(self, rows: Any) -> Any:
         """The same arrays, with every row of a batch on every device."""
@@ -63,12 +62,12 @@ class Spread(NamedTuple):
 
     def divided(self, rows: Any) -> Any:
         """The same arrays, with each device's rows of a batch on that device."""
-        return self._constrained(rows, PartitionSpec(AXIS))
+        return self._constrained(rows, PartitionSpec(DATA_AXIS))
 
     def undivided(self, stacks: Any) -> Any:
         """The same arrays ``[M, B, ...]``, with all modalities on every device: so that each takes
         what it needs from its own memory."""
-        return self._constrained(stacks, PartitionSpec(None, AXIS))
+        return self._constrained(stacks, PartitionSpec(None, DATA_AXIS))
 
     def _constrained(self, rows: Any, partition: PartitionSpec) -> Any:
         if self.mesh is None or self.mesh.size == 1:
@@ -112,11 +111,11 @@ class Spread(NamedTuple):
             if self.sum_in_float32:
                 # A gradient is summed where its parameter begins to differ between devices.  By
                 # default that is where it meets the batch, when it already has the compute type.
-                params = jax.tree.map(lambda p: jax.lax.pcast(p, AXIS, to="varying"), params)
+                params = jax.tree.map(lambda p: jax.lax.pcast(p, DATA_AXIS, to="varying"), params)
             features, batch_stats = forward(params, batch_stats, inputs, present)
             return features, _of_the_first(batch_stats) if parts else batch_stats
 
-        same, rows = PartitionSpec(), PartitionSpec(AXIS)
+        same, rows = PartitionSpec(), PartitionSpec(DATA_AXIS)
         return jax.shard_map(
             on_each_device,
             mesh=self.mesh,
@@ -154,4 +153,5 @@ def _of_the_first(batch_stats: Any) -> Any:
     if not jax.tree.leaves(batch_stats):
         return batch_stats
     together, apart = ravel_pytree(batch_stats)
-    return apart(jax.lax.psum(jnp.where(jax.lax.axis_index(AXIS) == 0, together, 0), AXIS))
+    first = jax.lax.axis_index(DATA_AXIS) == 0
+    return apart(jax.lax.psum(jnp.where(first, together, 0), DATA_AXIS))

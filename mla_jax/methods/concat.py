@@ -52,4 +52,5 @@ def rule(switches: Any, encoders: Encoders, task: Task) -> JointRule:
 
 def build(switches: Any, encoders: Encoders, optimizer: Optimizer, task: Task) -> Method:
     """Concatenation of any number of modalities, in the order of ``encoders.modalities``."""
-    return joint_method("concat", rule(switches, encoders, task), encoders, optimizer, task)
+    chosen = rule(switches, encoders, task)._replace(stacks=True)
+    return joint_method("concat", chosen, encoders, optimizer, task)

@@ -15,8 +15,7 @@ from mla_jax.methods.base import Method, Phase, Stage, Task, Weigh
 from mla_jax.state import Batch, Metrics, Prediction, Stacks, TrainState
 
 Features = Mapping[str, jax.Array]
-"""``{modality: float32[B, D]}``; with many alike modalities in training a ``Stacks``, not a
-dictionary.  The same is true of heads that are called like modalities."""
+"""``{modality: float32[B, D]}``."""
 
 
 class Step(NamedTuple):
@@ -53,6 +52,9 @@ class JointRule(NamedTuple):
     """Heads that this phase leaves alone."""
     weigh: Weigh | None = None
     """``Method.weigh``."""
+    stacks: bool = False
+    """Whether ``classify`` and what takes a ``Step`` also work on ``Stacks`` of features and heads,
+    which they then get in training with many alike modalities.  Else they get dictionaries."""
 
 
 def joint_loss(step: Step) -> jax.Array:
@@ -169,10 +171,14 @@ def gradient_step(
             by_modality = isinstance(moving, Stacks)
             where = occurs if by_modality else {key: occurs.get(key) for key in moving}
             extra = {key: extras.get(group, {}).get(key, {}) for key in moving}
+            one_by_one = len({jax.tree.structure(of_one) for of_one in extra.values()}) > 1
             stepped = many.of_each(
                 functools.partial(step, group),
-                moving, gradients[group], state.opt_state[group], where, extra,
+                dict(moving) if one_by_one else moving,
+                gradients[group], state.opt_state[group], where, extra,
             )  # fmt: skip
+            if one_by_one and isinstance(moving, Stacks):
+                stepped = Stacks.of(moving.groups, stepped)
             params[group], opt_state[group] = many.unzipped(stepped)
             if idle:
                 params[group] = {**modules, **params[group]}
@@ -209,8 +215,11 @@ def joint_method(
     def learn(params: dict[str, Any], state: TrainState, batch: Batch, info: StepInfo) -> Learnt:
         shown = rule.show(batch, info, state.method_state)
         z, stats = encoders.features(params["encoder"], state.batch_stats, batch, train=True)
-        prediction = rule.classify(params["head"], z, shown, True)
-        step = Step(batch, info, z, params["head"], prediction, state.method_state)
+        heads = params["head"]
+        if not rule.stacks:
+            z, heads = {m: z[m] for m in modalities}, {key: heads[key] for key in sorted(heads)}
+        prediction = rule.classify(heads, z, shown, True)
+        step = Step(batch, info, z, heads, prediction, state.method_state)
         step = step._replace(method_state=jax.lax.stop_gradient(rule.next_state(step)))
         fused = rule.fuse(prediction, batch["present"], step.method_state)
         return Learnt(rule.loss(step), fused, stats, step.method_state, rule.modulate(step))

@@ -56,5 +56,5 @@ def build(switches: Any, encoders: Encoders, optimizer: Optimizer, task: Task) -
         del method_state
         return RULES[switches.fusion](prediction.unimodal, present)
 
-    chosen = rule(encoders, task, weigh)
+    chosen = rule(encoders, task, weigh)._replace(stacks=True)
     return joint_method("late_fusion", chosen, encoders, optimizer, task)

@@ -45,5 +45,6 @@ def build(switches: Any, encoders: Encoders, optimizer: Optimizer, task: Task) -
         kept = present & jax.random.bernoulli(key, 1 - switches.rate, present.shape)
         return jnp.where(kept.any(1, keepdims=True), kept, present)
 
-    rule = concat.rule(switches, encoders, task)._replace(init_state=init_state, show=show)
+    rule = concat.rule(switches, encoders, task)
+    rule = rule._replace(init_state=init_state, show=show, stacks=True)
     return joint_method("modality_dropout", rule, encoders, optimizer, task)

@@ -100,7 +100,7 @@ def build(
         }
 
     rule = JOINT[switches.joint].rule(switches, encoders, task)
-    rule = rule._replace(init_state=init_state, modulate=modulate)
+    rule = rule._replace(init_state=init_state, modulate=modulate, stacks=True)
     modulated = optimizer.after(modulation.gradient_modulation(switches.tensors, noise))
     method = joint_method(name, rule, encoders, optimizer, task, encoder_optimizer=modulated)
     describe = functools.partial(modulation.modulation_table, tensors=switches.tensors)

@@ -84,5 +84,5 @@ def build(switches: Any, encoders: Encoders, optimizer: Optimizer, task: Task) -
             )
         return losses
 
-    rule = unimodal._replace(loss=loss, init_state=init_state, next_state=next_state)
+    rule = unimodal._replace(loss=loss, init_state=init_state, next_state=next_state, stacks=True)
     return joint_method("qmf", rule, encoders, optimizer, task)

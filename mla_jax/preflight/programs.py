@@ -1,5 +1,6 @@
 """Compiles a run's programs, for devices that need not exist, and counts their work."""
 
+import functools
 import re
 import time
 from collections import Counter
@@ -67,6 +68,8 @@ class Compiled(NamedTuple):
     """How often a batch runs it; the other figures are those of once."""
     beside: int = 0
     """Bytes of the state that it does not take."""
+    taken: int = 0
+    """Bytes of what it takes of the state, on one device."""
 
     @property
     def label(self) -> str:
@@ -118,21 +121,33 @@ def compile_all(
     A program that several phases of a stage share is compiled once, and named after the first.
     """
     info = StepInfo(*[jax.ShapeDtypeStruct((), np.int32)] * 3)
-    plan: list[tuple[str, str, Callable[[], Any], int, int]] = []
+    plan: list[tuple[str, Callable[[], Compiled]]] = []
     for stage in program.method.stages:
         planned = program.dispatches[stage.name].plan(shapes.state, shapes.batch, info)
         for one in sorted(planned, key=lambda one: one.phase):
-            beside = shapes.state_bytes - size_of(one.state)
             name = _name(stage.phases[one.phase], one.modality)
-            plan.append((stage.name, name, one.lower, one.runs, beside))
+            compiling = functools.partial(
+                compile_one,
+                stage.name,
+                name,
+                one.lower,
+                runs=one.runs,
+                beside=shapes.state_bytes - size_of(one.state),
+                taken=sum(map(_bytes_here, jax.tree.leaves(one.state))),
+                uncounted=one.uncounted,
+            )
+            plan.append((name, compiling))
     evaluator, states = program.evaluator, (shapes.evaluation_state, shapes.evaluation_batch)
-    plan.append(("", EVALUATION, lambda: evaluator.lower(*states), 1, 0))
     init = initialization(program)
-    plan.append(("", INITIALIZATION, lambda: init.lower(shapes.rng, shapes.sample), 1, 0))
+    for name, lower in (
+        (EVALUATION, lambda: evaluator.lower(*states)),
+        (INITIALIZATION, lambda: init.lower(shapes.rng, shapes.sample)),
+    ):
+        plan.append((name, functools.partial(compile_one, "", name, lower)))
     found = []
-    for number, (stage_name, name, lower, runs, beside) in enumerate(plan, 1):
+    for number, (name, compiled_now) in enumerate(plan, 1):
         say(f"compiling {name} ({number} of {len(plan)}) ...")
-        found.append(compile_one(stage_name, name, lower, runs, beside))
+        found.append(compiled_now())
     return found
 
 
@@ -143,11 +158,17 @@ def _name(phase: Phase, modality: str) -> str:
 
 
 def compile_one(
-    stage: str, name: str, lower: Callable[[], Any], runs: int = 1, beside: int = 0
+    stage: str,
+    name: str,
+    lower: Callable[[], Any],
+    runs: int = 1,
+    beside: int = 0,
+    taken: int = 0,
+    uncounted: Callable[[], Mapping[str, float]] = dict,
 ) -> Compiled:
     """Compiles one program; one that does not fit is a result, not an error.
 
-    ``runs`` and ``beside``: as in ``Compiled``.
+    ``runs``, ``beside`` and ``taken``: as in ``Compiled``; ``uncounted``: as in ``Planned``.
     """
     started = time.perf_counter()
     try:
@@ -160,7 +181,7 @@ def compile_one(
         needed = needed_bytes(str(error))
         return Compiled(stage, name, spent, problem=problem, needed=needed, runs=runs)
     spent = time.perf_counter() - started
-    memory, cost = compiled.memory_analysis(), compiled.cost_analysis() or {}
+    memory, cost, loops = compiled.memory_analysis(), compiled.cost_analysis() or {}, uncounted()
     peak = (
         memory.argument_size_in_bytes
         + memory.output_size_in_bytes
@@ -173,12 +194,13 @@ def compile_one(
         stage,
         name,
         spent,
-        float(cost.get("flops", 0.0)),
-        float(cost.get("bytes accessed", 0.0)),
+        float(cost.get("flops", 0.0)) + loops.get("flops", 0.0),
+        float(cost.get("bytes accessed", 0.0)) + loops.get("bytes accessed", 0.0),
         int(peak),
         text=read(compiled.as_text()),
         runs=runs,
         beside=beside,
+        taken=taken,
     )
 
 
@@ -191,11 +213,10 @@ def needed_bytes(sentence: str) -> int | None:
     return int(float(number) * UNITS[unit])
 
 
-def donated_share(compiled: Compiled, state_bytes: int) -> float:
+def donated_share(compiled: Compiled) -> float:
     """The share, of what the program takes of the state, that is updated in place."""
     assert compiled.text is not None  # it compiled
-    taken = state_bytes - compiled.beside
-    return min(1.0, compiled.text.donated_bytes / taken) if taken else 1.0
+    return min(1.0, compiled.text.donated_bytes / compiled.taken) if compiled.taken else 1.0
 
 
 def of_encoders(text: ProgramText, names: tuple[str, ...]) -> tuple[list[Product], list[Product]]:
@@ -244,6 +265,12 @@ def in_full_precision(products: Iterable[Product]) -> list[Product]:
 def size_of(state: Any) -> int:
     """The bytes of a state, of which there are but the shapes."""
     return sum(_bytes(leaf) for leaf in jax.tree.leaves(state))
+
+
+def _bytes_here(leaf: Any) -> int:
+    """Bytes on one device."""
+    shape = leaf.sharding.shard_shape(leaf.shape) if leaf.sharding else leaf.shape
+    return int(np.prod(shape)) * leaf.dtype.itemsize
 
 
 def _bytes(leaf: Any) -> int:

@@ -84,7 +84,7 @@ def _program(report: Report, compiled: programs.Compiled) -> list[str]:
     text, donated = compiled.text, "–"
     assert text is not None
     if compiled.stage:
-        donated = f"{programs.donated_share(compiled, report.state_bytes):.0%}"
+        donated = f"{programs.donated_share(compiled):.0%}"
     return [
         compiled.label,
         _digits(compiled.flops / 1e9),
@@ -222,7 +222,7 @@ def _program_json(report: Report, compiled: programs.Compiled) -> dict[str, Any]
         return {**found, "problem": compiled.problem, "needed": compiled.needed}
     text = compiled.text
     mine, others = programs.of_encoders(text, report.encoders)
-    share = programs.donated_share(compiled, report.state_bytes) if compiled.stage else None
+    share = programs.donated_share(compiled) if compiled.stage else None
     return {
         **found,
         "flops": compiled.flops,

@@ -110,7 +110,7 @@ def _structure(report: "Report") -> Iterator[Verdict]:
                 "matrix products in them, none expected",
             )  # fmt: skip
         if compiled.stage:
-            share = programs.donated_share(compiled, report.state_bytes)
+            share = programs.donated_share(compiled)
             if share < DONATED:
                 yield Verdict("program", f"{where} donates {share:.0%} of the state, at least "
                               f"{DONATED:.0%} expected: a step holds the rest twice")  # fmt: skip

@@ -139,7 +139,11 @@ class Workdir:
         return saved["config"].get("epochs", 0) < identity["config"]["epochs"]
 
     def require_same(self, saved: dict[str, Any], identity: dict[str, Any]) -> None:
-        """Raises ``UserError`` naming the fields in which two identities differ, if they do."""
+        """Raises ``UserError`` naming the fields in which two identities differ, if they do.
+
+        Fields that ``saved`` lacks, of an earlier version, are filled in as in ``identity``.
+        """
+        saved = {**saved, "config": fields.completed(saved["config"])}
         differing = fields.differing_fields(
             {**saved["config"], "data": saved["data"]},
             {**identity["config"], "data": identity["data"]},
