@@ -57,15 +57,17 @@ def build_program(
     config: FrozenConfigDict,
     data: Dataset | DataSpec,
     devices: Sequence[jax.Device] | None = None,
+    compiled_for: str = "",
 ) -> Program:
     """The method of a resolved configuration, on all devices or on the ones given.
 
     ``data`` is the data set, or what a run has recorded of it (``data.json``): enough to predict.
+    ``compiled_for``: the platform that encoders are written for, if not that of the devices.
     """
     placement = distributed.data_parallel(config.batch_size, devices, config.modality_devices)
     in_float32 = config.gradient_sum_dtype == "float32"
     mesh: Any = placement.sharded.mesh  # of devices, never an abstract one
-    spread = Spread(mesh, config.batch_norm_devices, in_float32)
+    spread = Spread(mesh, config.batch_norm_devices, in_float32, compiled_for)
     dtype = jnp.dtype(config.compute_dtype)
     encoders = create_encoders(
         config.encoders, config.modalities, config.feature_dim, dtype, spread

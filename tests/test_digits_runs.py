@@ -44,9 +44,9 @@ def made(tmp_path_factory):
     def make(method: str):
         losses, add = [], RunningMeans.add
 
-        def noting(means, step, epoch, phase, metrics, index):
+        def noting(means, step, epoch, phase, metrics, *rest):
             losses.append((epoch, metrics["loss"]))
-            add(means, step, epoch, phase, metrics, index)
+            add(means, step, epoch, phase, metrics, *rest)
 
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(RunningMeans, "add", noting)

@@ -18,7 +18,7 @@ from mla_jax.methods.base import Task
 
 IMPOSSIBLE = (-1, math.nan, math.inf, -math.inf)
 MAY_BE_ZERO = {"ranking_weight", "duc_weight", "shared_weight", "norm_scale_std", "rate"}
-MAY_BE_ZERO |= {"alpha", "projection.alpha", "first_epoch", "last_epoch"}
+MAY_BE_ZERO |= {"alpha", "projection.alpha", "first_epoch", "last_epoch", "head_rate"}
 MAY_BE_ZERO |= {"split_epoch", "fusion_epochs", "teacher_epochs"}  # 0: the published share
 MAY_BE_ZERO |= {"reconstruction_weight", "imagination_weight", "cycle_weight"}
 MAY_BE_ZERO |= {"invariance_weight", "discrepancy_weight", "dropout", "teacher_dropout"}

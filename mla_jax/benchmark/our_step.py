@@ -24,11 +24,11 @@ def config_of(filename: str, entry: str, **changes: Any) -> FrozenConfigDict:
     return fields.resolve(files.load_config(filename, {**overrides, **changes}, arguments))
 
 
-def build(spec: Spec) -> tuple[FrozenConfigDict, Dataset, Program]:
+def build(spec: Spec, compiled_for: str = "") -> tuple[FrozenConfigDict, Dataset, Program]:
     """The configuration, a data set of one random batch, and the program of an entry."""
     config = config_of(spec.config, spec.name, batch_size=spec.batch_size)
     dataset = random_dataset(spec)
-    return config, dataset, build_program(config, dataset, jax.devices()[:1])
+    return config, dataset, build_program(config, dataset, jax.devices()[:1], compiled_for)
 
 
 def random_dataset(spec: Spec) -> Dataset:
@@ -71,7 +71,7 @@ def flops(spec: Spec) -> float:
     The same for whoever computes it, so that it can be divided by anybody's seconds.  Phases are
     lowered by themselves: before XLA folds the switch of ``Dispatch``, each has all branches.
     """
-    _, dataset, program = build(spec)
+    _, dataset, program = build(spec, "tpu")  # without what a CPU adds to convolutions
     batch = dataset.splits["train"].fetch(np.arange(spec.batch_size))
     state: Any = jax.eval_shape(program.method.init, jax.random.key(0), batch)
     (stage,) = program.method.stages

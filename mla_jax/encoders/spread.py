@@ -34,6 +34,8 @@ class Spread(NamedTuple):
     (``batch_norm=device``); 0: the statistics are those of the whole batch."""
     sum_in_float32: bool = False
     """Add up the devices' gradients in float32, whatever their type."""
+    compiled_for: str = ""
+    """The platform that encoders are written for, if not that of the devices."""
 
     @property
     def devices(self) -> int:
@@ -42,8 +44,9 @@ class Spread(NamedTuple):
 
     @property
     def platform(self) -> str | None:
-        """That of the devices, as ``cpu``; None if it is not known."""
-        return None if self.mesh is None else self.mesh.devices.flat[0].platform
+        """That of the devices, as ``cpu``, or the one given; None if it is not known."""
+        known = None if self.mesh is None else self.mesh.devices.flat[0].platform
+        return self.compiled_for or known
 
     @property
     def axis_name(self) -> str | None:
