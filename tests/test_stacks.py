@@ -19,9 +19,7 @@ from tests.test_dispatch import CLOCK, HASTE
 from tests.test_many_modalities import NAMES, prepared
 from tests.test_spread import COLLECTIVE
 
-JOINT = (
-    "concat", "late_fusion", "modality_dropout", "ogm", "ogm_ge", "qmf", "sum",
-)  # fmt: skip
+JOINT = ("concat", "late_fusion", "modality_dropout", "ogm_ge", "qmf", "sum")
 OTHER = {"c": {"name": "mlp", "hidden": 5}}
 PLAIN = {m: {"name": "mlp", "hidden": 8, "norm": False} for m in NAMES[:9]}
 
@@ -218,7 +216,14 @@ def test_a_run_and_its_resumption(tmp_path, monkeypatch):
         seen.append(type(state.params["encoder"]))
         return evaluated(self, state, *arguments, **options)
 
+    def measured(self, stage, state, batch, info):
+        seen.append(type(state.params["encoder"]))
+        return {}
+
     monkeypatch.setattr(evaluate.Evaluator, "__call__", noting)
+    monkeypatch.setattr(train.Telemetry, "__call__", measured)
+    record = train.Run.record
+    monkeypatch.setattr(train.Run, "record", lambda run, line: "event" in line or record(run, line))
     settings = {"checkpoint.every_steps": 1, "telemetry.every_steps": 4, "epochs": 2}
     config = build_config(names, "late_fusion", **settings)
     run = train.train(config, tmp_path / "whole", devices=jax.devices()[:1], say=len)
