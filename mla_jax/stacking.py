@@ -105,13 +105,15 @@ class Layout:
 
     def _common_groups(self, state: TrainState, batch: Batch) -> dict[str, Any]:
         """Groups of several, if all phases hold the same ones together."""
+        if not all(self._alike) or len(state.params["encoder"]) < many.MANY:
+            return {}  # at once: what follows traces the preparation of a batch
         found: list[dict[str, Any]] = []
 
         def note(state: TrainState, batch: Batch) -> None:
             found.extend({**alike(state, batch)} for alike in self._alike if alike)
 
         jax.eval_shape(note, state, batch)
-        if len(found) < len(self._alike) or any(groups != found[0] for groups in found):
+        if any(groups != found[0] for groups in found):
             return {}
         several = {kind: any(len(g) > 1 for g in groups) for kind, groups in found[0].items()}
         if not several["encoder"]:

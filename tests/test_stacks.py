@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 
 from mla_jax import evaluate, program, train
+from mla_jax.config import fields
 from mla_jax.encoders import create_encoders, many
 from mla_jax.errors import NonFiniteLossError, UserError
 from mla_jax.functional.optimizers import StepInfo
 from mla_jax.preflight import program_text
+from mla_jax.program import build_program
 from mla_jax.state import Stacks
 from tests import test_many_modalities
 from tests.conftest import build_config, build_dataset, fresh_state
@@ -26,7 +28,7 @@ PLAIN = {m: {"name": "mlp", "hidden": 8, "norm": False} for m in NAMES[:9]}
 
 @pytest.fixture
 def float64(monkeypatch):
-    """Everything in float64, where rounding hides nothing."""
+    """Everything in float64, where rounding hides nothing; three are many, to compile less."""
 
     def create(configs, modalities, feature_dim, dtype, spread):
         return create_encoders(configs, modalities, feature_dim, jnp.float64, spread)
@@ -37,6 +39,7 @@ def float64(monkeypatch):
     def fresh(*arguments):
         return jax.tree.map(wide, fresh_state(*arguments))
 
+    monkeypatch.setattr(many, "MANY", 3)
     monkeypatch.setattr(program, "create_encoders", create)
     monkeypatch.setattr(test_many_modalities, "fresh_state", fresh)
     with jax.enable_x64(True):
@@ -76,11 +79,10 @@ def one_by_one(monkeypatch, *arguments, **settings):
 @pytest.mark.parametrize("method", JOINT)
 def test_joint_methods_are_what_they_are_one_by_one(method, monkeypatch, float64):
     settings = {"method": method, "encoders": OTHER}
-    expected = one_by_one(monkeypatch, 9, **settings)
-    *found, held = after_batches(9, **settings)
+    expected = one_by_one(monkeypatch, 4, **settings)
+    *found, held = after_batches(4, **settings)
     assert_close(found, expected)
-    eight = tuple(m for m in NAMES[:9] if m != "c")
-    assert held.params["encoder"].groups == (eight, ("c",))
+    assert held.params["encoder"].groups == (("a", "b", "d"), ("c",))
     by_modality = "a" in held.params["head"]
     assert isinstance(held.params["head"], Stacks) == by_modality  # all heads are alike
 
@@ -97,22 +99,22 @@ def test_joint_methods_are_what_they_are_one_by_one(method, monkeypatch, float64
 def test_the_fused_schedule_is_the_alternating_one(fidelity, settings, float64):
     """``test_schedule`` compares the bits of up to six modalities."""
     settings = {"fidelity": fidelity, **settings}
-    *expected, _ = after_batches(9, **settings)
-    *found, held = after_batches(9, **settings, **{"method.schedule": "fused"})
-    assert len(held.params["encoder"].groups[0]) >= many.MANY
+    *expected, _ = after_batches(4, **settings)
+    *found, held = after_batches(4, **settings, **{"method.schedule": "fused"})
+    assert len(held.params["encoder"].groups[0]) >= 3
     assert_close(found, expected)
 
 
 def test_on_several_devices(float64):
-    """The state of one device, and as many all-reduces for 16 modalities as for 8."""
+    """The state of one device, and as many all-reduces for 8 modalities as for 4."""
     for method, settings in (("late_fusion", {}), ("mla", {"method.schedule": "fused"})):
         (alone, _, _), (found, _, held) = (
-            after_batches(8, method=method, devices=devices, **settings) for devices in (1, 4)
+            after_batches(4, method=method, devices=devices, **settings) for devices in (1, 4)
         )
         assert isinstance(held.params["encoder"], Stacks)
         assert_close(found, alone)
         counts = []
-        for count in (8, 16):
+        for count in (4, 8):
             text, _ = compiled(count, method=method, devices=4, **settings)
             counts.append(sum(c == "all-reduce" for c in COLLECTIVE.findall(text)))
         assert counts[0] == counts[1] > 0
@@ -124,7 +126,7 @@ def test_on_several_devices(float64):
 )
 def test_an_axis_of_modalities(method, settings, float64):
     """The state of one device; each device holds a part of the encoders."""
-    count = 9 if "encoders" in settings else 8
+    count = 5 if "encoders" in settings else 4
     alone, _, _ = after_batches(count, method=method, **settings)
     over = {"modality_devices": 4, "devices": 8}
     found, _, held = after_batches(count, method=method, **settings, **over)
@@ -226,15 +228,21 @@ def test_a_run_and_its_resumption(tmp_path, monkeypatch):
     monkeypatch.setattr(train.Run, "record", lambda run, line: "event" in line or record(run, line))
     settings = {"checkpoint.every_steps": 1, "telemetry.every_steps": 4, "epochs": 2}
     config = build_config(names, "late_fusion", **settings)
-    run = train.train(config, tmp_path / "whole", devices=jax.devices()[:1], say=len)
+    devices = jax.devices()[:1]
+    shared = build_program(fields.resolve(config, 1), dataset, devices)
+
+    def trained(folder):
+        return train.train(config, tmp_path / folder, shared, devices, say=len)
+
+    run = trained("whole")
     assert set(seen) == {dict}
     state = run.load("last")
     assert type(state.params["encoder"]) is type(state.batch_stats) is dict
 
     with monkeypatch.context() as patch, pytest.raises(train.Interrupted):
         patch.setattr(train.distributed, "StopSignal", StopAtThree)
-        train.train(config, tmp_path / "halves", devices=jax.devices()[:1], say=len)
-    again = train.train(config, tmp_path / "halves", devices=jax.devices()[:1], say=len)
+        trained("halves")
+    again = trained("halves")
     jax.tree.map(np.testing.assert_array_equal, again.load("last"), state)
     assert lines_without_time(again.path) == lines_without_time(run.path)
 

@@ -49,7 +49,7 @@ def own_method(**changes):
     "changes",
     [
         {  # leaves of all features, in the order of the modalities
-            "init_state": lambda rng: {"mean": {m: jnp.zeros(FEATURE_DIM) for m in NAMES[:9]}},
+            "init_state": lambda rng: {"mean": {m: jnp.zeros(FEATURE_DIM) for m in NAMES[:4]}},
             "next_state": lambda step: {
                 "mean": jax.tree.map(lambda z, old: z.mean(0) + old, step.features | {}, dict(
                     step.method_state["mean"]))
@@ -61,8 +61,8 @@ def own_method(**changes):
 def test_a_rule_that_says_nothing_of_stacks_gets_dictionaries(changes, monkeypatch):
     monkeypatch.setitem(methods.REGISTRY, "own", own_method(**changes))
     settings = {"method": "own", "encoders": OTHER}
-    expected = one_by_one(monkeypatch, 9, **settings)
-    *found, held = after_batches(9, **settings)
+    expected = one_by_one(monkeypatch, 4, **settings)
+    *found, held = after_batches(4, **settings)
     assert isinstance(held.params["encoder"], Stacks)
     assert_close(found, expected)
 
@@ -90,8 +90,8 @@ def test_a_modulation_of_one_modality(monkeypatch):
 
     module = types.SimpleNamespace(FIDELITY={"paper": {}}, CHOICES={}, build=build)
     monkeypatch.setitem(methods.REGISTRY, "own", module)
-    expected = one_by_one(monkeypatch, 8, method="own")
-    *found, held = after_batches(8, method="own")
+    expected = one_by_one(monkeypatch, 4, method="own")
+    *found, held = after_batches(4, method="own")
     assert isinstance(held.params["encoder"], Stacks) and set(seen) == {True, False}
     assert_close(found, expected)
 
