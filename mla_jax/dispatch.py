@@ -193,17 +193,6 @@ class Dispatch:
         state = self.held(state, batch)
         return self._switch.lower(self._index(index), state, batch, info)
 
-    def lower_shared(
-        self, index: int, state: TrainState, batch: Batch, info: StepInfo
-    ) -> list[jax.stages.Lowered]:
-        """The lowered programs that phase ``index`` shares with others; none if it does not."""
-        if not self._shared:
-            self._share(state, batch)
-        return [
-            program.lower(*_view(solo, name, state, batch), info)
-            for solo, (name, program) in self._shared.get(self._index(index), ())
-        ]
-
     @property
     def programs(self) -> int:
         """How many were compiled; 0 before the first call."""

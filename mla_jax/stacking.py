@@ -62,11 +62,9 @@ class Layout:
 
     def _holds(self, state: TrainState) -> bool:
         """Whether a state is laid out like this already."""
-        groups = self._groups or {}
-        found = {
+        return self._groups == {
             kind: trees.groups for kind, trees in state.params.items() if isinstance(trees, Stacks)
         }
-        return found == {kind: tuple(map(tuple, of_kind)) for kind, of_kind in groups.items()}
 
     def _divides(self, group: Sequence[str]) -> bool:
         """Whether a group is divided; heads may be more than the encoders of one kind."""
@@ -118,7 +116,9 @@ class Layout:
         several = {kind: any(len(g) > 1 for g in groups) for kind, groups in found[0].items()}
         if not several["encoder"]:
             return {}
-        return {kind: groups for kind, groups in found[0].items() if several[kind]}
+        return {
+            kind: tuple(map(tuple, groups)) for kind, groups in found[0].items() if several[kind]
+        }
 
     def _check(self, devices: int) -> None:
         sizes = {len(group) for group in (self._groups or {}).get("encoder", ()) if group[1:]}

@@ -40,17 +40,22 @@ def prepared(count, missing=0.0, streams=None, encoders=None, method="mla", devi
     return program, dataset, fresh_state(program, dataset)
 
 
+def three_batches(program, dataset):
+    """``(batch, info)``; in the third one nobody has the second modality."""
+    for number in range(3):
+        batch = dataset.splits["train"].fetch(np.arange(16) + 16 * number)
+        batch["draw"] = np.arange(16, dtype=np.uint32) + 16 * number
+        if number == 2:
+            batch["present"][:, 1] = False
+        yield program.placement.shard(batch), StepInfo(*map(np.int32, (0, number, 3)))
+
+
 def after_batches(share, *arguments, **settings):
     """The state, what was reported, and the dispatch."""
     program, dataset, state = prepared(*arguments, **settings)
     (stage,) = program.method.stages
     dispatch, reported = Dispatch(stage.phases, share=share), []
-    for number in range(3):
-        batch = dataset.splits["train"].fetch(np.arange(16) + 16 * number)
-        batch["draw"] = np.arange(16, dtype=np.uint32) + 16 * number
-        if number == 2:
-            batch["present"][:, 1] = False  # nobody has it
-        batch, info = program.placement.shard(batch), StepInfo(*map(np.int32, (0, number, 3)))
+    for batch, info in three_batches(program, dataset):
         for index in range(len(stage.phases)):
             state, metrics = dispatch(index, state, batch, info)
             reported.append(jax.device_get(metrics))
@@ -132,10 +137,10 @@ def test_the_shared_program_is_compiled_as_others_are():
     dispatch = program.dispatches["alternate"]
     head = sum(x.nbytes for x in jax.tree.leaves((state.params["head"], state.opt_state["head"])))
     whole = sum(x.nbytes for x in jax.tree.leaves(state))
-    lowered = dispatch.lower_shared(2, state, batch, CLOCK)
-    assert len(lowered) == 3  # the step, and the drift of two others
-    for one in lowered[:2]:
-        compiled = one.compile(HASTE)
+    planned = dispatch.plan(state, batch, CLOCK)
+    assert [one.runs for one in planned] == [3, 3]  # the step, and the drifts of those before
+    for one in planned:
+        compiled = one.lower().compile(HASTE)
         assert " conditional(" not in compiled.as_text()
         given = head + (whole - head) / 3
         assert compiled.memory_analysis().alias_size_in_bytes >= 0.95 * given

@@ -10,7 +10,6 @@ from mla_jax import evaluate, program, train
 from mla_jax.config import fields
 from mla_jax.encoders import create_encoders, many
 from mla_jax.errors import NonFiniteLossError, UserError
-from mla_jax.functional.optimizers import StepInfo
 from mla_jax.preflight import program_text
 from mla_jax.program import build_program
 from mla_jax.state import Stacks
@@ -18,7 +17,7 @@ from tests import test_many_modalities
 from tests.conftest import build_config, build_dataset, fresh_state
 from tests.runs import lines_without_time
 from tests.test_dispatch import CLOCK, HASTE
-from tests.test_many_modalities import NAMES, prepared
+from tests.test_many_modalities import NAMES, prepared, three_batches
 from tests.test_spread import COLLECTIVE
 
 JOINT = ("concat", "late_fusion", "modality_dropout", "ogm_ge", "qmf", "sum")
@@ -51,12 +50,7 @@ def after_batches(count, **settings):
     program, dataset, state = prepared(count, 0.3, **settings)
     (stage,) = program.method.stages
     reported = {}
-    for number in range(3):
-        batch = dataset.splits["train"].fetch(np.arange(16) + 16 * number)
-        batch["draw"] = np.arange(16, dtype=np.uint32) + 16 * number
-        if number == 2:
-            batch["present"][:, 1] = False  # nobody has it
-        batch, info = program.placement.shard(batch), StepInfo(*map(np.int32, (0, number, 3)))
+    for number, (batch, info) in enumerate(three_batches(program, dataset)):
         for index, phase in enumerate(stage.phases):
             state, metrics = program.dispatches[stage.name](index, state, batch, info)
             for name, of_phase, i in phase.named_metrics(jax.device_get(metrics)):
