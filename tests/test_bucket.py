@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import json
+import logging
 import os
 import pathlib
 import re
@@ -9,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+import types
 
 import numpy as np
 import pytest
@@ -167,6 +169,31 @@ def test_gcsfs_is_asked_for(bucket, monkeypatch):
     monkeypatch.setattr(storage.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"needs gcsfs: pip install gcsfs"):
         storage.file_system.__wrapped__()
+
+
+def test_a_read_that_fails_is_raised_and_not_logged(bucket, monkeypatch, caplog):
+    """The libraries log their errors too, with tracebacks, each from a thread of its own."""
+    import gcsfs.retry
+
+    from mla_jax import storage
+
+    server = Server()
+    monkeypatch.setenv("STORAGE_EMULATOR_HOST", server.environment["STORAGE_EMULATOR_HOST"])
+    monkeypatch.setattr(gcsfs.retry, "asyncio", types.SimpleNamespace(sleep=no_sleep))
+    files = type(storage.file_system())(skip_instance_cache=True)
+    files.pipe_file(at("large"), bytes(1 << 20))
+    with files.open(at("large"), "rb", block_size=1 << 16) as file:
+        assert file.read(1 << 17) == bytes(1 << 17)
+        server.stop()
+        with pytest.raises(Exception) as failed:
+            file.seek(1 << 19)
+            file.read()
+    assert storage.trouble(failed.value).startswith("it cannot be reached")
+    assert [record for record in caplog.records if record.levelno >= logging.ERROR] == []
+
+
+async def no_sleep(seconds: float) -> None:
+    """Takes the place of ``asyncio.sleep`` between two tries of gcsfs."""
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,9 @@
 """Checkpoints by themselves: what is left to the background, and how it lies on the disk."""
 
 import json
+import pathlib
 import threading
+import time
 import zlib
 
 import jax
@@ -87,6 +89,40 @@ def test_the_layout_on_the_disk(tmp_path):
     checkpoints.close()
     assert found == {"batches": 4}
     jax.tree.map(np.testing.assert_array_equal, restored, state)
+
+
+def test_saves_leave_no_threads_and_open_files_behind(tmp_path):
+    """A run of many epochs would reach the 1,024 open files that most systems allow."""
+
+    def used(saves):
+        checkpoints = Checkpoints(tmp_path / str(saves))
+        for step in range(saves):
+            checkpoints.save(step, state_of(1.0), {"batches": step})
+        checkpoints.close()
+        files = pathlib.Path("/proc/self/fd")  # on Linux
+        return threading.active_count(), len(list(files.iterdir())) if files.exists() else 0
+
+    used(1)  # what later saves use too
+    assert used(5) == used(2)
+
+
+@pytest.mark.parametrize("bucket", [True, False])
+def test_a_save_that_timed_out_is_not_one_that_takes_long(bucket, tmp_path, monkeypatch):
+    checkpoints, asked = Checkpoints(tmp_path), []
+
+    class Saving:
+        def result(self, patience):
+            if patience and not asked:
+                time.sleep(patience)
+            raise TimeoutError("the save's own")
+
+    monkeypatch.setattr(checkpoint, "ASK_AFTER", 0.1)
+    monkeypatch.setattr(checkpoint.storage, "in_bucket", lambda path: bucket)
+    monkeypatch.setattr(checkpoint.storage, "require_answer", asked.append)
+    checkpoints._saving = Saving()
+    with pytest.raises(TimeoutError, match="the save's own"):
+        checkpoints.close()
+    assert len(asked) == bucket
 
 
 def test_arrays_on_the_host_are_in_tree_order():

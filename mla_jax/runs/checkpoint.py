@@ -17,7 +17,6 @@ import gc
 import json
 import logging
 import pathlib
-import re
 import sys
 import time
 import warnings
@@ -32,6 +31,7 @@ from orbax.checkpoint import v1 as ocp
 from mla_jax import distributed, storage
 from mla_jax.errors import NoSpaceError, UserError
 from mla_jax.runs.checksum import checksum, crc, on_host
+from mla_jax.runs.verdict import DAMAGED, OTHER, SOUND, ChecksumError, verdict_of
 from mla_jax.state import TrainState
 
 PROGRESS = {"progress": None}
@@ -44,20 +44,6 @@ ASK_AFTER = 10.0
 
 PAUSES = (1.0, 3.0)
 """Seconds before a checkpoint that could not be read is read again."""
-
-DAMAGED_ARRAYS = re.compile(
-    r"(?:(?:DATA_LOSS|OUT_OF_RANGE|NOT_FOUND|FAILED_PRECONDITION): )?Error (?:opening|reading) "
-)
-"""How TensorStore's errors begin where its files are cut, changed or gone.
-
-They have other codes where the operating system failed, and then ``os_error_code`` in the text.
-"""
-OTHER_STRUCTURE = re.compile("tree structures do not match|is not compatible with the stored shape")
-SOUND, DAMAGED, OTHER, UNREADABLE = range(4)
-
-
-class ChecksumError(Exception):
-    """The arrays of a checkpoint are not those that were saved."""
 
 
 class DamagedError(Exception):
@@ -86,7 +72,7 @@ class Checkpoints:
         Raises:
           NoSpaceError: there is no room; the checkpoints before it are kept.
         """
-        self._wait_for_bucket()
+        self._wait()
         if storage.free_space(self._directory) < (needed := size(state)):
             raise NoSpaceError(self._directory, needed)
         # Process 0 alone writes the progress, and all that takes time is left to the background.
@@ -159,24 +145,29 @@ class Checkpoints:
             self._checkpointer.reload()
         return aside
 
-    def _wait_for_bucket(self) -> None:
-        """Waits for the save in flight, if it is to a bucket, for as long as the bucket answers.
+    def _wait(self) -> None:
+        """Waits for the save in flight; if it is to a bucket, for as long as the bucket answers.
 
-        TensorStore alone would try for a quarter of an hour before it says that it is gone.
+        TensorStore alone would try for a quarter of an hour before it says that it is gone.  And
+        orbax ends the thread of a save only when it is asked for the result.
         """
         saving, self._saving = self._saving, None
-        while saving and storage.in_bucket(self._directory):
+        patience = ASK_AFTER if storage.in_bucket(self._directory) else None
+        while saving:
+            since = time.monotonic()
             try:
-                saving.result(timeout=ASK_AFTER)
+                saving.result(patience)
                 return
             except TimeoutError:
+                if patience is None or time.monotonic() - since < patience:
+                    raise  # the save's own error
                 storage.require_answer(self._directory)
 
     def close(self) -> None:
         """Waits for the save in flight; not if its bucket was lost."""
         if storage.is_lost(self._directory):
             return
-        self._wait_for_bucket()
+        self._wait()
         with _quiet():
             self._checkpointer.close()
 
@@ -226,7 +217,7 @@ def _read(path: pathlib.Path, wanted: dict[str, Any]) -> dict[str, Any]:
         try:
             loaded = _load(path, wanted)
         except Exception as error:  # of many kinds, with pages of text
-            verdict, reason = _verdict(error, path)
+            verdict, reason = verdict_of(error, path)
             with _quiet():
                 gc.collect()  # orbax leaves coroutines behind that complain when collected
         verdicts = distributed.of_all(verdict)
@@ -279,47 +270,6 @@ def _ignore_abandoned_reads() -> None:
             shown(what)
 
     sys.unraisablehook = unraisablehook
-
-
-def _verdict(error: BaseException, path: pathlib.Path) -> tuple[int, str]:
-    """What an error in reading a checkpoint means, and why in a few words."""
-    chain = [error]
-    while cause := chain[-1].__cause__ or chain[-1].__context__:
-        chain.append(cause)
-    for e in chain:
-        text = str(e)
-        if isinstance(e, ChecksumError):
-            return DAMAGED, "bad checksum"
-        if isinstance(e, json.JSONDecodeError | UnicodeDecodeError):
-            return DAMAGED, "unreadable"
-        if isinstance(e, ValueError) and OTHER_STRUCTURE.search(text):
-            return OTHER, ""
-        answered = "os_error_code" not in text or text.startswith("NOT_FOUND")
-        if DAMAGED_ARRAYS.match(text) and answered:
-            return DAMAGED, "unreadable"
-        missing = isinstance(e, FileNotFoundError) or "not found in the checkpoint" in text
-        if type(e) is KeyError and not missing:  # a field of the metadata or of the progress
-            return DAMAGED, "unreadable"
-        if missing and _lacks_metadata(path):
-            return DAMAGED, "unreadable"
-    lines = str(chain[-1]).splitlines() or [type(chain[-1]).__name__]
-    return UNREADABLE, lines[0][-200:]
-
-
-def _lacks_metadata(path: pathlib.Path) -> bool:
-    """Whether files are gone: orbax says so too where the file system failed to answer."""
-    try:
-        path.stat()
-    except OSError:
-        return False
-    for part in ("state", "progress"):
-        try:
-            (path / part / "_METADATA").stat()
-        except FileNotFoundError:
-            return True
-        except OSError:
-            return False
-    return False
 
 
 class _Retention:

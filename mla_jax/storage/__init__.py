@@ -78,7 +78,8 @@ def file_system() -> Any:
     os.environ["EPATH_USE_TF"] = "false"  # epath uses TensorFlow's file system if installed
     import fsspec
 
-    logging.getLogger("gcsfs").setLevel(logging.CRITICAL)  # it logs errors that it also raises
+    for name in ("gcsfs", "fsspec"):  # they log errors that they also raise
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     for name in ("gcs", "gs"):
         fsspec.config.conf.setdefault(name, {})["use_listings_cache"] = False
     return fsspec.filesystem("gcs", finalize_on_close=True)  # as epath does
