@@ -5,7 +5,7 @@ usage() {
 usage: launch/test.sh [--dry-run] [OPTION of pytest ...]
 
 Makes .venv if needed, installs mla_jax with its test extra, and runs the whole suite, in as many
-processes as there are cores (at most 4; -n 0 for one).
+processes as there are cores (at most 4; -n 0 for one).  A test that hangs for five minutes ends it.
 --dry-run prints the commands instead.
 
 environment: PYTHON_BASE   the Python to make .venv from (default: python3; 3.11 or newer)
@@ -20,6 +20,6 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source launch/environment.sh
 prepare_environment test
 command=("$PYTHON" -m pytest tests -n auto --maxprocesses=4 --dist=loadfile
-    --no-loadscope-reorder "$@")
+    --no-loadscope-reorder --max-worker-restart=0 "$@")
 [ "$dry_run" -eq 0 ] || { show "${command[@]}" && exit 0; }
 exec "${command[@]}"

@@ -1,5 +1,6 @@
 """What a run says of a signal, and how soon it looks at one."""
 
+import concurrent.futures
 import contextlib
 import ctypes
 import os
@@ -24,9 +25,11 @@ def terminal():
     kept = os.dup(2)
     os.dup2(writing, 2)
 
+    coming = select.poll()  # select.select knows the first 1,024 descriptors of a process only
+    coming.register(reading, select.POLLIN)
+
     def line():
-        ready, _, _ = select.select([reading], [], [], 10)
-        return os.read(reading, 4096).decode() if ready else ""
+        return os.read(reading, 4096).decode() if coming.poll(10_000) else ""
 
     try:
         yield line
@@ -40,15 +43,17 @@ def while_blocked(work):
     """Runs ``work()`` in a thread while this one waits in C, where no Python handler is called."""
     mutex = ctypes.create_string_buffer(64)
 
-    def release():
-        work()
-        LIBC.pthread_mutex_unlock(mutex)
+    def work_and_release():
+        try:
+            work()
+        finally:
+            LIBC.pthread_mutex_unlock(mutex)
 
     LIBC.pthread_mutex_lock(mutex)
-    thread = threading.Thread(target=release)
-    thread.start()
-    LIBC.pthread_mutex_lock(mutex)
-    thread.join()
+    with concurrent.futures.ThreadPoolExecutor(1) as thread:
+        done = thread.submit(work_and_release)
+        LIBC.pthread_mutex_lock(mutex)
+        done.result()
 
 
 def test_every_signal_is_answered_at_once(monkeypatch):
