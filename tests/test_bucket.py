@@ -117,14 +117,14 @@ def test_a_damaged_checkpoint_falls_back(bucket, commands, files, resumed, strai
 
 def test_the_second_of_two_runs_is_refused(bucket, commands, files):
     environment = {**os.environ, **bucket.environment}
-    words = [sys.executable, "-m", "mla_jax.main", *MAIN, f"--workdir={at('two')}"]
+    words = [sys.executable, "-m", "tests.impatient_main", *MAIN, f"--workdir={at('two')}"]
     first = subprocess.Popen(
         [*words, "--config.epochs=400"], cwd=ROOT, env=environment, stdout=subprocess.DEVNULL
     )
     try:
         wait_for(lambda: files.exists(at("two/metrics.jsonl")))
         options = [*MAIN, "--config.epochs=400", f"--workdir={at('two')}"]
-        done = commands.run("mla_jax.main", options, **bucket.environment)
+        done = commands.run("tests.impatient_main", options, **bucket.environment)
         assert (done.returncode, done.stderr) == (
             2,
             f"error: another process is at work in {at('two')}: wait for it, or give another "
@@ -203,7 +203,7 @@ def losing(tmp_path_factory):
     It tries for a minute, in which other tests run.
     """
     server = Server(tmp_path_factory.mktemp("lost") / "objects")
-    options = [*MAIN, "--config.epochs=9", f"--workdir={at('run')}"]
+    options = [*MAIN, "--config.epochs=5", f"--workdir={at('run')}"]
     run = subprocess.Popen(
         [sys.executable, "-u", "-m", "tests.impatient_main", *options],
         cwd=ROOT,
@@ -215,7 +215,7 @@ def losing(tmp_path_factory):
 
     def lose() -> str:
         for line in run.stdout:
-            if line.startswith("epoch   1/9"):
+            if line.startswith("epoch   1/5"):
                 break
         server.stop()
         return run.communicate(timeout=300)[1]
@@ -239,4 +239,4 @@ def test_the_bucket_goes_away_and_comes_back(losing, commands):
     done = commands.run("mla_jax.main", options, **server.environment)
     server.stop()
     assert done.returncode == 0, done.stderr
-    assert re.search(rf"resuming {at('run')} after batch \d+ of 234", done.stdout)
+    assert re.search(rf"resuming {at('run')} after batch \d+ of 130", done.stdout)
