@@ -97,7 +97,9 @@ def require_together(name: str, method: Method) -> None:
     """Raises ``UserError`` unless all phases take alike encoders together."""
     if all(stage.phases and all(p.alike for p in stage.phases) for stage in method.stages):
         return
-    schedule = "set --config.method.schedule=fused, or " if name == "mla" else ""
+    schedule = ""
+    if name == "mla":
+        schedule = "set --config.method.schedule=fused (in a comparison, mla:schedule=fused), or "
     raise UserError(
         f"modality_devices is for methods that hold alike encoders together, which {name} does "
         f"not: {schedule}set --config.modality_devices=1"

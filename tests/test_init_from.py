@@ -6,9 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 
 from mla_jax import convert
-from mla_jax.encoders import create_encoders
+from mla_jax.encoders import Encoders, create_encoders
 from mla_jax.errors import UserError
 from mla_jax.runs.initial import initialize_from
 from mla_jax.state import TrainState
@@ -108,6 +109,16 @@ def test_weights_of_another_convention_are_taken_on_purpose(tmp_path):
     cavmae = save(tmp_path / "cavmae.safetensors", CAVMAE)
     with pytest.raises(UserError, match="fbank_normalization=audioset, but"):
         taken(cavmae, "audio", audio={"convention": "released"})
+
+
+def test_an_encoder_that_may_differ_in_what_it_does_not_have():
+    class Half(nn.Module):
+        differs_from_weights: tuple[str, ...] = ()
+
+    encoders = Encoders({"a": Half(("gelu",))}, 8)
+    with pytest.raises(UserError, match="of 'a' has the field 'differs_from_weights' but no 'sw"):
+        _ = encoders.conventions
+    assert Encoders({"a": Half()}, 8).conventions == {"a": {}}
 
 
 @pytest.mark.parametrize(

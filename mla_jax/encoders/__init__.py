@@ -74,14 +74,18 @@ class Encoders(NamedTuple):
         Empty for encoders that any weights of their shape suit.
 
         Raises:
-          UserError: an encoder has a switch of unknown value.
+          UserError: an encoder has a switch of unknown value, or names one that it does not have.
         """
         found = {}
         for modality, module in self.modules.items():
             switches = getattr(module, "switches", None)
             found[modality] = {} if switches is None else conventions.bound(switches)
             if differs := getattr(module, "differs_from_weights", ()):
-                assert switches is not None  # some of them are named
+                if switches is None:
+                    raise UserError(
+                        f"the encoder of '{modality}' has the field 'differs_from_weights' but no "
+                        "'switches': give its class both, or neither"
+                    )
                 differs = (differs,) if isinstance(differs, str) else tuple(differs)
                 for name in differs:
                     check_choice(f"switch in differs_from_weights of '{modality}'", name, switches)
