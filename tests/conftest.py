@@ -99,7 +99,7 @@ def build_split(rng, centres, examples: int, missing: float) -> ArraySplit:
 def build_dataset(
     modalities=("a", "b"), train=96, validation=24, test=40, missing=0.0, seed=0
 ) -> Dataset:
-    """Vectors ``float32[6]`` around one centre a class and modality; later modalities are weaker.
+    """Vectors ``float32[6]`` around one centre per class and modality; later modalities are weaker.
 
     ``missing`` is the probability that an example lacks a modality (its input is then zeros).
     """

@@ -217,7 +217,7 @@ def test_padding_and_absent_rows_take_no_part(rule):
 def test_batch_entropy_depends_on_the_neighbours():
     logits, _ = random_case(0, 2)
     together, alone = weights("batch_entropy", logits), weights("batch_entropy", logits[:, :1])
-    assert np.ptp(together, axis=0).max() == 0, "one weight a modality and batch"
+    assert np.ptp(together, axis=0).max() == 0, "one weight per modality and batch"
     np.testing.assert_allclose(alone, [[0.5, 0.5]], atol=EXACT)  # Q5: a batch of one
     assert abs(together[0, 0] - 0.5) > 0.01
 

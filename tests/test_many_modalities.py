@@ -165,7 +165,7 @@ def test_preflight_compiles_each_shared_program_once():
     found = compiled_by(program.dispatches[stage.name])
     alone = compiled_by(Dispatch(stage.phases, share=False))
     assert [c.label for c in found] == [
-        "alternate/a (3 times a batch)", "alternate/b, a (3 times a batch)", "alternate/d",
+        "alternate/a (3 times per batch)", "alternate/b, a (3 times per batch)", "alternate/d",
     ]  # fmt: skip
     assert [c.label for c in alone] == [f"alternate/{m}" for m in NAMES[:4]]
     assert sum(c.runs * c.flops for c in found) == pytest.approx(

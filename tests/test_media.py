@@ -58,7 +58,7 @@ def test_truncated_videos_are_noticed(name, share, tmp_path):
 
 
 class LongVideo:
-    """What ``av.open`` gives, for a video of one frame a second; counts the frames in memory."""
+    """What ``av.open`` gives, for a video of one frame per second; counts the frames in memory."""
 
     def __init__(self, seconds):
         self.seconds, self.alive, self.most, self.decoded = seconds, 0, 0, 0

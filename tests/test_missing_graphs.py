@@ -228,7 +228,7 @@ def test_tate_s_dropout_is_drawn_anew_in_every_step():
 
 @pytest.mark.parametrize("tags", ["real", "last"])
 def test_tate_is_its_transcription(tags):
-    """Logits, tags and the loss of its second stage, with sequences of one step a modality."""
+    """Logits, tags and the loss of its second stage, with sequences of one step per modality."""
     ours = method(
         "tate",
         Encoders(dict.fromkeys(NAMES, Features(INPUT)), INPUT),

@@ -148,7 +148,7 @@ def test_the_rate_is_read_from_the_clock_not_from_a_count_of_steps():
     optimizer = create_optimizer(options(schedule="step", decay_every=1, momentum=0.0), 10)
     params, g = {"w": jnp.zeros(())}, {"w": jnp.ones(())}
     state, moved = optimizer.init(params), []
-    for epoch in (0, 0, 0, 1, 0, 2):  # the shared head takes several steps a batch
+    for epoch in (0, 0, 0, 1, 0, 2):  # the shared head takes several steps per batch
         new, state = optimizer.step(g, state, {"w": jnp.zeros(())}, StepInfo(epoch, 0, 10))
         moved.append(-float(new["w"]))
     np.testing.assert_allclose(moved, [0.1, 0.1, 0.1, 0.01, 0.1, 0.001], rtol=1e-6)

@@ -181,7 +181,7 @@ def test_cremad_content(prepared):
     done = prepared("cremad")
     found, aspect = one(done.load(), done, trees.CLIPS[4])
     levels = found["video"].mean((1, 2, 3))
-    np.testing.assert_allclose(levels, [34, 44, 54], atol=2)  # one frame a second
+    np.testing.assert_allclose(levels, [34, 44, 54], atol=2)  # one frame per second
     np.testing.assert_allclose(aspect, [1, 1.5])
     waveform = media.read_sound(done.raw / f"AudioWAV/{trees.CLIPS[4]}.wav", 16_000)
     expected = audio.compute("kaldi_fbank", waveform).astype(np.float16)

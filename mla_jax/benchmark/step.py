@@ -27,7 +27,7 @@ def measure(
     rounds: int = 20,
     say: Callable[[str], None] = lambda line: None,
 ) -> list[dict[str, Any]]:
-    """One row a method of the configuration ``filename`` (``FILE`` or ``FILE:name=value,...``)."""
+    """One row per method of the configuration ``filename``: ``FILE`` or ``FILE:name=value,...``."""
     plan, contenders, rows = [], {}, []
     for name in methods:  # mistakes come out before the first is compiled
         config = fields.resolve(files.load_config(filename, arguments={"method": name}))

@@ -3,7 +3,7 @@
     python -m mla_jax.benchmark.torch_input RECIPE BATCH_SIZE WORKERS SECONDS < paths.json
 
 A process of its own, without JAX in it, so that its workers can be forked as PyTorch's users have
-them; it prints examples a second.  Torchvision is no part of this: its rules are written out here.
+them; it prints examples per second.  Torchvision has no part in this: its rules are written here.
 """
 
 import json

@@ -42,7 +42,7 @@ LARGEST = 2**20
 
 
 class Encoders(NamedTuple):
-    """One Linen module a modality, behind two pure functions."""
+    """One Linen module per modality, behind two pure functions."""
 
     modules: Mapping[str, nn.Module]
     feature_dim: int

@@ -344,7 +344,7 @@ def _fusion_rule(switches: Any, count: int) -> fusion.Weights:
         numbers = all(isinstance(w, int | float) and 0 <= w < math.inf for w in weights)
         if switches.fusion != "fixed" or len(weights) != count or not numbers or not sum(weights):
             raise UserError(
-                f"method.fusion_weights={weights} must be {count} numbers of at least 0, one a "
+                f"method.fusion_weights={weights} must be {count} numbers of at least 0, one per "
                 "modality and not all 0, and go with method.fusion=fixed"
             )
     if switches.fusion in RULES:

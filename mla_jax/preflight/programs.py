@@ -73,7 +73,7 @@ class Compiled(NamedTuple):
 
     @property
     def label(self) -> str:
-        often = f" ({self.runs} times a batch)" if self.runs > 1 else ""
+        often = f" ({self.runs} times per batch)" if self.runs > 1 else ""
         return (f"{self.stage}/{self.name}" if self.stage else self.name) + often
 
     def collectives(self) -> dict[str, tuple[int, int]]:

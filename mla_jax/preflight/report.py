@@ -50,8 +50,8 @@ def _of_programs(report: Report) -> list[str]:
         f"GB in {memory}: of those that are stored there. Peak: arguments, results, temporaries, "
         f"the program{there}, and the rest of the state; the next batch takes "
         f"{next_batch(report) / 1e6:,.1f} MB more. Donated: share of what the program takes of the "
-        "state. A program that runs several times a batch is listed once, with the figures of one "
-        "run.",
+        "state. A program that runs several times per batch is listed once, with the figures of "
+        "one run.",
         "## Collectives",
         markdown_table(
             ("program", "kind", "number", "all, MB", "largest, MB", "most of"),

@@ -88,7 +88,7 @@ def list_pictures(folder: pathlib.Path) -> list[pathlib.Path]:
 def video_pictures(
     path: pathlib.Path, rule: str, count: int, start: float = 0, end: float = 0
 ) -> list[Any]:
-    """``count`` frames of a video as ``PIL.Image``, chosen among one a second.
+    """``count`` frames of a video as ``PIL.Image``, chosen among one per second.
 
     Candidates are frames 0, f, 2f, ... with f the rate rounded down (``video_preprocessing.py`` of
     MLA).  With a segment ``[start, end]`` only its seconds are, both ends included, and frames
