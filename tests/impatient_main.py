@@ -17,6 +17,10 @@ def sleep(seconds: float):
     return asyncio.sleep(seconds / 100)
 
 
-gcsfs.retry.asyncio = types.SimpleNamespace(sleep=sleep)
-lease.RENEWAL = 1.0
-runpy.run_module("mla_jax.main", run_name="__main__", alter_sys=True)
+IMPATIENT = types.SimpleNamespace(sleep=sleep)
+"""What ``gcsfs.retry`` takes for ``asyncio``."""
+
+if __name__ == "__main__":
+    gcsfs.retry.asyncio = IMPATIENT
+    lease.RENEWAL = 1.0
+    runpy.run_module("mla_jax.main", run_name="__main__", alter_sys=True)

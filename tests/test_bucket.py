@@ -10,7 +10,6 @@ import signal
 import subprocess
 import sys
 import time
-import types
 
 import numpy as np
 import pytest
@@ -176,10 +175,11 @@ def test_a_read_that_fails_is_raised_and_not_logged(bucket, monkeypatch, caplog)
     import gcsfs.retry
 
     from mla_jax import storage
+    from tests.impatient_main import IMPATIENT
 
     server = Server()
     monkeypatch.setenv("STORAGE_EMULATOR_HOST", server.environment["STORAGE_EMULATOR_HOST"])
-    monkeypatch.setattr(gcsfs.retry, "asyncio", types.SimpleNamespace(sleep=no_sleep))
+    monkeypatch.setattr(gcsfs.retry, "asyncio", IMPATIENT)
     files = type(storage.file_system())(skip_instance_cache=True)
     files.pipe_file(at("large"), bytes(1 << 20))
     with files.open(at("large"), "rb", block_size=1 << 16) as file:
@@ -192,15 +192,11 @@ def test_a_read_that_fails_is_raised_and_not_logged(bucket, monkeypatch, caplog)
     assert [record for record in caplog.records if record.levelno >= logging.ERROR] == []
 
 
-async def no_sleep(seconds: float) -> None:
-    """Takes the place of ``asyncio.sleep`` between two tries of gcsfs."""
-
-
 @pytest.fixture(scope="module")
 def losing(tmp_path_factory):
     """A run whose bucket goes away after an epoch: its options, server and what it says.
 
-    It tries for a minute, in which other tests run.
+    It tries for a while, in which other tests run.
     """
     server = Server(tmp_path_factory.mktemp("lost") / "objects")
     options = [*MAIN, "--config.epochs=5", f"--workdir={at('run')}"]
