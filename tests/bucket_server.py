@@ -16,11 +16,13 @@ import signal
 import socket
 import subprocess
 import sys
+import traceback
 from typing import Any
 from urllib.parse import unquote
 
 from gcp_storage_emulator import exceptions, server
 from gcp_storage_emulator.handlers import objects
+from gcp_storage_emulator.storage import Storage
 
 BUCKET = "bucket-one"
 BUCKETS = (BUCKET, "forbidden-bucket", "readonly-bucket")
@@ -86,18 +88,33 @@ def move(request: server.Request, response: server.Response, storage: Any) -> No
         objects.delete(request, response, storage)
 
 
+def report(*_: object) -> None:
+    """Prints what went wrong in an answer, but not that the client was killed meanwhile."""
+    if not isinstance(sys.exception(), ConnectionError):
+        traceback.print_exc()
+
+
 def serve(port: int, folder: str = "") -> None:
     """Serves what lies in ``folder``, or what is in memory, until SIGTERM."""
+    # The emulator writes its whole index at every request: half a megabyte, and half of it if it
+    # is stopped then, with which it would not start again.  Here it is written at the end.
+    write_index = Storage._write_config_to_file
+    Storage._write_config_to_file = lambda storage: None
+    ends = {signal.SIGTERM, signal.SIGINT}
+    signal.pthread_sigmask(signal.SIG_BLOCK, ends)  # in its threads too
     server.Router = Router
     server.HANDLERS = ((MOVE, {"POST": move}), *server.HANDLERS)
     # With the usual 5, TCP tries a connection again only after 1, 3 or 7 seconds.
     http.server.HTTPServer.request_queue_size = 128
+    http.server.HTTPServer.handle_error = report
     made = server.create_server("127.0.0.1", port, not folder, data_dir=folder or None)
     for bucket in BUCKETS:
         server.buckets.create_bucket(bucket, made._storage)
     made.start()
     print("ready", flush=True)
-    signal.sigwait({signal.SIGTERM, signal.SIGINT})
+    signal.sigwait(ends)
+    made.stop()  # after the request that it answers
+    write_index(made._storage)
 
 
 class Server:
@@ -105,9 +122,11 @@ class Server:
 
     def __init__(self, folder: pathlib.Path | str = ""):
         """``folder``: where objects are kept; empty: in memory, which is faster."""
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
+        # Bound and not listening: nobody else gets the port while the bucket is away.
+        self._reserved = socket.socket()
+        self._reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self._reserved.bind(("127.0.0.1", 0))
+        self.port = self._reserved.getsockname()[1]
         self.folder = [str(folder)] if folder else []
         address = f"http://127.0.0.1:{self.port}"
         self.environment = {
@@ -124,14 +143,13 @@ class Server:
             [sys.executable, "-m", "tests.bucket_server", str(self.port), *self.folder],
             cwd=ROOT,
             stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
             text=True,
         )
-        assert self._process.stdout.readline() == "ready\n"
+        assert self._process.stdout.readline() == "ready\n", "its error is in the output"
 
     def stop(self) -> None:
         self._process.terminate()
-        self._process.wait()
+        assert self._process.wait(30) == 0
 
 
 if __name__ == "__main__":
