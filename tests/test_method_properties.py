@@ -1,6 +1,6 @@
 """The properties that every registered method keeps; registering a method is what runs them on it.
 
-Others are in ``test_dispatch`` (donation), ``test_digits_runs`` (whole runs) and
+Others are in ``test_digits_runs`` (whole runs) and
 ``test_multiprocess`` (two processes compute what one does).
 """
 
@@ -47,7 +47,10 @@ def dataset_of(modalities, missing=0.0):
 
 
 class Prepared:
-    """A method on synthetic data: its jitted phases, a fresh state and the data set."""
+    """A method on synthetic data: its phases as a run compiles them, a fresh state, the data set.
+
+    Compiling is what takes long here, so tests share one of these where they can.
+    """
 
     def __init__(self, name, modalities, dataset, linear=False, encoder=None, **options):
         encoder = LINEAR if linear else encoder
@@ -56,10 +59,11 @@ class Prepared:
         self.method, self.dataset = self.program.method, dataset
         self.state = fresh_state(self.program, dataset)
         self.stages = [
-            (stage, [jax.jit(p.update, compiler_options=HASTE) for p in stage.phases])
+            (stage, [functools.partial(self.update, stage, i) for i in range(len(stage.phases))])
             for stage in self.method.stages
             if stage.phases  # the others are solved in closed form
         ]
+        self._compiled = {}
 
         def fused(variables, method_state, batch):
             prediction = self.method.predict(variables, batch)
@@ -67,20 +71,35 @@ class Prepared:
 
         self.fused = jax.jit(fused, compiler_options=HASTE)
 
+    def compiled(self, stage, index, batch):
+        """A phase for batches of this size, compiled once."""
+        key = stage.name, index, len(batch["label"])
+        if key not in self._compiled:
+            dispatch = self.program.dispatches[stage.name]
+            lowered = dispatch.lower(index, self.state, batch, StepInfo(0, 0, 6))
+            self._compiled[key] = lowered.compile(HASTE)
+        return self._compiled[key]
+
+    def update(self, stage, index, state, batch, info):
+        """One phase on a copy of the state, which the program consumes."""
+        copy = jax.device_put(state, may_alias=False)
+        return self.compiled(stage, index, batch)(copy, batch, info)
+
     def batch(self, number: int = 0, size: int = BATCH):
         return self.dataset.splits["train"].fetch(np.arange(size) + size * number)
 
-    def losses(self, batches: int = 30):
+    def losses(self, batches: int = 30, data=None):
         """The mean loss of every batch of every stage, and the state at the end.
 
-        The step info stays in the first epoch: a term that starts later is another loss.
+        ``data``: other data of the same form.  The step info stays in the first epoch: a term that
+        starts later is another loss.
         """
-        state, found = self.state, []
+        split, state, found = (data or self.dataset).splits["train"], self.state, []
         for _, updates in self.stages:
             found.append([])
             for step in range(batches):
-                batch, info = self.batch(step % 6), StepInfo(0, step % 6, 6)
-                state, loss = one_batch(updates, state, batch, info)
+                batch = split.fetch(np.arange(BATCH) + BATCH * (step % 6))
+                state, loss = one_batch(updates, state, batch, StepInfo(0, step % 6, 6))
                 found[-1].append(loss)
         return found, state
 
@@ -144,11 +163,25 @@ def shapes(tree):
 
 @every_method
 def test_loss_falls_on_separable_classes(name):
-    found, state = prepared(name, modalities_of(name), **LEARNS.get(name, {})).losses()
+    modalities = modalities_of(name)
+    case = prepared(name, modalities, 0.4, **LEARNS.get(name, {}))
+    found, state = case.losses(data=dataset_of(modalities))
     for losses in found:
         assert np.isfinite(losses).all()
         assert np.mean(losses[-6:]) < 0.8 * np.mean(losses[:2])
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(state) if x.dtype == jnp.float32)
+
+
+@every_method
+def test_compiled_without_conditional_and_with_the_state_aliased(name):
+    """Every phase of every stage: no branch in the program, and the whole state is donated."""
+    case = prepared(name, modalities_of(name), 0.4)
+    size = sum(leaf.nbytes for leaf in jax.tree.leaves(case.state))
+    for stage, updates in case.stages:
+        for index in range(len(updates)):
+            compiled = case.compiled(stage, index, case.batch())
+            assert " conditional(" not in compiled.as_text()
+            assert compiled.memory_analysis().alias_size_in_bytes >= 0.95 * size
 
 
 def absent_batch(dataset, garbage, size=32):
@@ -160,6 +193,18 @@ def absent_batch(dataset, garbage, size=32):
         hole = ~batch["present"][:, i].reshape(-1, *[1] * (x.ndim - 1))
         batch["inputs"][modality] = np.where(hole, np.asarray(garbage, x.dtype), x)
     return batch
+
+
+def stirred(state):
+    """A state in which no number is at its start: what training, or a closed form, might make."""
+    rng = np.random.default_rng(0)
+
+    def stir(x):
+        if not jnp.issubdtype(x.dtype, jnp.floating):
+            return x
+        return x + rng.uniform(0.01, 0.1, x.shape).astype(x.dtype)
+
+    return jax.tree.map(stir, state)
 
 
 def fused_logits(case, state, batch):
@@ -178,7 +223,7 @@ OPTIONS = [(name, {}) for name in FUSING] + [
 def test_what_is_absent_changes_nothing(name, options):
     """Garbage in the place of absent modalities is never seen, and neighbours do not matter."""
     case = prepared(name, NAMES[:3], 0.4, linear=True, **options)
-    _, state = prepared(name, NAMES[:3], 0.4, linear=True).losses(2)  # both stages have begun
+    state = stirred(case.state)
     batches = [absent_batch(case.dataset, garbage) for garbage in (0.0, 1e6, np.nan)]
     (first, unimodal), *others = [fused_logits(case, state, batch) for batch in batches]
     assert np.isfinite(first).all()
