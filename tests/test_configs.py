@@ -131,10 +131,16 @@ def test_two_steps_of_every_phase(name, method, own_data):
             for step in range(2):
                 state, metrics = update(state, batch, StepInfo(np.int32(0), np.int32(step), 2))
                 assert np.isfinite(metrics["loss"])
-    prediction = method.predict(state.variables, batch)
-    assert np.isfinite(prediction.unimodal).all()
-    fused = method.fuse(prediction, batch["present"], state.method_state)
+    predict = jax.jit(functools.partial(predictions, method), compiler_options=HASTE)
+    fused, unimodal = predict(state, batch)
+    assert np.isfinite(unimodal).all()
     assert fused.shape == (BATCH, method.classes) and np.isfinite(fused).all()
+
+
+def predictions(method, state, batch):
+    """Fused and unimodal logits."""
+    prediction = method.predict(state.variables, batch)
+    return method.fuse(prediction, batch["present"], state.method_state), prediction.unimodal
 
 
 def trace(method, batch, phases=None):
@@ -144,8 +150,7 @@ def trace(method, batch, phases=None):
     for phase in [phase for stage in method.stages for phase in stage.phases][:phases]:
         new, _ = jax.eval_shape(phase.update, state, batch, StepInfo(0, 0, 2))
         assert jax.tree.map(lambda x: (x.shape, x.dtype), new) == shapes
-    prediction = jax.eval_shape(method.predict, state.variables, batch)
-    return state, jax.eval_shape(method.fuse, prediction, batch["present"], state.method_state)
+    return state, jax.eval_shape(functools.partial(predictions, method), state, batch)[0]
 
 
 def test_two_files_stand_for_the_small_forms_of_all(own_data):
