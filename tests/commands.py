@@ -1,7 +1,8 @@
 """Runs the package's commands in processes forked from one that has imported it already.
 
 Starting Python and importing JAX takes two seconds, a fork a hundredth.  The children are what
-``python -m MODULE OPTION ...`` is: JAX has not looked for devices when they are made.
+``python -m MODULE OPTION ...`` is: JAX has not looked for devices when they are made.  Only the
+plots of runs are left out (``drawing``).
 """
 
 import json
@@ -51,9 +52,16 @@ class Commands:
 
 def serve() -> None:
     """Forks a child for every line of standard input and prints how it ended."""
-    import mla_jax.compare.table
-    import mla_jax.train  # noqa: F401 - imported for the children
+    # What the children use, most of all: each would import it for itself.
+    import matplotlib.backends.backend_agg
+    import matplotlib.figure  # noqa: F401
 
+    import mla_jax.compare.page
+    import mla_jax.compare.workers
+    import mla_jax.train  # noqa: F401
+    from tests import drawing
+
+    drawing.leave_out()
     for line in sys.stdin:
         request = json.loads(line)
         child = os.fork()

@@ -16,8 +16,8 @@ from absl import flags
 from mla_jax.config import fields, files
 from mla_jax.datasets import ArraySplit, Dataset, load_dataset
 from mla_jax.program import Program, build_program
-from mla_jax.runs import plots
 from mla_jax.state import TrainState
+from tests import drawing as drawn
 from tests.commands import Commands
 
 jax.config.update("jax_num_cpu_devices", 8)
@@ -149,9 +149,6 @@ def fresh_state(program: Program, dataset: Dataset, seed: int = 0) -> TrainState
     return jax.device_put(state, program.placement.replicated)
 
 
-DRAWING = {name: getattr(plots, name) for name in ("curves", "confusion", "save")}
-
-
 @pytest.fixture(scope="module", autouse=True)
 def without_old_garbage():
     """What a module leaves behind, millions of objects, is not searched for garbage again."""
@@ -160,31 +157,24 @@ def without_old_garbage():
     gc.freeze()
 
 
-def save_if_drawn(figure, path) -> None:
-    if figure is None:
-        path.write_bytes(b"")
-    else:
-        DRAWING["save"](figure, path)
-
-
 @pytest.fixture(scope="session", autouse=True)
 def without_plots():
-    """The plots of runs are empty files: drawing takes a quarter of the time of tests that train.
+    """The plots of runs are empty files, here and in what ``commands`` runs.
 
-    ``test_plots`` draws, and so does every test that asks for ``drawing`` or starts a process.
+    ``test_plots`` draws, and so does every test that asks for ``drawing`` or starts a process of
+    its own.
     """
-    with pytest.MonkeyPatch.context() as patch:
-        for name in ("curves", "confusion"):
-            patch.setattr(plots, name, lambda *arguments: None)
-        patch.setattr(plots, "save", save_if_drawn)
-        yield
+    drawn.leave_out()
+    yield
+    drawn.restore()
 
 
 @pytest.fixture
-def drawing(monkeypatch):
+def drawing():
     """Plots are drawn after all."""
-    for name, function in DRAWING.items():
-        monkeypatch.setattr(plots, name, function)
+    drawn.restore()
+    yield
+    drawn.leave_out()
 
 
 @pytest.fixture
