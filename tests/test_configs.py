@@ -103,7 +103,7 @@ def build(name: str, method: str, folder: pathlib.Path):
     modalities = dataset.modalities[:count]
     words = (f"method={method}", f"modalities={'+'.join(modalities)}", "runlocal")
     config = load(name, folder, *words)
-    fields.override(config, NEEDS_MORE.get(method, {}))
+    fields.override(config, SMALL.get(method, {}))
     config = fields.resolve(config)
     dataset = dataset._replace(modalities=modalities)
     method = build_program(config, dataset, jax.devices()[:1]).method
@@ -111,8 +111,10 @@ def build(name: str, method: str, folder: pathlib.Path):
     return method, {**batch, "inputs": inputs, "present": batch["present"][:, :count]}
 
 
-NEEDS_MORE = {"dcca": {"method.projections": 2}, "dccae": {"method.projections": 2}}
-"""Correlations of the usual ten codes need more than ``BATCH`` examples."""
+SMALL = {name: {"method.projections": 2} for name in ("dcca", "dccae")}
+"""Correlations of the usual ten codes need more than ``BATCH`` examples; the five blocks of MMIN
+compile for long."""
+SMALL |= {name: {"method.blocks": 2} for name in ("mmin", "if_mmin")}
 
 
 def trained(name: str, method: str) -> bool:

@@ -195,7 +195,7 @@ def every_method(tmp_path_factory):
     ]  # fmt: skip
     said = []
     for child in children:
-        text, errors = child.communicate(timeout=900)
+        text, errors = child.communicate(timeout=240)
         assert child.returncode == 0, errors
         said += without_gloo(text)
     return json.loads(output.read_text()), said, folder / "nan"
