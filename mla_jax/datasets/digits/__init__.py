@@ -9,6 +9,7 @@ of the test split (two of six) do not occur in training, those of the validation
 """
 
 import hashlib
+import io
 import pathlib
 import unicodedata
 import zipfile
@@ -49,8 +50,11 @@ ARRAYS = {
 """The type and shape of each array in the file; a name is the same number everywhere."""
 
 
+_RAW: dict[str, dict[str, np.ndarray]] = {}
 _FEATURES: dict[tuple[str, str], np.ndarray] = {}
-"""A cache ``{(digest of the file, modality): array}``: a comparison loads the data per run."""
+_DRAWN: dict[tuple[str, int], Any] = {}
+"""Caches, because a comparison loads the data per run: ``{digest of the file: arrays}``,
+``{(digest, modality): array}`` and ``{(digest, seed): what _draw returns}``."""
 
 
 def load(config: Any, modalities: tuple[str, ...] = ("image", "audio")) -> Dataset:
@@ -72,10 +76,13 @@ def load(config: Any, modalities: tuple[str, ...] = ("image", "audio")) -> Datas
             _FEATURES[digest, m] = makers[m](raw)
     features = {m: _FEATURES[digest, m] for m in modalities}
     splits = {}
-    for split, (chosen, label) in _draw(path, raw, config.split_seed).items():
+    drawn = (digest, config.split_seed)
+    if drawn not in _DRAWN:
+        _DRAWN[drawn] = _draw(path, raw, config.split_seed)
+    for split, (chosen, label) in _DRAWN[drawn].items():
         inputs = {m: features[m][chosen[m]] for m in modalities}
         present = np.ones((len(label), len(modalities)), bool)
-        splits[split] = ArraySplit(inputs, label, present)
+        splits[split] = ArraySplit(inputs, label.copy(), present)
     statistics = {}
     if "audio" in modalities:  # each coefficient to mean 0 and deviation 1 over the training split
         train = splits["train"].inputs["audio"]
@@ -102,8 +109,11 @@ def _read(path: pathlib.Path) -> tuple[dict[str, np.ndarray], str]:
             f"cannot read the digits file {path} ({error.strerror}): leave dataset.path empty to "
             "use the embedded one"
         ) from error
+    digest = hashlib.sha256(content).hexdigest()[:12]
+    if digest in _RAW:
+        return _RAW[digest], digest
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with np.load(io.BytesIO(content), allow_pickle=False) as archive:
             raw = {name: archive[name] for name in ARRAYS}
     except (ValueError, TypeError, KeyError, OSError, EOFError, *ZIP_ERRORS) as error:
         raise UserError(
@@ -112,7 +122,8 @@ def _read(path: pathlib.Path) -> tuple[dict[str, np.ndarray], str]:
             "python -m mla_jax.datasets.digits.build"
         ) from error
     _check_arrays(path, raw)
-    return raw, hashlib.sha256(content).hexdigest()[:12]
+    _RAW[digest] = raw
+    return raw, digest
 
 
 def _check_arrays(path: pathlib.Path, raw: dict[str, np.ndarray]) -> None:
