@@ -17,13 +17,12 @@ from tests.conftest import build_config
 from tests.test_method_properties import (
     NAMES,
     Prepared,
-    build_and_trace,
     dataset_of,
     modalities_of,
     one_batch,
     prepared,
-    resolved,
 )
+from tests.test_method_switches import build_and_trace, resolved
 
 ROOT = pathlib.Path(__file__).parents[1]
 D, CLASSES = 8, 3
