@@ -17,6 +17,7 @@ from mla_jax.config import fields, files
 from mla_jax.data.transform import create_transform
 from mla_jax.datasets import load_dataset
 from mla_jax.errors import UserError
+from mla_jax.evaluate import outputs
 from mla_jax.functional.optimizers import StepInfo
 from mla_jax.prepare.__main__ import main as prepare
 from mla_jax.program import build_program
@@ -133,16 +134,10 @@ def test_two_steps_of_every_phase(name, method, own_data):
             for step in range(2):
                 state, metrics = update(state, batch, StepInfo(np.int32(0), np.int32(step), 2))
                 assert np.isfinite(metrics["loss"])
-    predict = jax.jit(functools.partial(predictions, method), compiler_options=HASTE)
-    fused, unimodal = predict(state, batch)
-    assert np.isfinite(unimodal).all()
-    assert fused.shape == (BATCH, method.classes) and np.isfinite(fused).all()
-
-
-def predictions(method, state, batch):
-    """Fused and unimodal logits."""
-    prediction = method.predict(state.variables, batch)
-    return method.fuse(prediction, batch["present"], state.method_state), prediction.unimodal
+    compute = jax.jit(outputs(method), compiler_options=HASTE)
+    found = compute(state.variables, state.method_state, batch)
+    assert np.isfinite(found.unimodal).all()
+    assert found.fused.shape == (BATCH, method.classes) and np.isfinite(found.fused).all()
 
 
 def trace(method, batch, phases=None):
@@ -152,7 +147,8 @@ def trace(method, batch, phases=None):
     for phase in [phase for stage in method.stages for phase in stage.phases][:phases]:
         new, _ = jax.eval_shape(phase.update, state, batch, StepInfo(0, 0, 2))
         assert jax.tree.map(lambda x: (x.shape, x.dtype), new) == shapes
-    return state, jax.eval_shape(functools.partial(predictions, method), state, batch)[0]
+    found = jax.eval_shape(outputs(method), state.variables, state.method_state, batch)
+    return state, found.fused
 
 
 def test_two_files_stand_for_the_small_forms_of_all(own_data):

@@ -51,12 +51,12 @@ def ready(make_dataset, make_program):
 CONV = {"name": "conv2d", "widths": (4,)}
 
 
-@pytest.mark.parametrize("method", ["mla", "ogm_ge"])
-def test_compiled_without_conditional_and_with_the_state_aliased(prepared, method):
+@pytest.mark.parametrize(("method", "phases"), [("mla", 2), ("ogm_ge", 1)])
+def test_compiled_without_conditional_and_with_the_state_aliased(prepared, method, phases):
     """Convolutions too; ``test_method_properties`` asks all methods."""
     dispatch, state, batch = prepared(method, ("a", "b"), encoder=CONV)
     size = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
-    for index in range(2 if method == "mla" else 1):
+    for index in range(phases):
         compiled = dispatch.lower(index, state, batch, CLOCK).compile(HASTE)
         assert " conditional(" not in compiled.as_text()
         assert compiled.memory_analysis().alias_size_in_bytes >= 0.95 * size
