@@ -22,4 +22,6 @@ prepare_environment test
 command=("$PYTHON" -m pytest tests -n auto --maxprocesses=4 --dist=loadfile
     --no-loadscope-reorder --max-worker-restart=0 "$@")
 [ "$dry_run" -eq 0 ] || { show "${command[@]}" && exit 0; }
+# One thread per process: more would wait for each other, and they spin while they wait.
+export OPENBLAS_NUM_THREADS="${OPENBLAS_NUM_THREADS:-1}"
 exec "${command[@]}"

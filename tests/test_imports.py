@@ -40,15 +40,17 @@ def test_importing_everything_brings_neither_tensorflow_nor_torch():
     assert imported_by(MODULES) == []
 
 
-def test_importing_the_package_alone_does_not_start_jax():
+def test_importing_the_package_alone_does_not_start_jax_nor_change_the_process():
+    lines = ["import gc, sys", "before = gc.get_threshold()", "import mla_jax"]
+    lines.append("print('jax' in sys.modules, gc.get_threshold() == before)")
     done = subprocess.run(
-        [sys.executable, "-c", "import mla_jax, sys; print('jax' in sys.modules)"],
+        [sys.executable, "-c", "\n".join(lines)],
         cwd=ROOT,
         capture_output=True,
         text=True,
         check=True,
     )
-    assert done.stdout.strip() == "False"
+    assert done.stdout.split() == ["False", "True"]
 
 
 def test_preparing_data_does_not_start_jax():
