@@ -22,6 +22,8 @@ prepare_environment test
 command=("$PYTHON" -m pytest tests -n auto --maxprocesses=4 --dist=loadfile
     --no-loadscope-reorder --max-worker-restart=0 "$@")
 [ "$dry_run" -eq 0 ] || { show "${command[@]}" && exit 0; }
+# Where this is set, each process that the tests start compiles all our files again.
+unset PYTHONDONTWRITEBYTECODE
 # One thread per process: more would wait for each other, and they spin while they wait.
 export OPENBLAS_NUM_THREADS="${OPENBLAS_NUM_THREADS:-1}"
 exec "${command[@]}"
