@@ -33,9 +33,7 @@ def losses_of(name: str, devices=None) -> list[float]:
     """The losses of every phase of every stage over two short epochs, on all devices or these."""
     modalities = ("a",) if name == "unimodal" else ("a", "b")
     dataset = build_dataset(modalities, train=44, missing=0.2)
-    config = build_config(modalities, name, encoder=LINEAR)
-    config.method.update({k: (8,) for k in ("layers", "head_layers") if k in config.method})
-    config = fields.resolve(config)
+    config = fields.resolve(build_config(modalities, name, encoder=LINEAR))
     program = build_program(config, dataset, devices)
     gathers = AssertionError("every array was sent to every process, to be compared")
     with mock.patch.object(multihost_utils, "assert_equal", side_effect=gathers):
