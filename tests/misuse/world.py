@@ -77,10 +77,12 @@ def write(path: pathlib.Path, content: object) -> None:
 def listing(folder: pathlib.Path) -> dict[str, tuple[int, ...]]:
     """``{path: what changes when it is written}`` of a tree; nothing does for folders.
 
-    An empty file may be opened for writing again, as locks are.
+    An empty file may be opened for writing again, as locks are.  Python's own ``__pycache__``,
+    beside a configuration that it has imported, is left out.
     """
     found = {}
     for parent, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if name != "__pycache__"]
         here = os.path.relpath(parent, folder)
         found |= {os.path.normpath(f"{here}/{name}"): () for name in folders}
         for name in names:
