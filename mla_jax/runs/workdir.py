@@ -320,8 +320,12 @@ class Workdir:
 
 
 def foreign(folder: pathlib.Path, known: Collection[str]) -> str:
-    """The name of an entry in a folder that is not ``known``, hidden or a log; empty if none."""
+    """The name of an entry in a folder that is not ``known``; empty if there is none.
+
+    Hidden entries, logs and the bytecode beside a configuration file do not count.
+    """
     names = (path.name for path in sorted(folder.iterdir())) if folder.is_dir() else ()
+    known = {*known, "__pycache__"}
     others = (n for n in names if n not in known and not n.startswith(".") and not n.endswith(LOGS))
     return next(others, "")
 
