@@ -15,7 +15,6 @@ from absl import flags
 
 from mla_jax.config import fields, files
 from mla_jax.datasets import ArraySplit, Dataset, load_dataset
-from mla_jax.loading import GARBAGE_THRESHOLDS
 from mla_jax.program import Program, build_program
 from mla_jax.state import TrainState
 from tests import drawing as drawn
@@ -28,9 +27,10 @@ os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
 # Lowering in Python is the other half.  Where an operation came from is of use in a profile only.
 jax.config.update("jax_traceback_in_locations_limit", 0)
 os.environ["JAX_TRACEBACK_IN_LOCATIONS_LIMIT"] = "0"
-# Tracing makes millions of small objects, few of them in cycles: look for those less often.
-gc.set_threshold(*GARBAGE_THRESHOLDS)
-startup = str(pathlib.Path(__file__).parent / "startup")  # the processes that tests start, too
+# Tracing makes millions of small objects, few of them in cycles: look for those after each module
+# (without_old_garbage), and hardly ever in the processes that tests start.
+gc.disable()
+startup = str(pathlib.Path(__file__).parent / "startup")
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [startup, os.environ.get("PYTHONPATH")]))
 # Loops of small programs compile in half the time the older way, and in fewer pieces.
 XLA_IN_HASTE = ("xla_cpu_use_fusion_emitters=false", "xla_cpu_parallel_codegen_split_count=1")

@@ -13,7 +13,7 @@ from mla_jax.config import fields
 from mla_jax.datasets import arrays
 from mla_jax.errors import Interrupted, UserError
 from mla_jax.program import build_program
-from mla_jax.runs import predictions
+from mla_jax.runs import checkpoint, predictions
 from mla_jax.runs.checkpoint import Checkpoints, read_state
 from mla_jax.runs.run import is_run
 from tests.conftest import build_config, build_dataset, digits_program
@@ -133,6 +133,10 @@ def test_the_chosen_epoch_and_the_last_one(tmp_path, monkeypatch):
         assert np.mean(found.classes == test.label) == expected
     with pytest.raises(UserError, match="unknown epoch of a run 'best'"):
         run.predict(test, epoch="best")
+    opened = open_run(tmp_path / "run")
+    expected = opened.predict(test)
+    monkeypatch.delattr(checkpoint, "_read_only")  # from now on, what was read is in memory
+    np.testing.assert_array_equal(opened.predict(test).classes, expected.classes)
 
 
 def test_a_resumed_run_keeps_the_checkpoint_of_the_chosen_epoch(tmp_path, monkeypatch):

@@ -98,6 +98,7 @@ class Run:
         self._checkpoints: Any = None  # Checkpoints, from start to flush
         self._metrics: metrics.MetricsFile | None = None
         self._states: dict[int, TrainState] = {}
+        self._chosen: dict[int, int] = {}  # the chosen step, by the newest one
 
     def __repr__(self) -> str:
         state = "finished" if self.result else f"{self.workdir.newest_checkpoint()} batches saved"
@@ -150,17 +151,16 @@ class Run:
         if not step:
             raise UserError(f"{self.path} has no checkpoint: train it first")
         if epoch == "chosen" and self.selector.keeps_best:
-            chosen = checkpoint.read_progress(self.workdir.checkpoints, step)["chosen"]
-            step = chosen["step"] if chosen else step
+            if step not in self._chosen:
+                chosen = checkpoint.read_progress(self.workdir.checkpoints, step)["chosen"]
+                self._chosen = {step: chosen["step"] if chosen else step}
+            step = self._chosen[step]
         if step not in self._states:
             self._states = {}  # only one state is in memory
             shapes = jax.eval_shape(self.program.method.init, jax.random.key(0), self.data.batch())
             where = self._placement()
-            abstract = jax.tree.map(
-                lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), shapes
-            )
-            state = checkpoint.read_state(self.workdir.checkpoints, step, abstract)
-            self._states = {step: state}
+            abstract = jax.tree.map(lambda x: x.update(sharding=where), shapes)
+            self._states = {step: checkpoint.read_state(self.workdir.checkpoints, step, abstract)}
         return self._states[step]
 
     def keep(self, program: Program, step: int, state: TrainState) -> None:
