@@ -5,6 +5,7 @@ import pathlib
 import threading
 import time
 import zlib
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 from orbax.checkpoint import v1 as ocp
 
+from mla_jax.distributed import data_parallel
 from mla_jax.runs import checkpoint
 from mla_jax.runs.checkpoint import Checkpoints
 from mla_jax.runs.checksum import AHEAD, on_host
@@ -48,6 +50,20 @@ def test_the_background_saves_what_was_there(tmp_path, held):
     checkpoints.close()
     assert found == {"batches": 7, "sums": {"loss": 0.1}}
     jax.tree.map(np.testing.assert_array_equal, restored, state_of(1.0))
+
+
+def test_one_process_writes_whole_arrays_from_many_devices(tmp_path, monkeypatch):
+    """A part from each device would take a compiled program per shape."""
+    sliced = AssertionError("a part of an array was cut out")
+    monkeypatch.setattr(jax.lax, "slice_in_dim", mock.Mock(side_effect=sliced))
+    everywhere = data_parallel(8).replicated
+    state = jax.device_put({"w": np.arange(2.0**18), "scalar": np.float32(1)}, everywhere)
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(3, state, {"batches": 3})
+    restored, _ = checkpoints.restore(state)
+    checkpoints.close()
+    jax.tree.map(np.testing.assert_array_equal, restored, state)
+    assert restored["w"].sharding == everywhere
 
 
 def test_a_checksum_that_fails_leaves_no_checkpoint(tmp_path, monkeypatch):

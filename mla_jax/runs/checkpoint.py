@@ -42,6 +42,9 @@ logging.getLogger("absl").addFilter(lambda record: "orbax" not in record.pathnam
 ASK_AFTER = 10.0
 """Seconds of waiting for a save in a bucket after which the bucket is asked for a sign of life."""
 
+WORTH_A_PART = 64 * 1024
+"""Bytes of the part of an array that one of several devices writes; for less, one writes it all."""
+
 PAUSES = (1.0, 3.0)
 """Seconds before a checkpoint that could not be read is read again."""
 
@@ -330,7 +333,17 @@ def _context(**options: Any) -> Any:
     registry = ocp.handlers.local_registry()
     registry.add(_ProgressHandler, checkpointable_name="progress")
     handlers = ocp.options.CheckpointablesOptions(registry=registry)
-    return ocp.Context(checkpointables_options=handlers, **options)
+    arrays = ocp.options.ArrayOptions.Saving(
+        # Each device would write a part of each array, for which every shape compiles a program.
+        # That pays where several hosts write at the same time, and for large arrays.
+        use_replica_parallel=jax.process_count() > 1,
+        min_slice_bytes_for_replica_parallel=WORTH_A_PART,
+    )
+    return ocp.Context(
+        checkpointables_options=handlers,
+        array_options=ocp.options.ArrayOptions(saving=arrays),
+        **options,
+    )
 
 
 @contextlib.contextmanager
