@@ -151,10 +151,12 @@ def test_absent_examples_take_no_part_in_batch_statistics(name):
     x = rng.normal(2, 3, shape).astype(np.float32)
     present = np.array([True, False, True, True, False, True])
     encoders = build(name, feature_dim=8, **fields)
-    params, stats = encoders.init(jax.random.key(0), {"m": x})
-    apply = jax.jit(
-        lambda x, present: encoders.apply("m", params["m"], stats["m"], x, True, present)
-    )
+    params, stats = jax.jit(encoders.init)(jax.random.key(0), {"m": x})
+
+    def applied(encoders):
+        return jax.jit(lambda x, p: encoders.apply("m", params["m"], stats["m"], x, True, p))
+
+    apply = applied(encoders)
     zeros = np.where(present.reshape(-1, *[1] * (x.ndim - 1)), x, 0)
     (masked, new), (kept, expected) = apply(zeros, present), apply(x[present], None)
     np.testing.assert_allclose(masked[present], kept, rtol=1e-4, atol=1e-5)
@@ -163,9 +165,8 @@ def test_absent_examples_take_no_part_in_batch_statistics(name):
     counted, new = apply(zeros, np.zeros(6, bool))
     assert np.isfinite(counted).all()  # and not a product of square roots of epsilon
     jax.tree.map(np.testing.assert_array_equal, new, stats["m"])
-    unmasked = encoders._replace(complete=True)
-    _, new = unmasked.apply("m", params["m"], stats["m"], x, True, present)
-    _, expected = encoders.apply("m", params["m"], stats["m"], x, True)
+    _, new = applied(encoders._replace(complete=True))(x, present)
+    _, expected = apply(x, None)
     jax.tree.map(np.testing.assert_array_equal, new, expected)
 
 
