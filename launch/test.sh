@@ -10,6 +10,7 @@ processes as there are cores (at most 4; -n 0 for one).  A test that hangs for f
 
 environment: PYTHON_BASE   the Python to make .venv from (default: python3; 3.11 or newer)
              MLA_JAX_VENV  where the environment goes (default: .venv)
+             OPENBLAS_NUM_THREADS  threads of numpy's matrix products, per process (default: 1)
 TEXT
 }
 case "${1:-}" in -h | --help) usage && exit 0 ;; esac
@@ -21,9 +22,9 @@ source launch/environment.sh
 prepare_environment test
 command=("$PYTHON" -m pytest tests -n auto --maxprocesses=4 --dist=loadfile
     --no-loadscope-reorder --max-worker-restart=0 "$@")
-[ "$dry_run" -eq 0 ] || { show "${command[@]}" && exit 0; }
 # Where this is set, each process that the tests start compiles all our files again.
-unset PYTHONDONTWRITEBYTECODE
+perform unset PYTHONDONTWRITEBYTECODE
 # One thread per process: more would wait for each other, and they spin while they wait.
-export OPENBLAS_NUM_THREADS="${OPENBLAS_NUM_THREADS:-1}"
+perform export OPENBLAS_NUM_THREADS="${OPENBLAS_NUM_THREADS:-1}"
+[ "$dry_run" -eq 0 ] || { show "${command[@]}" && exit 0; }
 exec "${command[@]}"

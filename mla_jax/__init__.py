@@ -66,10 +66,9 @@ _MODULES = {
 __all__ = sorted([*_HOME, *_MODULES, "__version__"])
 
 if sys.argv[:1] == ["-m"]:  # python -m mla_jax.COMMAND, before its imports, which take seconds
-    from mla_jax.loading import collect_rarely, say_loading
+    from mla_jax.loading import begin
 
-    collect_rarely()
-    say_loading(sys.orig_argv)
+    begin(sys.orig_argv)
 
 
 def __getattr__(name: str) -> Any:

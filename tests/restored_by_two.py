@@ -20,11 +20,13 @@ def main(port: str, index: str, directory: str) -> None:
     """Prints the outcome of each attempt, and what lies in the folder at the end."""
     distributed.initialize("on", f"127.0.0.1:{port}", 2, int(index))
     where, folder = distributed.data_parallel(2).replicated, pathlib.Path(directory)
-    state = jax.jit(lambda: {"w": jnp.arange(5000.0)}, out_shardings=where)()
+    state = jax.jit(lambda: {"w": jnp.arange(2.0**16)}, out_shardings=where)()
     checkpoints = checkpoint.Checkpoints(folder / "checkpoints")
     for step in (1, 2):
         checkpoints.save(step, state, {"batches": step})
     checkpoints.close()
+    parts = [*(folder / "checkpoints" / "2" / "state").glob("ocdbt.process_*")]
+    assert len(parts) == 2, "each process writes a part of a large array"
 
     checkpoint.PAUSES = (0.0, 0.0)
     whole = checkpoint.checksum

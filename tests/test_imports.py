@@ -1,6 +1,7 @@
 """The size of the house, and what importing it must never bring along."""
 
 import ast
+import os
 import pathlib
 import pkgutil
 import subprocess
@@ -40,12 +41,18 @@ def test_importing_everything_brings_neither_tensorflow_nor_torch():
     assert imported_by(MODULES) == []
 
 
-def test_importing_the_package_alone_does_not_start_jax_nor_change_the_process():
+@pytest.mark.parametrize("module", [False, True])
+def test_importing_the_package_alone_does_not_start_jax_nor_change_the_process(module, tmp_path):
+    """Also where it is imported by the package whose module Python was told to run by ``-m``."""
     lines = ["import gc, sys", "before = gc.get_threshold()", "import mla_jax"]
     lines.append("print('jax' in sys.modules, gc.get_threshold() == before)")
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "theirs" / "__init__.py").write_text("\n".join(lines))
+    (tmp_path / "theirs" / "main.py").write_text("")
     done = subprocess.run(
-        [sys.executable, "-c", "\n".join(lines)],
-        cwd=ROOT,
+        [sys.executable, *(["-m", "theirs.main"] if module else ["-c", "import theirs"])],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
         check=True,

@@ -123,18 +123,24 @@ def test_neither_the_training_data_nor_the_configuration_file_is_needed(tmp_path
 def test_the_chosen_epoch_and_the_last_one(tmp_path, monkeypatch):
     dataset = build_dataset()
     monkeypatch.setattr(train, "load_dataset", lambda *arguments: dataset)
-    config = build_config(epochs=4, protocol="paper", **{"checkpoint.keep": 1})
+    config = build_config(epochs=1, protocol="paper", **{"checkpoint.keep": 1})
     config.optimizer.learning_rate = 0.3  # so that the best epoch need not be the last
+    test = dataset.splits["test"]
+    quietly(config, tmp_path / "run")
+    opened = open_run(tmp_path / "run")
+    first = opened.predict(test)
+    config.epochs = 4
     run = quietly(config, tmp_path / "run")
     scores = [line["test"]["fused"] for line in run.metrics]
-    test = dataset.splits["test"]
+    assert scores[0] < max(scores)
     for epoch, expected in (("chosen", max(scores)), ("last", scores[-1])):
         found = open_run(tmp_path / "run").predict(test, epoch=epoch)
         assert np.mean(found.classes == test.label) == expected
     with pytest.raises(UserError, match="unknown epoch of a run 'best'"):
         run.predict(test, epoch="best")
-    opened = open_run(tmp_path / "run")
-    expected = opened.predict(test)
+    assert np.mean(first.classes == test.label) == scores[0]
+    expected = opened.predict(test)  # it has gone on since
+    assert np.mean(expected.classes == test.label) == max(scores)
     monkeypatch.delattr(checkpoint, "_read_only")  # from now on, what was read is in memory
     np.testing.assert_array_equal(opened.predict(test).classes, expected.classes)
 

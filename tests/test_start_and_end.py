@@ -31,7 +31,8 @@ cycle.itself = cycle
 del cycle
 raise SystemExit(7 if gc.get_threshold()[0] == 50_000 else 8)
 """
-"""In the place of JAX: says whether cycles are searched for rarely, and whether at the end."""
+"""In the place of JAX, and of ``tests/startup``: whether cycles are looked for rarely, and at the
+end."""
 
 
 @pytest.mark.parametrize("command", ["main", "evaluate"])

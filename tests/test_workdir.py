@@ -16,7 +16,7 @@ from mla_jax.evaluate import __main__ as evaluate
 from mla_jax.runs import report
 from mla_jax.runs.run import open_run
 from mla_jax.runs.selection import Selector
-from mla_jax.runs.workdir import Workdir
+from mla_jax.runs.workdir import Workdir, foreign
 
 TRAIN = {
     "epochs": 2, "stages": {"mla": 2}, "steps": 8, "seconds": 1.0, "examples_per_second": 9.5,
@@ -50,6 +50,14 @@ DAMAGE = {
 def folder_of(result, tmp_path):
     (tmp_path / "result.json").write_text(json.dumps(result))
     return Workdir(tmp_path)
+
+
+def test_bytecode_alone_is_nobody_s(tmp_path):
+    """Python writes it beside a configuration file, which may be gone."""
+    (tmp_path / "__pycache__").mkdir()
+    assert foreign(tmp_path, ()) == ""
+    (tmp_path / "data").mkdir()
+    assert foreign(tmp_path, ()) == "data"
 
 
 def test_a_sound_result(tmp_path):

@@ -85,13 +85,27 @@ def _end_with_the_trainer() -> None:
     os._exit(1)  # nobody is left to end it, or to take its batches
 
 
+def _start_resource_tracker() -> None:
+    """Starts Python's process that removes the shared memory left behind, so that it does not say
+    so: a worker is always ended while it has a batch there."""
+    before = os.environ.get("PYTHONWARNINGS")
+    quiet = "ignore:resource_tracker:UserWarning"
+    os.environ["PYTHONWARNINGS"] = f"{before},{quiet}" if before else quiet
+    try:
+        resource_tracker.ensure_running()
+    finally:
+        del os.environ["PYTHONWARNINGS"]
+        if before is not None:
+            os.environ["PYTHONWARNINGS"] = before
+
+
 @contextlib.contextmanager
 def _signals_blocked() -> Iterator[None]:
     """Processes and threads that begin in here never see the stop signals; this thread waits."""
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield
         return
-    resource_tracker.ensure_running()  # which would unblock them when it starts
+    _start_resource_tracker()  # which would unblock them when it starts
     before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     try:
         yield

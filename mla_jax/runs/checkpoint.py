@@ -43,7 +43,7 @@ ASK_AFTER = 10.0
 """Seconds of waiting for a save in a bucket after which the bucket is asked for a sign of life."""
 
 WORTH_A_PART = 64 * 1024
-"""Bytes of the part of an array that one of several devices writes; for less, one writes it all."""
+"""Bytes of an array for each host; where there are fewer, one of the hosts writes it all."""
 
 PAUSES = (1.0, 3.0)
 """Seconds before a checkpoint that could not be read is read again."""
@@ -336,8 +336,8 @@ def _context(**options: Any) -> Any:
     arrays = ocp.options.ArrayOptions.Saving(
         # Each device would write a part of each array, for which every shape compiles a program.
         # That pays where several hosts write at the same time, and for large arrays.
-        use_replica_parallel=jax.process_count() > 1,
-        min_slice_bytes_for_replica_parallel=WORTH_A_PART,
+        use_replica_parallel=None if jax.process_count() > 1 else False,
+        min_slice_bytes_for_replica_parallel=WORTH_A_PART // jax.local_device_count(),
     )
     return ocp.Context(
         checkpointables_options=handlers,

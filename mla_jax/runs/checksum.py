@@ -18,7 +18,7 @@ def on_host(state: Any) -> Iterator[np.ndarray]:
 
     They stay as they are when the state is donated.  On a CPU they are views, and the donation then
     copies; on an accelerator they are the copies that jax keeps, so that a checkpoint written
-    from the same state on one device transfers it no second time.
+    from the same state by one process transfers it no second time.
     """
     coming: collections.deque[jax.Array] = collections.deque()
     for leaf in (*jax.tree.leaves(state), *[None] * AHEAD):

@@ -1,4 +1,5 @@
-"""Python imports this at the start of every process that a test starts (``conftest`` asks for it).
+"""Python imports this at the start of a process that inherits the environment of the tests, since
+``conftest`` puts this folder on its path.
 
 A process that lives for seconds need not search the half million objects of its imports for
 reference cycles, neither while it imports them nor at its end.  ``mla_jax.loading`` does the same
