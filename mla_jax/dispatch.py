@@ -73,6 +73,7 @@ class Dispatch:
     ):
         whole = [p if isinstance(p, Phase) else Phase("", p) for p in phases]
         jitted = tuple(jax.jit(phase.update) for phase in whole)
+        layout = Layout([phase.alike for phase in whole])
         self._donated = (1,) if donate else ()
 
         @functools.partial(
@@ -82,15 +83,16 @@ class Dispatch:
             compiler_options=compiler_options,
         )
         def switch(index, state, batch, info):
+            # Not self._layout: a cycle, with which the programs would wait for the collector.
             state, metrics = jax.lax.switch(index, jitted, state, batch, info)
-            return self._layout.kept(state), metrics
+            return layout.kept(state), metrics
 
         self._switch = switch
         self._phases = whole
         self._count = len(jitted)
         self._solos = [phase.solos if share else () for phase in whole]
         self._options = compiler_options
-        self._layout = Layout([phase.alike for phase in whole])
+        self._layout = layout
         self._shared: dict[int, list[tuple[Solo, Shared]]] = {}
         self._programs: list[
             tuple[int, jax.stages.Compiled, Callable[[], Mapping[str, float]]]

@@ -1,5 +1,8 @@
 """What XLA makes of a dispatched phase, and what a phase may not touch."""
 
+import gc
+import weakref
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -46,6 +49,17 @@ def prepared(make_dataset, make_program):
 def ready(make_dataset, make_program):
     """An MLA dispatch of three phases; take a copy of the state before you donate it."""
     return prepare(make_dataset, make_program, "mla", ("a", "b", "c"))
+
+
+def test_programs_end_with_their_dispatch(prepared):
+    """Without the garbage collector, which a command asks for rarely: a comparison has many."""
+    assert not gc.isenabled()
+    dispatch, state, batch = prepared("concat", ("a", "b"))
+    dispatch(0, state, batch, CLOCK)
+    program = weakref.ref(dispatch._programs[0][1])
+    assert program()
+    del dispatch
+    assert not program()
 
 
 CONV = {"name": "conv2d", "widths": (4,)}

@@ -1,7 +1,6 @@
 """Rows whose loss became NaN or infinite: they are left out, and the comparison continues."""
 
 import contextlib
-import gc
 import pathlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
@@ -41,10 +40,8 @@ class Diverged:
           NonFiniteLossError: every row was left out.
         """
         rows = []
-        for number, variant in enumerate(variants):
+        for variant in variants:
             if variant.label not in self.reasons:
-                if number:
-                    gc.collect()  # programs refer to themselves, and commands look rarely for that
                 with self._noted(variant.label):
                     rows.append(train(variant, plan.pop(variant.label)))
         if not rows and flags.FLAGS.row is None:
